@@ -1,0 +1,297 @@
+"""Types of the native core (``src/_cnicore``).
+
+Every function that waits for the kernel lets other Python threads run meanwhile.
+Namespaces are file descriptors; ``-1`` stands for the calling thread's own one.
+IP addresses are packed: 4 or 16 bytes in network order.
+"""
+
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any, Self
+
+_Path = str | bytes | PathLike[str]
+# (number, value): bytes as they are, text with a closing NUL, a sequence as a nest.
+_Attribute = tuple[int, bytes | str | Iterable[Any]]
+
+OPERSTATES: tuple[str, ...]
+
+class KernelError(OSError):
+    """A system call failed. ``str()`` says what was attempted, on what, and why it failed."""
+
+    attempt: str
+    def __init__(self, status: int, attempt: str) -> None: ...
+
+class NetlinkError(KernelError):
+    """The kernel refused a request.
+
+    ``attempt`` is the request in words, ``extack`` the kernel's own explanation
+    (empty if it gave none), ``others`` the further failures of the same batch.
+    """
+
+    extack: str
+    others: tuple[NetlinkError, ...]
+    def __init__(self, status: int, request: str, extack: str = "") -> None: ...
+
+# ---- namespaces ----
+
+def netns_current() -> int:
+    """A descriptor of the calling thread's network namespace."""
+
+def netns_open(path: _Path) -> int:
+    """Open a namespace's file. KernelError: ENOENT if missing, EINVAL if it is no network namespace."""
+
+def netns_verify(fd: int, name: str) -> None:
+    """Raise KernelError (EINVAL) unless ``fd`` is a network namespace; ``name`` is for the message."""
+
+def netns_create(path: _Path | None = None) -> int:
+    """A new namespace: bound to a new file at ``path``, or with None alive as long as the descriptor."""
+
+def netns_share(folder: _Path) -> None:
+    """Make mounts below ``folder`` visible in other mount namespaces, as ``ip netns`` does."""
+
+def netns_remove(path: _Path) -> None:
+    """Undo the bind mount at ``path`` and remove the file. A missing one is success."""
+
+def netns_socket(netns: int, domain: int, type: int, protocol: int = 0) -> int:
+    """A socket (close-on-exec) that belongs to the namespace, whoever uses it."""
+
+def netns_open_file(netns: int, path: _Path, flags: int) -> int:
+    """Open a file, such as one below /proc/sys/net, as seen in the namespace."""
+
+def netns_pin(netns: int) -> None:
+    """Move the calling thread for good. For threads that end there."""
+
+# ---- addresses ----
+
+def hwaddr_from_ip(packed: bytes) -> str:
+    """The MAC that follows from an IP address: ``0a:58`` and the IPv4 address, or the last four bytes of an IPv6 one."""
+
+def parse_hwaddr(text: str) -> bytes:
+    """Six bytes of ``aa:bb:..`` or ``aa-bb-..``. ValueError if it is neither."""
+
+def parse_ip(text: str) -> bytes:
+    """4 or 16 bytes; a v4-mapped IPv6 address becomes 4. ValueError if it is no address."""
+
+def format_ip(packed: bytes) -> str:
+    """The canonical text (RFC 5952), as Go writes it."""
+
+def sha512_hex(data: bytes) -> str:
+    """The SHA-512 of ``data`` in hexadecimal digits, without the start-up cost of hashlib."""
+
+# ---- numbers as attributes hold them ----
+
+def u8(value: int) -> bytes: ...
+def u16(value: int) -> bytes: ...
+def u32(value: int) -> bytes: ...
+def u64(value: int) -> bytes: ...
+def be16(value: int) -> bytes: ...
+
+# ---- what the kernel says ----
+
+class Link:
+    """A network device (RTM_NEWLINK). ``data`` and ``port_data`` are the kind's raw attributes."""
+
+    index: int
+    flags: int
+    name: str
+    hwaddr: str
+    kind: str
+    port_kind: str
+    alias: str
+    operstate: str
+    mtu: int
+    master: int
+    link: int
+    txqlen: int
+    promiscuity: int
+    group: int
+    link_netnsid: int
+    data: dict[int, bytes]
+    port_data: dict[int, bytes]
+    @property
+    def is_up(self) -> bool: ...
+    @property
+    def is_promiscuous(self) -> bool: ...
+
+class Address:
+    """An address of a link (RTM_NEWADDR); ``prefix`` in bits, ``flags`` are IFA_F_ bits."""
+
+    index: int
+    packed: bytes
+    prefix: int
+    flags: int
+    scope: int
+    label: str
+
+class Route:
+    """A route (RTM_NEWROUTE); ``dst`` is all zeros for a default route."""
+
+    family: int
+    dst: bytes
+    prefix: int
+    gateway: bytes | None
+    src: bytes | None
+    index: int
+    priority: int
+    table: int
+    scope: int
+    type: int
+    protocol: int
+    mtu: int
+    advmss: int
+    nexthops: list[tuple[int, bytes | None]]
+
+def parse_attributes(data: bytes) -> dict[int, bytes]:
+    """Attributes by number; of several with one number the last. ValueError if malformed."""
+
+def parse_message(type: int, payload: bytes) -> Link | Address | Route | tuple[int, bytes]:
+    """One message's payload (what follows the nlmsghdr). ValueError if malformed."""
+
+def parse_messages(data: bytes) -> list[Link | Address | Route | tuple[int, bytes]]:
+    """All messages of a datagram. ValueError if malformed."""
+
+# ---- rtnetlink ----
+
+class Netlink:
+    """An rtnetlink socket, bound for good to the namespace it is opened in.
+
+    Threads may share one: each conversation is whole. Raises KernelError.
+    """
+
+    def __init__(self, netns: int = -1) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+    def close(self) -> None: ...
+    def fileno(self) -> int: ...
+    def batch(self) -> Batch: ...
+    def link(self, link: int | str) -> Link:
+        """The link of this index or name. NetlinkError ENODEV if there is none."""
+
+    def find_link(self, link: int | str) -> Link | None:
+        """The link, or None if there is none."""
+
+    def links(self) -> list[Link]: ...
+    def addresses(self, index: int = 0, family: int = 0) -> list[Address]:
+        """Addresses of one link (0: of all) and family (0: both)."""
+
+    def routes(self, family: int = 0, table: int = 254) -> list[Route]:
+        """Routes of one table (254: main; 0: of all); of one that has none, an empty list."""
+
+    def dump(self, type: int, header: bytes, attributes: Iterable[_Attribute], what: str) -> list[Any]:
+        """Any list. Asked again when the kernel says that it changed meanwhile; NetlinkError EAGAIN if it never rests."""
+
+    def subscribe(self, group: int) -> None:
+        """Hear of changes: an RTNLGRP_ number."""
+
+    def wait(self, seconds: float) -> list[Any]:
+        """The next notification's objects; empty when the time is up."""
+
+class Batch:
+    """Requests that go to the kernel together, in one system call, when ``commit`` is called.
+
+    Methods queue one request each and return the batch. A link is given by index
+    or name. The kernel goes on after a refusal, so a batch is no transaction.
+    """
+
+    def __len__(self) -> int: ...
+    def link_create(
+        self,
+        kind: str,
+        name: str,
+        *,
+        mtu: int = 0,
+        hwaddr: str | None = None,
+        link: int = 0,
+        master: int = -1,
+        netns: int = -1,
+        up: bool | None = None,
+        data: Iterable[_Attribute] = (),
+        exist_ok: bool = False,
+    ) -> Self:
+        """A link, born in the namespace ``netns``. 0, None and -1 leave a thing to the kernel."""
+
+    def veth(
+        self,
+        name: str,
+        peer: str,
+        *,
+        netns: int = -1,
+        mtu: int = 0,
+        hwaddr: str | None = None,
+        peer_hwaddr: str | None = None,
+        master: int = -1,
+        up: bool | None = None,
+    ) -> Self:
+        """A veth pair whose peer is born, down, in the namespace ``netns``."""
+
+    def link_set(
+        self,
+        link: int | str,
+        *,
+        up: bool | None = None,
+        promisc: bool | None = None,
+        name: str | None = None,
+        mtu: int = 0,
+        hwaddr: str | None = None,
+        alias: str | None = None,
+        master: int = -1,
+        netns: int = -1,
+        txqlen: int = -1,
+        port_kind: str | None = None,
+        port_data: Iterable[_Attribute] = (),
+    ) -> Self: ...
+    def link_delete(self, link: int | str, *, missing_ok: bool = False) -> Self: ...
+    def link_get(self, link: int | str, *, missing_ok: bool = False) -> Self:
+        """A link to be found in what ``commit`` returns."""
+
+    def address_add(
+        self, index: int, packed: bytes, prefix: int, *, nodad: bool = False, exist_ok: bool = False
+    ) -> Self: ...
+    def address_delete(self, index: int, packed: bytes, prefix: int, *, missing_ok: bool = False) -> Self: ...
+    def route_add(
+        self,
+        dst: bytes,
+        prefix: int,
+        *,
+        gateway: bytes | None = None,
+        index: int = 0,
+        src: bytes | None = None,
+        priority: int = 0,
+        table: int = 0,
+        scope: int = 0,
+        mtu: int = 0,
+        advmss: int = 0,
+        flags: int = 0,
+        replace: bool = False,
+        exist_ok: bool = False,
+    ) -> Self: ...
+    def route_delete(
+        self,
+        dst: bytes,
+        prefix: int,
+        *,
+        gateway: bytes | None = None,
+        index: int = 0,
+        priority: int = 0,
+        table: int = 0,
+        missing_ok: bool = False,
+    ) -> Self:
+        """Delete a route of any scope (RT_SCOPE_NOWHERE in the request)."""
+
+    def request(
+        self,
+        type: int,
+        flags: int,
+        header: bytes,
+        attributes: Iterable[_Attribute],
+        what: str,
+        arguments: tuple[object, ...] = (),
+        overlook: tuple[int, ...] = (),
+    ) -> Self:
+        """Any request: neighbours, rules, qdiscs. ``what % arguments`` is it in words, ``overlook`` errnos that are fine."""
+
+    def commit(self) -> list[Any]:
+        """Send what is queued. One entry for each get, in order: the object, or None if it may be missing and is.
+
+        Raises the first refusal as NetlinkError, with the further ones in ``others``.
+        """

@@ -1,0 +1,68 @@
+"""What CHECK compares: a previous result with what the kernel has."""
+
+from __future__ import annotations
+
+from cni.errors import CNIError, quote
+from cni.ip import CIDR, IP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni import _core
+    from cni._core import Netlink
+    from cni.request import Request
+    from cni.result import Interface, IPConfig, Result, Route
+
+_FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
+
+
+def previous_result(request: Request) -> Result:
+    """The result that CHECK compares with. Raises CNIError if there is none."""
+    if request.prev_result is None:
+        raise CNIError("Required prevResult missing")
+    return request.prev_result
+
+
+def container_interface(request: Request, result: Result) -> Interface:
+    """The result's interface with this request's name and namespace. Raises CNIError."""
+    for interface in result.interfaces:
+        if interface.name == request.ifname and interface.sandbox == request.netns:
+            return interface
+    raise CNIError(
+        f"Sandbox in prevResult doesn't match configured netns: {request.netns}",
+        details=f"no interface {quote(request.ifname)} there",
+    )
+
+
+def expect_addresses(inside: Netlink, name: str, ips: list[IPConfig]) -> None:
+    """Each address is on the link, and its network is in the main table. Raises CNIError."""
+    link = inside.find_link(name)
+    if link is None:
+        raise CNIError(f"Cannot find container link {name}")
+    present = [CIDR(IP(a.packed), a.prefix) for a in inside.addresses(link.index)]
+    for ip in ips:
+        if ip.address not in present:
+            raise CNIError(f"Failed to match addr {ip.address} on interface {name}")
+        # One that is all of its network has no route of its own.
+        if ip.address.prefix < ip.address.ip.bits and not _routes_to(inside, ip.address.network):
+            raise CNIError(f"Failed to find Gateway {ip.gateway} for interface {name}")
+
+
+def expect_routes(inside: Netlink, routes: list[Route]) -> None:
+    """Each route is in its table; of a default route any will do. Raises CNIError."""
+    for route in routes:
+        found = _routes_to(inside, route.dst.network, route.table)
+        if route.gw and route.dst.prefix:
+            found = [kernel for kernel in found if route.gw.packed in _gateways(kernel)]
+        if not found:
+            via = f" via {route.gw}" if route.gw else ""
+            raise CNIError(f"Expected Route {route.dst}{via} not found in routing table")
+
+
+def _routes_to(inside: Netlink, network: CIDR, table: int | None = None) -> list[_core.Route]:
+    # Table 0 stands for the main one, as in a request to the kernel.
+    routes = inside.routes(_FAMILY[network.version], table or 254)
+    return [route for route in routes if route.prefix == network.prefix and route.dst == network.ip.packed]
+
+
+def _gateways(route: _core.Route) -> list[bytes | None]:
+    return [route.gateway, *(gateway for _, gateway in route.nexthops)]

@@ -1,0 +1,174 @@
+"""cnitool: run a network configuration on a namespace by hand, in the grammar of the Go tool."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from cni import gojson
+from cni.errors import CNIError, quote
+from cni.hashes import hashed
+from cni.runtime.conf import load_network_list
+from cni.runtime.library import CNI, RuntimeConf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from cni.runtime.conf import NetworkConfigList
+
+DEFAULT_FOLDER = "/etc/cni/net.d"
+DEFAULT_IFNAME = "eth0"
+
+USAGE = """\
+Usage: cnitool [-i IFNAME] add|check|del|gc|status NETWORK NETNS
+
+Runs the plugins of a network on a network namespace that is already there.
+
+  add      attach the namespace and print the result
+  check    ask whether the attachment is still as add left it
+  del      detach the namespace
+  gc       detach whatever is attached to the network, and clean up after it
+  status   ask whether the network is ready for add
+  help     print this text
+
+  -i, --ifname IFNAME   the interface's name (default: $CNI_IFNAME, or else eth0)
+  -h, --help            print this text
+
+Environment:
+  NETCONFPATH   folder of the network configurations (default: /etc/cni/net.d)
+  CNI_PATH      folders of the plugins, separated by colons
+  CAP_ARGS      arguments of the capabilities, a JSON object
+  CNI_ARGS      arguments of the plugins, KEY=VALUE;KEY=VALUE
+  CNI_IFNAME    the interface's name
+"""
+
+
+class _Misuse(Exception):
+    """A command line that says nothing we could do."""
+
+
+def main(argv: Sequence[str] | None = None, cache_dir: str = "") -> int:
+    """Run one command, ``argv`` without the program's name; returns the exit status, 0 or 1.
+
+    ``cache_dir`` is where results are remembered, /var/lib/cni by default.
+    """
+    try:
+        words, ifname = _options(sys.argv[1:] if argv is None else argv)
+        if words[:1] == ["help"]:
+            sys.stdout.write(USAGE)
+            return 0
+        verb, name, netns = _command(words)
+        network, rt = _prepare(name, netns, ifname)
+        path = os.environ.get("CNI_PATH")
+        verb(CNI(path.split(os.pathsep) if path else [], cache_dir), network, rt)
+        return 0
+    except _Misuse as error:
+        sys.stderr.write(f"Error: {error}\n{USAGE}")
+    except (CNIError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+    return 1
+
+
+def _options(argv: Sequence[str]) -> tuple[list[str], str]:
+    """The words and the interface's name; options may stand anywhere before ``--``."""
+    words: list[str] = []
+    ifname = ""
+    rest = iter(argv)
+    for word in rest:
+        if word == "--":
+            words += rest
+        elif word in ("-h", "--help"):
+            return ["help"], ""
+        elif word in ("-i", "--ifname"):
+            value = next(rest, None)
+            if value is None:
+                raise _Misuse(f"{word} needs the name of an interface")
+            ifname = value
+        elif word.startswith("--ifname="):
+            ifname = word.removeprefix("--ifname=")
+        elif word.startswith("-i"):
+            ifname = word.removeprefix("-i").removeprefix("=")
+        elif word.startswith("-") and word != "-":
+            raise _Misuse(f"unknown option {word}")
+        else:
+            words.append(word)
+    return words, ifname
+
+
+def _command(words: list[str]) -> tuple[Callable[[CNI, NetworkConfigList, RuntimeConf], None], str, str]:
+    if not words:
+        raise _Misuse("no command was given")
+    if words[0] not in _VERBS:
+        raise _Misuse(f'unknown command {quote(words[0])} for "cnitool"')
+    if len(words) < 3:
+        raise _Misuse(f"{words[0]} needs the names of a network and of a namespace")
+    return _VERBS[words[0]], words[1], words[2]
+
+
+def _prepare(name: str, netns: str, ifname: str) -> tuple[NetworkConfigList, RuntimeConf]:
+    environ = os.environ
+    network = load_network_list(environ.get("NETCONFPATH") or DEFAULT_FOLDER, name)
+    capability_args = _capability_args(environ.get("CAP_ARGS", ""))
+    args = _args(environ.get("CNI_ARGS", ""))
+    ifname = ifname or environ.get("CNI_IFNAME") or DEFAULT_IFNAME
+    netns = os.path.abspath(netns)
+    # The namespace is all that is known of the container, and del must come to the same id as add.
+    container_id = hashed(netns, len("cnitool-") + 20, "cnitool-")
+    return network, RuntimeConf(container_id, netns, ifname, args, capability_args)
+
+
+def _capability_args(text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        value = gojson.loads(text)
+        return {} if value is None else gojson.table(value, "")
+    except (ValueError, CNIError) as error:
+        raise CNIError(f"CAP_ARGS: {error}") from error
+
+
+def _args(text: str) -> list[tuple[str, str]]:
+    return [_pair(pair) for pair in text.split(";")] if text else []
+
+
+def _pair(text: str) -> tuple[str, str]:
+    match text.split("="):
+        case [key, value] if key and value:
+            return key, value
+    raise CNIError(f"invalid CNI_ARGS pair {quote(text)}")
+
+
+def _add(cni: CNI, network: NetworkConfigList, rt: RuntimeConf) -> None:
+    result = cni.add(network, rt)
+    sys.stdout.write(result.text(result.version))
+
+
+def _check(cni: CNI, network: NetworkConfigList, rt: RuntimeConf) -> None:
+    cni.check(network, rt)
+
+
+def _delete(cni: CNI, network: NetworkConfigList, rt: RuntimeConf) -> None:
+    cni.delete(network, rt)
+
+
+def _gc(cni: CNI, network: NetworkConfigList, _: RuntimeConf) -> None:
+    cni.gc(network)
+
+
+def _status(cni: CNI, network: NetworkConfigList, _: RuntimeConf) -> None:
+    cni.status(network)
+
+
+_VERBS: dict[str, Callable[[CNI, NetworkConfigList, RuntimeConf], None]] = {
+    "add": _add,
+    "check": _check,
+    "del": _delete,
+    "gc": _gc,
+    "status": _status,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

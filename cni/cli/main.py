@@ -1,0 +1,26 @@
+"""The ``cni`` command: one subcommand a module, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+# Name, module below cni.cli, what it does.
+COMMANDS = (("install", "install", "put the plugins' executables into a folder"),)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``cni``. Exit codes: 0 fine, 1 the answer is no, 2 misuse."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="cni", description="The Container Network Interface for Python.")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    wanted = next((word for word in argv if not word.startswith("-")), None)
+    modules = {}
+    for name, module, meaning in COMMANDS:
+        subparser = parsers.add_parser(name, help=meaning, description=meaning.capitalize() + ".")
+        if name == wanted:
+            modules[name] = import_module(f"cni.cli.{module}")
+            modules[name].add_arguments(subparser)
+    arguments = parser.parse_args(argv)
+    return int(modules[arguments.command].run(arguments))

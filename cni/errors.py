@@ -1,0 +1,123 @@
+"""Errors as the CNI specification prints them: a code, a message, and details."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+UNKNOWN = 0
+INCOMPATIBLE_CNI_VERSION = 1
+UNSUPPORTED_FIELD = 2
+UNKNOWN_CONTAINER = 3
+INVALID_ENVIRONMENT_VARIABLES = 4
+IO_FAILURE = 5
+DECODING_FAILURE = 6
+INVALID_NETWORK_CONFIG = 7
+INVALID_NETNS = 8
+TRY_AGAIN_LATER = 11
+PLUGIN_NOT_AVAILABLE = 50
+LIMITED_CONNECTIVITY = 51
+INTERNAL = 999
+
+
+class CNIError(Exception):
+    """A failure that a plugin prints and a runtime reads (specification, "Error").
+
+    `code` is one of this module's constants, or 100 and above for a plugin's own; an error that nobody
+    classified is INTERNAL, as with the Go library. `details` may be empty.
+    """
+
+    def __init__(self, msg: str, code: int = INTERNAL, details: str = "") -> None:
+        super().__init__(msg, code, details)
+        self.msg = msg
+        self.code = code
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.msg}; {self.details}" if self.details else self.msg
+
+    def prefixed(self, prefix: str) -> CNIError:
+        """The same failure, told from further up: `prefix` before the message, code and details kept."""
+        return CNIError(prefix + self.msg, self.code, self.details)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error object as it is printed; details are left out when there are none."""
+        error: dict[str, Any] = {"code": self.code, "msg": self.msg}
+        if self.details:
+            error["details"] = self.details
+        return error
+
+    @classmethod
+    def from_dict(cls, obj: Any) -> CNIError:
+        """The error that a plugin printed; absent fields are 0 and "", further ones are ignored.
+
+        Raises ValueError where `obj` is no object or a field has the wrong type.
+        """
+        if not isinstance(obj, dict):
+            raise ValueError("the error is not a JSON object")
+        fields = {key.casefold(): value for key, value in obj.items() if value is not None}
+        code, msg, details = fields.get("code", UNKNOWN), fields.get("msg", ""), fields.get("details", "")
+        if type(code) is not int or code < 0:
+            raise ValueError("the error's code is not a positive integer")
+        if type(msg) is not str or type(details) is not str:
+            raise ValueError("the error's msg or details is not a string")
+        return CNIError(msg, code, details)
+
+
+class ConfigError(CNIError):
+    """A value in a configuration or result that cannot be used: `path` says where, `problem` why.
+
+    The code is INTERNAL because Go's plugins do not classify these either.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}" if path else problem)
+        self.path = path
+        self.problem = problem
+
+
+def joined(errors: Iterable[Exception], separator: str = "\n") -> CNIError:
+    """Several failures as one: all the texts, and the first code that says more than INTERNAL."""
+    errors = list(errors)
+    if len(errors) == 1 and isinstance(errors[0], CNIError):
+        return errors[0]
+    codes = (error.code for error in errors if isinstance(error, CNIError) and error.code != INTERNAL)
+    return CNIError(separator.join(map(str, errors)), next(codes, INTERNAL))
+
+
+def bracketed(items: Iterable[object]) -> str:
+    """A list as Go's %v prints it: [a b]."""
+    return f"[{' '.join(map(str, items))}]"
+
+
+_ESCAPES = {
+    "\a": "\\a",
+    "\b": "\\b",
+    "\f": "\\f",
+    "\n": "\\n",
+    "\r": "\\r",
+    "\t": "\\t",
+    "\v": "\\v",
+    "\\": "\\\\",
+    '"': '\\"',
+}
+
+
+def quote(text: str) -> str:
+    """A string as Go's %q prints it: in double quotes, what cannot be shown as an escape."""
+    return f'"{"".join(map(_quoted, text))}"'
+
+
+def _quoted(char: str) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, as os.fsdecode keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

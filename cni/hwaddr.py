@@ -1,0 +1,29 @@
+"""Deterministic hardware addresses.
+
+A MAC that follows from the IP address stays the same when a container with that
+address is made again, so no neighbour keeps a stale entry, and a bridge whose MAC
+follows from its gateway address keeps it while ports come and go.
+"""
+
+from __future__ import annotations
+
+from cni import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.ip import IP
+
+
+def leading(ips: list[IP]) -> IP:
+    """The address that an interface's MAC follows from: the first IPv4 one, with IPv6 alone the first."""
+    return next((ip for ip in ips if ip.version == 4), ips[0])
+
+
+def from_ip(ip: IP) -> str:
+    """``0a:58`` (locally administered) and the IPv4 address, or the last four bytes of an IPv6 one."""
+    return _core.hwaddr_from_ip(ip.packed)
+
+
+def normalize(text: str) -> str:
+    """The usual form of a MAC. Raises ValueError: ``address X: invalid MAC address``."""
+    return _core.parse_hwaddr(text).hex(":")

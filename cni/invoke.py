@@ -1,0 +1,272 @@
+"""Find a plugin and run it: as a process, or within this one where it is one of our own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import time
+
+from cni import gojson, launcher, process, version
+from cni.errors import UNKNOWN, CNIError, bracketed, quote
+from cni.result import Result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any, Literal, overload
+
+    from cni.netns import NetNS
+    from cni.skel import Plugin, Request
+
+# An executable that is just being written can't be executed: an installer is at work, and it won't be long.
+_BUSY_ATTEMPTS = 6
+_BUSY_PAUSE = 1.0  # seconds
+
+_HEX_DIGITS = "0123456789abcdef"
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text)
+
+
+def find(name: str, paths: Sequence[str]) -> str:
+    """The path of the first regular file `name` in the folders `paths`; raises CNIError."""
+    if not name:
+        raise CNIError("no plugin name provided")
+    # CVE-2021-20206: a name is never a way out of the folders.
+    if "/" in name or "\0" in name or name in (".", ".."):
+        raise CNIError(f"invalid plugin name: {name}")
+    if not paths:
+        raise CNIError("no paths provided")
+    for folder in filter(None, paths):
+        path = os.path.join(folder, name)
+        if _is_regular_file(path):
+            return path
+    raise CNIError(f"failed to find plugin {quote(name)} in path {bracketed(paths)}")
+
+
+def _is_regular_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def environment(
+    verb: str,
+    *,
+    container_id: str = "",
+    netns: str = "",
+    ifname: str = "",
+    args: str = "",
+    paths: Iterable[str] = (),
+    trace: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """What a runtime gives a plugin: its own environment, the six CNI variables (all set), and the trace context."""
+    return {
+        **os.environ,
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": container_id,
+        "CNI_NETNS": netns,
+        "CNI_ARGS": args,
+        "CNI_IFNAME": ifname,
+        "CNI_PATH": os.pathsep.join(paths),
+        **trace_variables(trace or {}),
+    }
+
+
+def trace_variables(context: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that carry a W3C trace context: a mapping as tracing libraries inject it.
+
+    Its keys are traceparent, tracestate and baggage. Without a valid traceparent there is no span to belong to, and
+    nothing is sent.
+    """
+    if not _is_traceparent(context.get("traceparent", "")):
+        return {}
+    return {key.upper(): context[key] for key in ("traceparent", "tracestate", "baggage") if context.get(key)}
+
+
+def _is_traceparent(text: str) -> bool:
+    """Version 00 of the W3C form: 00-<trace, 32 hex>-<span, 16 hex>-<flags, 2 hex>; ids of zeros mean none."""
+    head, *fields = text.split("-")
+    if head != "00" or [len(field) for field in fields] != [32, 16, 2]:
+        return False
+    trace, span, flags = fields
+    return not (trace + span + flags).strip(_HEX_DIGITS) and bool(trace.strip("0")) and bool(span.strip("0"))
+
+
+def execute(
+    path: str,
+    config: bytes,
+    environ: Mapping[str, str],
+    timeout: float | None = None,
+    *,
+    stderr: Callable[[str], object] = _to_stderr,
+    netns: NetNS | None = None,
+) -> bytes:
+    """Run the plugin at `path` as a process and return its stdout; what it says on stderr is passed on.
+
+    `timeout` is in seconds; `netns` is the namespace to start it in where that is not this process's own.
+    Raises the CNIError the plugin printed, or one that tells how it failed.
+    """
+    try:
+        done = _start(path, config, environ, timeout, netns)
+    except TimeoutError as error:
+        raise CNIError(f"netplugin failed: {error}", UNKNOWN) from error
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise _failure(f"fork/exec {path}: {reason}", b"", b"") from error
+    if done.status != 0:
+        raise _failure(done.outcome, done.stdout, done.stderr)
+    if done.stderr:
+        stderr(done.stderr.decode(errors="replace"))
+    return done.stdout
+
+
+def _start(
+    path: str, config: bytes, environ: Mapping[str, str], timeout: float | None, netns: NetNS | None
+) -> process.Completed:
+    for _ in range(_BUSY_ATTEMPTS - 1):
+        try:
+            return process.run([path], config, environ, timeout, netns)
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+        time.sleep(_BUSY_PAUSE)
+    return process.run([path], config, environ, timeout, netns)
+
+
+def _failure(outcome: str, stdout: bytes, stderr: bytes) -> CNIError:
+    """The error of a plugin that failed, from what it left behind; in Go's words."""
+    if not stdout and not stderr:
+        return CNIError(f"netplugin failed with no error message: {outcome}", UNKNOWN)
+    if not stdout:
+        return CNIError(f"netplugin failed: {quote(stderr.decode(errors='surrogateescape'))}: {outcome}", UNKNOWN)
+    try:
+        return CNIError.from_dict(_object(stdout))
+    except (CNIError, ValueError) as error:
+        said = quote(stdout.decode(errors="surrogateescape"))
+        return CNIError(f"netplugin failed but error parsing its diagnostic message {said}: {error}", UNKNOWN)
+
+
+def call(
+    plugin: Plugin,
+    config: bytes,
+    environ: Mapping[str, str],
+    *,
+    stderr: Callable[[str], object] = _to_stderr,
+    host: NetNS | None = None,
+) -> bytes:
+    """Run `plugin` within this process; otherwise like `execute`, errors included. `host` is what Plugin.run takes."""
+    printed: list[str] = []
+    logged: list[str] = []
+    status = plugin.run(dict(environ), lambda: config, printed.append, logged.append, host)
+    stdout = "".join(printed).encode(errors="replace")
+    log = "".join(logged)
+    if status != 0:
+        raise _failure(f"exit status {status}", stdout, log.encode(errors="replace"))
+    if log:
+        stderr(log)
+    return stdout
+
+
+def run(
+    path: str,
+    config: bytes,
+    environ: Mapping[str, str],
+    *,
+    stderr: Callable[[str], object] = _to_stderr,
+    host: NetNS | None = None,
+) -> bytes:
+    """Run the plugin at `path` in whichever way is quickest: `call` for an executable of our own, else `execute`."""
+    trailer = launcher.read(path)
+    if trailer and trailer.is_ours:
+        plugin: Any = launcher.load(trailer.reference)
+        return call(plugin, config, environ, stderr=stderr, host=host)
+    return execute(path, config, environ, stderr=stderr, netns=host)
+
+
+def decode_result(output: bytes, config_version: str) -> Result:
+    """The result a plugin printed; one that doesn't say its version is of the configuration's. Raises CNIError."""
+    try:
+        fields = _object(output)
+    except (CNIError, ValueError) as error:
+        raise CNIError(f"failed to unmarshal raw result: {error}") from error
+    return Result.decode(fields, config_version)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """A JSON object; Go takes null for an empty one. Raises ValueError or ConfigError."""
+    decoded = gojson.loads(text)
+    return gojson.table({} if decoded is None else decoded, "")
+
+
+def probe_version(path: str, timeout: float | None = None) -> version.PluginInfo:
+    """Ask the plugin at `path` which spec versions it supports; `timeout` is in seconds. Raises CNIError."""
+    # Plugins of before VERSION look at the other variables first, and must get as far as refusing the verb.
+    environ = environment("VERSION", netns="dummy", ifname="dummy", paths=["dummy"])
+    try:
+        output = execute(path, gojson.dumps({"cniVersion": version.CURRENT}).encode(), environ, timeout)
+    except CNIError as error:
+        if str(error) == "unknown CNI_COMMAND: VERSION":
+            return version.PluginInfo(("0.1.0",))
+        raise
+    return version.PluginInfo.decode(output)
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def delegate(
+        verb: Literal["ADD"], plugin_type: str, request: Request, *, config: bytes | None = None
+    ) -> Result: ...
+    @overload
+    def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | None = None) -> Result | None: ...
+
+
+def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | None = None) -> Result | None:
+    """Have another plugin serve `verb` for `request`: same environment, same stdin unless `config` is given.
+
+    ADD returns the delegate's Result, the other verbs None. Raises the delegate's own CNIError, unchanged.
+    """
+    path = find(plugin_type, request.path.split(os.pathsep) if request.path else [])
+    stdin = request.stdin if config is None else config
+    environ = {**request.environ, "CNI_COMMAND": verb}
+    output = run(path, stdin, environ, stderr=request.stderr, host=request.foreign_host)
+    if verb != "ADD":
+        return None
+    config_version = request.version if config is None else version.of_config(_object(config))
+    return decode_result(output, config_version)
+
+
+class Delegated:
+    """A delegate's ADD that is undone when what follows fails (spec section 4: the caller runs the delegate's DEL).
+
+        with Delegated("host-local", request) as addresses:
+            ...
+
+    The failure of the body is what is raised; that of the DEL goes to the log.
+    """
+
+    __slots__ = ("_config", "_plugin_type", "_request")
+
+    def __init__(self, plugin_type: str, request: Request, *, config: bytes | None = None) -> None:
+        self._plugin_type = plugin_type
+        self._request = request
+        self._config = config
+
+    def __enter__(self) -> Result:
+        return delegate("ADD", self._plugin_type, self._request, config=self._config)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        try:
+            delegate("DEL", self._plugin_type, self._request, config=self._config)
+        except Exception as problem:  # whatever it is, the body's failure is the one to report
+            self._request.stderr(f"undoing the ADD of {self._plugin_type} after a failure: {problem}\n")

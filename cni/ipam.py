@@ -1,0 +1,113 @@
+"""What an IPAM plugin's answer means for an interface."""
+
+from __future__ import annotations
+
+import time
+
+from cni import sysctl
+from cni.errors import CNIError, quote
+from cni.ip import IP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni._core import Batch, Link, Netlink
+    from cni.netns import NetNS
+    from cni.result import IPConfig, Result, Route
+
+# linux/if_addr.h, rtnetlink.h
+_IFA_F_DADFAILED = 0x08
+_IFA_F_TENTATIVE = 0x40
+_AF_INET6 = 10
+_RTNLGRP_IPV6_IFADDR = 9
+
+_SETTLED = 5.0  # seconds that duplicate address detection may take
+
+
+def configure(container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
+    """Give a link its addresses, bring it up, and set the routes: one batch.
+
+    Only the result's addresses that name this link by their interface index are its own. A route without
+    gateway goes by the first gateway of its family. Raises CNIError, KernelError.
+    """
+    addresses = _own_addresses(link, result)
+    if any(ip.address.version == 6 for ip in addresses):
+        _enable_ipv6(container, link.name)
+    gateways: dict[int, IP] = {}
+    batch = inside.batch()
+    for ip in addresses:
+        batch.address_add(link.index, ip.address.ip.packed, ip.address.prefix)
+        if ip.gateway:
+            gateways.setdefault(ip.gateway.version, ip.gateway)
+    batch.link_set(link.index, up=True)
+    if 6 in gateways:
+        # A route may name an address as its source, which the kernel refuses while it is tentative.
+        batch.commit()
+        _settle(container, inside, link)
+        batch = inside.batch()
+    for route in result.routes:
+        _add_route(batch, link, route, route.gw or gateways.get(route.dst.version))
+    batch.commit()
+
+
+def _own_addresses(link: Link, result: Result) -> list[IPConfig]:
+    if not result.interfaces:
+        raise CNIError("no interfaces to configure")
+    addresses = [ip for ip in result.ips if ip.interface is not None]
+    for ip in addresses:
+        number = ip.interface or 0
+        if not 0 <= number < len(result.interfaces) or result.interfaces[number].name != link.name:
+            raise CNIError(f"failed to add IP addr {ip.address} to {quote(link.name)}: invalid interface index")
+    return addresses
+
+
+def _enable_ipv6(container: NetNS, name: str) -> None:
+    for interface in ("lo", name):
+        parameter = f"net/ipv6/conf/{interface}/disable_ipv6"
+        try:
+            sysctl.ensure(container, parameter, "0")
+        except OSError as error:
+            raise CNIError(f"failed to enable IPv6 for interface {quote(interface)} ({parameter}=0): {error}") from error
+    try:
+        sysctl.write(container, f"net/ipv6/conf/{name}/keep_addr_on_down", "1")
+    except OSError as error:
+        raise CNIError(f"failed to enable keep_addr_on_down for interface {quote(name)}: {error}") from error
+
+
+def _add_route(batch: Batch, link: Link, route: Route, gateway: IP | None) -> None:
+    batch.route_add(
+        route.dst.network.ip.packed,
+        route.dst.prefix,
+        gateway=gateway.packed if gateway else None,
+        index=link.index,
+        priority=route.priority,
+        table=route.table or 0,
+        scope=route.scope or 0,
+        mtu=route.mtu,
+        advmss=route.advmss,
+    )
+
+
+def _settle(container: NetNS, inside: Netlink, link: Link) -> None:
+    """Wait until no IPv6 address of the link is tentative, by the kernel's notifications. Raises CNIError."""
+    if not _tentative(inside, link):
+        return
+    deadline = time.monotonic() + _SETTLED
+    with container.netlink() as news:
+        news.subscribe(_RTNLGRP_IPV6_IFADDR)
+        while _tentative(inside, link):
+            remaining = deadline - time.monotonic()
+            if remaining > 0:
+                news.wait(remaining)
+            elif inside.link(link.index).operstate == "up":
+                raise CNIError(f"link {link.name} still has tentative addresses after {_SETTLED:g} seconds")
+            else:
+                return  # nothing is detected on a link without carrier
+
+
+def _tentative(inside: Netlink, link: Link) -> bool:
+    addresses = inside.addresses(link.index, _AF_INET6)
+    for address in addresses:
+        if address.flags & _IFA_F_DADFAILED:
+            taken = IP(address.packed)
+            raise CNIError(f"link {link.name} has address {taken} in DADFAILED state: another host has it already")
+    return any(address.flags & _IFA_F_TENTATIVE for address in addresses)

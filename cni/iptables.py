@@ -1,0 +1,164 @@
+"""iptables and ip6tables: all changes to a table in one `iptables-restore`, and what a chain holds.
+
+A rule is the list of its arguments, command and chain first: ["-A", "POSTROUTING", "-s", "10.1.2.3/32", "-j", "x"],
+written as `iptables -S` prints it (addresses with their prefix, networks masked, matches before the target): so rules
+can be compared as lists. The nf_tables and the legacy variant of iptables behave alike.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cni import process
+from cni.errors import CNIError, bracketed
+from cni.nftables import Nft, NftError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cni.netns import NetNS
+
+    Rule = list[str]
+
+_MISSING = (
+    "Bad rule (does a matching rule exist in that chain?).",
+    "No chain/target/match by that name.",
+    "No such file or directory",
+    "does not exist",
+)
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.,:/!+=")
+
+
+class IptablesError(CNIError):
+    """iptables refused, and so nothing of it was done. The message ends in its own words.
+
+    `details` is what it was given; `is_missing`: because a chain or a rule that was named is not there.
+    """
+
+    def __init__(self, msg: str, details: str = "", is_missing: bool = False) -> None:
+        super().__init__(msg, details=details)
+        self.is_missing = is_missing
+
+
+class Iptables:
+    """iptables (`version` 4) or ip6tables (6) in the network namespace `netns`; None is this process's own."""
+
+    __slots__ = ("netns", "version")
+
+    def __init__(self, version: int, netns: NetNS | None = None) -> None:
+        self.version = version
+        self.netns = netns
+
+    @property
+    def command(self) -> str:
+        return "iptables" if self.version == 4 else "ip6tables"
+
+    def usable(self) -> bool:
+        """Whether the program is there and may look into the kernel's tables; whether the chain exists is no matter."""
+        try:
+            self._run([self.command, "-t", "filter", "-S", "INPUT", "1", "-w"], absent_is_fine=True)
+        except IptablesError:
+            return False
+        return True
+
+    def rules(self, table: str, chain: str) -> list[Rule]:
+        """A chain as it stands, its declaration (-N or -P) first; nothing if there is no such chain.
+
+        Raises IptablesError.
+        """
+        if self.lacks(table, chain):
+            return []
+        listing = self._run([self.command, "-t", table, "-S", chain, "-w"], absent_is_fine=True)
+        return [_arguments(line) for line in listing.splitlines()]
+
+    def change(self, table: str, rules: Iterable[Rule], fresh: Iterable[str] = ()) -> None:
+        """Carry out `rules` (-A, -I, -D, -X ...) in order, all or none, once the chains of `fresh` are made or emptied.
+
+        Raises IptablesError, and ValueError for an argument that holds a line break.
+        """
+        self._run([f"{self.command}-restore", "--noflush", "-w"], restore_input(table, rules, fresh))
+
+    def lacks(self, table: str, chain: str) -> bool:
+        """Whether the kernel certainly has no such chain, as far as that can be told without starting a process.
+
+        iptables-nft's chains are chains of nftables, and the legacy tables in use are listed in /proc.
+        """
+        nft = Nft(self.netns)
+        if not nft.in_process or self._may_be_legacy(table):
+            return False
+        try:
+            nft.run(f"list chain {'ip' if self.version == 4 else 'ip6'} {table} {chain}")
+        except NftError as error:
+            return error.is_missing
+        return False
+
+    def _may_be_legacy(self, table: str) -> bool:
+        path = f"/proc/thread-self/net/{'ip' if self.version == 4 else 'ip6'}_tables_names"
+        try:
+            fd = self.netns.open_file(path) if self.netns else os.open(path, os.O_RDONLY)
+            with open(fd) as file:
+                return table in file.read().split()
+        except FileNotFoundError:  # a kernel without them
+            return False
+        except OSError:
+            return True
+
+    def _run(self, argv: list[str], stdin: str = "", *, absent_is_fine: bool = False) -> str:
+        """What the program prints; with `absent_is_fine`, nothing where it ends with status 1: no such chain."""
+        attempt = f"running {bracketed(argv)}"
+        try:
+            completed = process.run(argv, stdin=stdin.encode(), netns=self.netns)
+        except OSError as error:
+            raise IptablesError(f"{attempt}: {error.strerror}", stdin.strip()) from error
+        if completed.status == 0:
+            return completed.stdout.decode(errors="replace")
+        if completed.status == 1 and absent_is_fine:
+            return ""
+        words = completed.stderr.decode(errors="replace").strip()
+        is_missing = any(pattern in words for pattern in _MISSING)
+        raise IptablesError(f"{attempt}: {completed.outcome}: {words}", stdin.strip(), is_missing)
+
+
+def restore_input(table: str, rules: Iterable[Rule], fresh: Iterable[str] = ()) -> str:
+    """What iptables-restore reads. Raises ValueError for an argument that holds a line break: it would end the rule."""
+    lines = [f"*{table}"]
+    lines += [f":{chain} - [0:0]" for chain in fresh]
+    lines += [" ".join(map(_quoted, rule)) for rule in rules]
+    lines += ["COMMIT", ""]
+    return "\n".join(lines)
+
+
+def _quoted(argument: str) -> str:
+    if "\n" in argument or "\0" in argument:
+        raise ValueError(f"an iptables argument can't hold a line break or NUL: {argument!r}")
+    if argument and _PLAIN.issuperset(argument):
+        return argument
+    return '"' + argument.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _arguments(line: str) -> Rule:
+    """The arguments in a line of `iptables -S`, which quotes what holds blanks, quotes or backslashes."""
+    arguments: list[str] = []
+    rest = line.strip()
+    while rest:
+        argument, rest = _unquoted(rest[1:]) if rest[0] == '"' else _word(rest)
+        arguments.append(argument)
+        rest = rest.lstrip(" ")
+    return arguments
+
+
+def _word(text: str) -> tuple[str, str]:
+    word, _, rest = text.partition(" ")
+    return word, rest
+
+
+def _unquoted(text: str) -> tuple[str, str]:
+    """The argument whose opening quote stood before `text`, and what follows its closing quote."""
+    argument = ""
+    characters = iter(text)
+    for character in characters:
+        if character == '"':
+            break
+        argument += next(characters, "") if character == "\\" else character
+    return argument, "".join(characters)

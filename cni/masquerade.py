@@ -1,0 +1,261 @@
+"""IP masquerading of containers: what they send out of their network bears the node's address.
+
+Both layouts are the Go plugins', to the letter, so that theirs and ours remove each other's. iptables, table `nat`: a
+chain for each container and network, entered from POSTROUTING by source address; the interface doesn't count. nftables,
+table `inet cni_plugins_masquerade`: one rule for each address in `masq_checks`, its owner in the comment.
+
+`host` is the network namespace of the node; None is this process's own. Every function here may raise CNIError.
+"""
+
+from __future__ import annotations
+
+from cni.errors import CNIError, joined, quote
+from cni.hashes import chain_name, hashed, rule_comment
+from cni.iptables import Iptables, IptablesError
+from cni.nftables import Nft, NftError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    from cni import iptables, nftables
+    from cni.ip import CIDR
+    from cni.netns import NetNS
+
+    Backend = TypeVar("Backend", Iptables, Nft)
+
+BACKENDS = ("iptables", "nftables")
+
+_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+
+_FAMILY, _TABLE, _CHAIN = "inet", "cni_plugins_masquerade", "masq_checks"
+_COMMENTS = (
+    ' { comment "Masquerading for plugins from github.com/containernetworking/plugins" ; }',
+    ' { comment "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet" ; }',
+)
+_POSTROUTING = ["ip daddr 224.0.0.0/4 return", "ip6 daddr ff00::/8 return", f"goto {_CHAIN}"]
+_POSTROUTING_ANEW = [
+    f"flush chain {_FAMILY} {_TABLE} postrouting",
+    *(f"add rule {_FAMILY} {_TABLE} postrouting {rule}" for rule in _POSTROUTING),
+]
+_COMMENT_SIZE = 128  # bytes; nftables takes no longer comment
+
+_LOOKS = 3  # at rules that others may be deleting at the same time
+
+
+def setup(
+    backend: str | None,
+    addresses: list[CIDR],
+    network: str,
+    ifname: str,
+    container_id: str,
+    host: NetNS | None = None,
+) -> None:
+    """Masquerade what is sent from `addresses` to anywhere beyond their networks, multicast excepted.
+
+    `backend` is "iptables", "nftables" or None: iptables unless nftables alone can be used. Rules that are there
+    already are not added again.
+    """
+    if backend == "nftables":
+        _setup_nftables(addresses, network, ifname, container_id, host)
+    elif backend == "iptables":
+        _setup_iptables(addresses, network, container_id, host)
+    elif backend is not None:
+        raise CNIError(f"unknown ipmasq backend {quote(backend)}")
+    else:
+        try:
+            _setup_iptables(addresses, network, container_id, host)
+        except IptablesError:
+            if Iptables(4, host).usable() or not Nft(host).usable():
+                raise
+            _setup_nftables(addresses, network, ifname, container_id, host)
+
+
+def check(addresses: list[CIDR], network: str, ifname: str, container_id: str, host: NetNS | None = None) -> None:
+    """Raises CNIError unless one of the backends has the rules for all of `addresses`."""
+    owner = _owner(network, ifname, container_id)
+    if len(_nftables_rules(Nft(host), owner)) >= len(addresses):
+        return
+    for version, wanted in _iptables_rules(addresses, network, container_id).items():
+        present = _present(Iptables(version, host), chain_name(network, container_id))
+        missing = [" ".join(rule) for rule in wanted if rule not in present]
+        if missing:
+            sought = f"not all rules are in nftables ({_FAMILY} {_TABLE}), nor in iptables (nat: {missing[0]})"
+            raise CNIError(f"{container_id} is not masqueraded in network {network}: {sought}")
+
+
+def teardown(network: str, ifname: str, container_id: str, host: NetNS | None = None) -> None:
+    """Remove an attachment's rules, whichever backend they are in.
+
+    They are found by name, so this works where its addresses are no longer known.
+    """
+    chain = chain_name(network, container_id)
+    owner = _owner(network, ifname, container_id)
+    _in_both_backends(
+        lambda iptables: _remove_chain(iptables, chain),
+        lambda nft: _delete(nft, _nftables_rules(nft, owner)),
+        host,
+    )
+
+
+def gc(network: str, valid: Iterable[tuple[str, str]], host: NetNS | None = None) -> None:
+    """Remove the rules of a network's attachments, whichever backend they are in, but for those of `valid`.
+
+    These are pairs of container id and interface name; iptables' rules don't tell the interfaces of a container apart.
+    """
+    valid = list(valid)
+    chains = {chain_name(network, container_id) for container_id, _ in valid}
+    owners = tuple(_owner(network, ifname, container_id) for container_id, ifname in valid)
+
+    def collect_chains(iptables: Iptables) -> None:
+        for chain in _chains_of(network, iptables) - chains:
+            _remove_chain(iptables, chain)
+
+    def collect_rules(nft: Nft) -> None:
+        rules = _nftables_rules(nft, f"{_hash(network)}-")
+        _delete(nft, [rule for rule in rules if not rule.comment.startswith(owners)])
+
+    _in_both_backends(collect_chains, collect_rules, host)
+
+
+def _in_both_backends(
+    in_iptables: Callable[[Iptables], None], in_nft: Callable[[Nft], None], host: NetNS | None
+) -> None:
+    """A failure doesn't keep the rest from being done, and counts only where the backend could hold rules at all."""
+    failures = [
+        _failure(in_iptables, Iptables(4, host)),
+        _failure(in_iptables, Iptables(6, host)),
+        _failure(in_nft, Nft(host)),
+    ]
+    errors = [error for error in failures if error]
+    if errors:
+        raise joined(errors)
+
+
+def _failure(work: Callable[[Backend], None], backend: Backend) -> CNIError | None:
+    for look in range(_LOOKS):
+        try:
+            work(backend)
+        except (IptablesError, NftError) as error:
+            if error.is_missing and look < _LOOKS - 1:
+                continue
+            return error if backend.usable() else None
+        break
+    return None
+
+
+# iptables
+
+
+def _iptables_rules(addresses: list[CIDR], network: str, container_id: str) -> dict[int, list[iptables.Rule]]:
+    """What the table has to hold for `addresses`, by IP version, in the order in which it is added."""
+    chain = chain_name(network, container_id)
+    comment = ["-m", "comment", "--comment", rule_comment(network, container_id)]
+    rules: dict[int, list[iptables.Rule]] = {}
+    for address in addresses:
+        wanted = rules.setdefault(address.version, [])
+        for rule in (
+            ["-A", chain, "-d", str(address.network), *comment, "-j", "ACCEPT"],
+            ["-A", chain, "!", "-d", _MULTICAST[address.version], *comment, "-j", "MASQUERADE"],
+            ["-A", "POSTROUTING", "-s", f"{address.ip}/{address.ip.bits}", *comment, "-j", chain],
+        ):
+            if rule not in wanted:
+                wanted.append(rule)
+    return rules
+
+
+def _setup_iptables(addresses: list[CIDR], network: str, container_id: str, host: NetNS | None) -> None:
+    chain = chain_name(network, container_id)
+    for version, wanted in _iptables_rules(addresses, network, container_id).items():
+        iptables = Iptables(version, host)
+        present = _present(iptables, chain)
+        missing = [rule for rule in wanted if rule not in present]
+        if missing:
+            iptables.change("nat", missing, fresh=() if present else (chain,))
+
+
+def _present(iptables: Iptables, chain: str) -> list[iptables.Rule]:
+    """The chain's rules and POSTROUTING's; none if there is no such chain, for then nothing can lead to it."""
+    present = iptables.rules("nat", chain)
+    return present and present + iptables.rules("nat", "POSTROUTING")
+
+
+def _remove_chain(iptables: Iptables, chain: str) -> None:
+    """Remove the chain and what leads to it, be it by address or, as plugins before v0.8.0 wrote it, by network."""
+    if iptables.lacks("nat", chain):
+        return
+    jumps = [rule for rule in iptables.rules("nat", "POSTROUTING") if rule[-2:] == ["-j", chain]]
+    if jumps or iptables.rules("nat", chain):
+        # Naming the chain as fresh empties it.
+        iptables.change("nat", [["-D", *jump[1:]] for jump in jumps] + [["-X", chain]], fresh=(chain,))
+
+
+def _chains_of(network: str, iptables: Iptables) -> set[str]:
+    """The chains that POSTROUTING enters on behalf of `network`, as the comments there say."""
+    mark = f"name: {quote(network)} id: "
+    rules = iptables.rules("nat", "POSTROUTING")
+    return {rule[-1] for rule in rules if rule[-1].startswith("CNI-") and any(part.startswith(mark) for part in rule)}
+
+
+# nftables
+
+
+def _hash(text: str) -> str:
+    return hashed(text, 16)
+
+
+def _owner(network: str, ifname: str, container_id: str) -> str:
+    """What the comment of an attachment's rules begins with."""
+    return f"{_hash(network)}-{_hash(f'{ifname}:{container_id}')}"
+
+
+def _comment(network: str, ifname: str, container_id: str) -> str:
+    names = f", net: {network}, if: {ifname}, id: {container_id}".replace('"', "")
+    comment = _owner(network, ifname, container_id) + names
+    return comment.encode()[:_COMMENT_SIZE].decode(errors="ignore")
+
+
+def _setup_nftables(addresses: list[CIDR], network: str, ifname: str, container_id: str, host: NetNS | None) -> None:
+    nft = Nft(host)
+    stale = _nftables_rules(nft, _owner(network, ifname, container_id))
+    rules = _deletions(stale) + _additions(addresses, _comment(network, ifname, container_id))
+    # The Go plugins always write postrouting anew; deleting its old rules would cost us an RCU grace period (10 ms).
+    if [rule.text for rule in nft.rules(_FAMILY, _TABLE, "postrouting")] != _POSTROUTING:
+        rules = _POSTROUTING_ANEW + rules
+    try:
+        nft.run("\n".join(_chains(commented=True) + rules))
+    except NftError:  # an nft or a kernel that takes no comments on tables and chains; anything else fails again
+        nft.run("\n".join(_chains(commented=False) + rules))
+
+
+def _chains(commented: bool) -> list[str]:
+    table_comment, chain_comment = _COMMENTS if commented else ("", "")
+    return [
+        f"add table {_FAMILY} {_TABLE}{table_comment}",
+        f"add chain {_FAMILY} {_TABLE} {_CHAIN}{chain_comment}",
+        f"add chain {_FAMILY} {_TABLE} postrouting {{ type nat hook postrouting priority 100 ; }}",
+    ]
+
+
+def _additions(addresses: list[CIDR], comment: str) -> list[str]:
+    family = {4: "ip", 6: "ip6"}
+    return [
+        f"add rule {_FAMILY} {_TABLE} {_CHAIN} {family[address.version]} saddr {address.ip}"
+        f' {family[address.version]} daddr != {address.network} masquerade comment "{comment}"'
+        for address in addresses
+    ]
+
+
+def _deletions(rules: list[nftables.Rule]) -> list[str]:
+    return [f"delete rule {_FAMILY} {_TABLE} {_CHAIN} handle {rule.handle}" for rule in rules]
+
+
+def _delete(nft: Nft, rules: list[nftables.Rule]) -> None:
+    if rules:
+        nft.run("\n".join(_deletions(rules)))
+
+
+def _nftables_rules(nft: Nft, owner: str) -> list[nftables.Rule]:
+    """The rules whose comment begins with `owner`."""
+    return [rule for rule in nft.rules(_FAMILY, _TABLE, _CHAIN) if rule.comment.startswith(owner)]

@@ -1,0 +1,177 @@
+"""Network namespaces as objects.
+
+A namespace is a descriptor, never "the current one": sockets and files are opened
+in it without the caller's thread ever moving there, and ``run`` gives code that must
+really run inside a thread of its own. Nobody has to think about OS threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from cni import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import ParamSpec, Self, TypeVar
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+
+RUN_DIR = "/run/netns"
+
+
+class NetNSNotFound(FileNotFoundError):
+    """There is nothing at a namespace's path. Callers that tear down go on."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class NotANetNS(OSError):
+    """What is at a namespace's path is something else."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class NetNS:
+    """A network namespace that is kept alive by an open descriptor.
+
+    Use it in a ``with`` statement, or call :meth:`close`. Two objects are equal when
+    they are the same namespace (device and inode, ``stat(2)``), however they were opened.
+    """
+
+    __slots__ = ("_identity", "fd", "path")
+
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.path = path
+        self._identity: tuple[int, int] | None = None
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """Open the namespace at ``path`` (``/run/netns/x``, ``/proc/PID/ns/net``).
+
+        Raises NetNSNotFound if there is nothing, NotANetNS if it is something else,
+        OSError for all other reasons.
+        """
+        try:
+            return cls(_core.netns_open(path), path)
+        except _core.KernelError as error:
+            if error.errno == errno.ENOENT:
+                raise NetNSNotFound(error.errno, str(error)) from None
+            if error.errno == errno.EINVAL:
+                raise NotANetNS(error.errno, error.attempt) from None
+            raise
+
+    @classmethod
+    def of_pid(cls, pid: int) -> Self:
+        """The namespace of a process. Raises as :meth:`open`."""
+        return cls.open(f"/proc/{pid}/ns/net")
+
+    @classmethod
+    def of_fd(cls, fd: int) -> Self:
+        """The namespace behind a descriptor of the caller's, which stays the caller's. Raises NotANetNS."""
+        path = f"/proc/self/fd/{fd}"
+        try:
+            _core.netns_verify(fd, path)
+        except _core.KernelError as error:
+            raise NotANetNS(error.errno, error.attempt) from None
+        return cls(os.dup(fd), path)
+
+    @classmethod
+    def current(cls) -> Self:
+        """The namespace of the calling thread."""
+        return cls(_core.netns_current(), "/proc/thread-self/ns/net")
+
+    @classmethod
+    def create(cls, name: str | None = None, folder: str = RUN_DIR) -> Self:
+        """A new namespace: persistent as ``folder/name``, or with None gone with its last descriptor.
+
+        Raises ValueError for a name that is no single path component, OSError (EEXIST if it is there already).
+        """
+        if name is None:
+            return cls(_core.netns_create(), "")
+        if not name or name in (".", "..") or "/" in name or "\0" in name:
+            raise ValueError(f"{name!r} cannot be a namespace's name: it must be one part of a path")
+        os.makedirs(folder, 0o755, exist_ok=True)
+        if folder == RUN_DIR:
+            _core.netns_share(folder)
+        path = f"{folder}/{name}"
+        return cls(_core.netns_create(path), path)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode number: the same for the same namespace, while it lives."""
+        if self._identity is None:
+            status = os.fstat(self.fd)
+            self._identity = (status.st_dev, status.st_ino)
+        return self._identity
+
+    def netlink(self) -> _core.Netlink:
+        """An rtnetlink socket in the namespace."""
+        return _core.Netlink(self.fd)
+
+    def socket(self, domain: int, type: int, protocol: int = 0) -> int:
+        """The descriptor of a new socket in the namespace (for ``socket.socket(fileno=...)``)."""
+        return _core.netns_socket(self.fd, domain, type, protocol)
+
+    def open_file(self, path: str, flags: int = os.O_RDONLY) -> int:
+        """A descriptor of a file as it is in the namespace, such as one below /proc/sys/net."""
+        return _core.netns_open_file(self.fd, path, flags)
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` inside the namespace and return what it returns, or raise what it raises.
+
+        It runs in a thread of its own that ends with it; a child process that it starts
+        is in the namespace too.
+        """
+        import threading
+
+        outcome: list[T] = []
+        failure: list[BaseException] = []
+
+        def pinned() -> None:
+            try:
+                _core.netns_pin(self.fd)
+                outcome.append(function(*args, **kwargs))
+            except BaseException as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=pinned, name=f"cni-netns-{self.fd}")
+        thread.start()
+        thread.join()
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    def remove(self) -> None:
+        """Let go of a persistent namespace: unmount its file and remove it. A missing one is fine."""
+        if self.path:
+            _core.netns_remove(self.path)
+
+    def close(self) -> None:
+        """Close the descriptor. A second call does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NetNS):
+            return NotImplemented
+        return self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __repr__(self) -> str:
+        return f"<NetNS {self.path or 'anonymous'} fd {self.fd}>"

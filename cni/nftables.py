@@ -1,0 +1,197 @@
+"""nftables: a ruleset's text as one transaction, by libnftables in this process or, where that is missing, by `nft`."""
+
+from __future__ import annotations
+
+import _thread
+import os
+
+from cni import gojson, process
+from cni.errors import CNIError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.netns import NetNS
+
+_LIBRARY = "libnftables.so.1"
+_OLDEST = (1, 0, 1)  # the Go plugins take no older nft either
+_MISSING = "No such file or directory"
+_HANDLE = " # handle "
+_COMMENT = ' comment "'
+
+
+class NftError(CNIError):
+    """nftables refused a transaction, and so nothing of it was done. The message ends in nft's own words.
+
+    `is_missing`: because a table, a chain or a rule that it names is not there.
+    """
+
+    def __init__(self, msg: str, is_missing: bool = False) -> None:
+        super().__init__(msg)
+        self.is_missing = is_missing
+
+
+class Rule:
+    """A rule as nft lists it: `text` without the comment, `comment` ("" for none), `handle` to delete it by."""
+
+    __slots__ = ("comment", "handle", "text")
+
+    def __init__(self, text: str, comment: str, handle: int) -> None:
+        self.text = text
+        self.comment = comment
+        self.handle = handle
+
+
+class Nft:
+    """nftables of the network namespace `netns`; None is this process's own."""
+
+    __slots__ = ("netns",)
+
+    def __init__(self, netns: NetNS | None = None) -> None:
+        self.netns = netns
+
+    def run(self, commands: str) -> str:
+        """Run `commands` (nft(8)'s language) as one transaction and return what they print, handles included.
+
+        Raises NftError.
+        """
+        return self._run(commands, json=False)
+
+    def json(self, commands: str) -> list[dict[str, Any]]:
+        """As run(), but for the objects that they print, `metainfo` first; the commands may be JSON too.
+
+        Both are as libnftables-json(5) has them. Raises NftError.
+        """
+        objects: list[dict[str, Any]] = gojson.loads(self._run(commands, json=True))["nftables"]
+        return objects
+
+    def rules(self, family: str, table: str, chain: str) -> list[Rule]:
+        """The rules of one chain, in order; none if there is no such chain. Raises NftError."""
+        # Text: nft takes three times as long to write the same as JSON.
+        try:
+            return _rules(self.run(f"list chain {family} {table} {chain}"))
+        except NftError as error:
+            if error.is_missing:
+                return []
+            raise
+
+    def usable(self) -> bool:
+        """Whether the kernel has nftables, we may use it, and nft is not too old."""
+        # Every nftables request needs CAP_NET_ADMIN, so listing answers as well as the Go plugins' dry run, which keeps
+        # the kernel busy for an RCU grace period (10 ms).
+        try:
+            version = self.json("list tables")[0]["metainfo"]["version"]
+        except NftError:
+            return False
+        return tuple(map(int, version.split("."))) >= _OLDEST
+
+    @property
+    def in_process(self) -> bool:
+        """Whether libnftables is there, and so no process is started."""
+        return isinstance(_library(), _Library)
+
+    def _run(self, commands: str, json: bool) -> str:
+        library = _library()
+        if isinstance(library, _Library):
+            done, output, words = library.run(commands.encode(), json, self.netns)
+        else:
+            done, output, words = self._exec(commands.encode(), json, library)
+        if not done:
+            reason = words.decode(errors="replace").strip()
+            raise NftError(f"nftables refused a transaction: {reason}", is_missing=_MISSING in reason)
+        return output.decode(errors="replace")
+
+    def _exec(self, commands: bytes, json: bool, no_library: str) -> tuple[bool, bytes, bytes]:
+        try:
+            completed = process.run(["nft", "-j" if json else "-a", "-f", "-"], stdin=commands, netns=self.netns)
+        except OSError as error:
+            raise NftError(
+                f"nftables can't be used: neither {_LIBRARY} ({no_library}) nor nft ({error.strerror})"
+            ) from error
+        return completed.status == 0, completed.stdout, completed.stderr
+
+
+class _Library:
+    """libnftables, loaded into this process. Raises ImportError or OSError where that can't be."""
+
+    __slots__ = ("_context", "_ffi", "_lib", "_lock")
+
+    def __init__(self) -> None:
+        from cni._nftables import ffi
+
+        self._ffi = ffi
+        self._lib = ffi.dlopen(_LIBRARY)
+        self._lock = _thread.allocate_lock()  # libnftables has state of its own, and cffi lets other threads run
+        self._context: Any = None
+        self._refuse_without_netfilter()
+
+    def run(self, commands: bytes, json: bool, netns: NetNS | None) -> tuple[bool, bytes, bytes]:
+        """Whether the transaction went through, what it printed, and what nft has to say against it."""
+        if b"\0" in commands:
+            return False, b"", b"a NUL character in the commands"
+        # A context opens its netlink socket when it is made, but reopens it, and opens others to look up interfaces,
+        # while it runs: all of it has to happen in the namespace.
+        return self._run(commands, json) if netns is None else netns.run(self._run_once, commands, json)
+
+    def _run(self, commands: bytes, json: bool) -> tuple[bool, bytes, bytes]:
+        # One context for as long as the process lives: closing its socket waits for the RCU grace period (10 ms) of
+        # what has been deleted through it. At the process's end that time has mostly passed.
+        with self._lock:
+            if self._context is None:
+                self._context = self._new_context()
+            return self._run_in(self._context, commands, json)
+
+    def _run_once(self, commands: bytes, json: bool) -> tuple[bool, bytes, bytes]:
+        with self._lock:
+            context = self._new_context()
+            try:
+                return self._run_in(context, commands, json)
+            finally:
+                self._lib.nft_ctx_free(context)
+
+    def _run_in(self, context: Any, commands: bytes, json: bool) -> tuple[bool, bytes, bytes]:
+        lib, text = self._lib, self._ffi.string
+        lib.nft_ctx_output_set_flags(context, lib.NFT_CTX_OUTPUT_JSON if json else lib.NFT_CTX_OUTPUT_HANDLE)
+        status = lib.nft_run_cmd_from_buffer(context, commands)
+        output, words = lib.nft_ctx_get_output_buffer(context), lib.nft_ctx_get_error_buffer(context)
+        return status == 0, text(output), text(words)
+
+    def _new_context(self) -> Any:
+        context = self._lib.nft_ctx_new(self._lib.NFT_CTX_DEFAULT)
+        self._lib.nft_ctx_buffer_output(context)
+        self._lib.nft_ctx_buffer_error(context)
+        return context
+
+    def _refuse_without_netfilter(self) -> None:
+        """Raises OSError where the kernel has no netfilter sockets: libnftables would end the process."""
+        lib = self._lib
+        fd = lib.socket(lib.AF_NETLINK, lib.SOCK_RAW | os.O_CLOEXEC, lib.NETLINK_NETFILTER)
+        if fd < 0:
+            raise OSError(self._ffi.errno, f"netfilter socket: {os.strerror(self._ffi.errno)}")
+        os.close(fd)
+
+
+_loaded: _Library | str = ""
+
+
+def _library() -> _Library | str:
+    """libnftables, or why it can't be used; loaded at the first use."""
+    global _loaded
+    if not _loaded:
+        try:
+            _loaded = _Library()
+        except (ImportError, OSError) as error:
+            _loaded = str(error)
+    return _loaded
+
+
+def _rules(listing: str) -> list[Rule]:
+    """The rules in what `list chain` prints: lines that end in a handle; deeper indented ones go on with their rule."""
+    rules: list[Rule] = []
+    for line in listing.replace("\n\t\t\t", " ").split("\n"):
+        body, _, handle = line.rpartition(_HANDLE)
+        if line.startswith("\t\t") and handle.isdigit():
+            text, _, comment = body.strip().partition(_COMMENT)
+            rules.append(Rule(text, comment.removesuffix('"'), int(handle)))
+    return rules

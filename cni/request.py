@@ -1,0 +1,128 @@
+"""One call of a plugin: what came with it, and what follows from that."""
+
+from __future__ import annotations
+
+from cni import result
+from cni.errors import CNIError, bracketed, quote
+from cni.netns import NetNS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Self
+
+    from cni.result import Result
+
+_BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
+
+
+class Request:
+    """One call of a plugin, as its handlers see it.
+
+    `container_id`, `netns` (a path), `ifname`, `args` and `path` are the CNI_* variables' texts, "" where unset;
+    `stdin` is the configuration as it came, `config` the same parsed by the plugin's table, `version` the cniVersion
+    to answer in. `stderr` takes text for the log. `foreign_host` is the network namespace the plugin is to work from
+    where that is not this process's own: the agent's case, else None.
+    """
+
+    __slots__ = (
+        "_host",
+        "_prev_result",
+        "args",
+        "command",
+        "config",
+        "container_id",
+        "environ",
+        "foreign_host",
+        "ifname",
+        "netns",
+        "path",
+        "stderr",
+        "stdin",
+        "version",
+    )
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        stdin: bytes,
+        config: Any,
+        version: str,
+        stderr: Callable[[str], object],
+        host: NetNS | None = None,
+    ) -> None:
+        self.environ = dict(environ)
+        self.command = environ.get("CNI_COMMAND", "")
+        self.container_id = environ.get("CNI_CONTAINERID", "")
+        self.netns = environ.get("CNI_NETNS", "")
+        self.ifname = environ.get("CNI_IFNAME", "")
+        self.args = environ.get("CNI_ARGS", "")
+        self.path = environ.get("CNI_PATH", "")
+        self.stdin = stdin
+        self.config = config
+        self.version = version
+        self.stderr = stderr
+        self.foreign_host = host
+        self._host = host
+        self._prev_result: tuple[Result | None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close what `host` has opened."""
+        if self._host is not None and self._host is not self.foreign_host:
+            self._host.close()
+
+    @property
+    def host(self) -> NetNS:
+        """The network namespace the plugin works from, opened at the first use."""
+        if self._host is None:
+            self._host = NetNS.current()
+        return self._host
+
+    def open_container(self) -> NetNS:
+        """The namespace of CNI_NETNS, opened; raises CNIError."""
+        try:
+            return NetNS.open(self.netns)
+        except OSError as error:
+            raise CNIError(f"failed to open netns {quote(self.netns)}: {error}") from error
+
+    @property
+    def prev_result(self) -> Result | None:
+        """What the earlier plugins of the list made; raises CNIError if it can't be parsed."""
+        if self._prev_result is None:
+            self._prev_result = (result.prev_result(self.config.raw, self.version),)
+        return self._prev_result[0]
+
+    def cni_args(self, *names: str, **parsers: Callable[[str], object]) -> dict[str, Any]:
+        """The pairs of CNI_ARGS this plugin knows: the `names` as text, the others through their parser.
+
+        A parser raises ValueError. Raises CNIError for a malformed or, unless IgnoreUnknown is set, unknown pair.
+        """
+        known: dict[str, Callable[[str], object]] = {**dict.fromkeys(names, str), **parsers, "IgnoreUnknown": _boolean}
+        values: dict[str, Any] = {}
+        unknown = []
+        for pair in self.args.split(";") if self.args else ():
+            key, *value = pair.split("=")
+            if len(value) != 1:
+                raise CNIError(f"ARGS: invalid pair {quote(pair)}")
+            if key not in known:
+                unknown.append(pair)
+                continue
+            try:
+                values[key] = known[key](value[0])
+            except ValueError as error:
+                raise CNIError(f"ARGS: error parsing value of pair {quote(pair)}: {error}") from error
+        if unknown and not values.get("IgnoreUnknown"):
+            raise CNIError(f"ARGS: unknown args {bracketed(map(quote, unknown))}")
+        values.pop("IgnoreUnknown", None)
+        return values
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return _BOOLEANS[text.lower()]
+    except KeyError:
+        raise ValueError(f"boolean unmarshal error: invalid input {text}") from None

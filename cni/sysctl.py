@@ -1,0 +1,41 @@
+"""Kernel parameters below /proc/sys/net, as they are in one namespace."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.netns import NetNS
+
+
+def read(netns: NetNS, name: str) -> str:
+    """The value of ``name``, a path below /proc/sys such as ``net/ipv4/ip_forward``. Raises OSError."""
+    fd = netns.open_file(f"/proc/sys/{name}")
+    try:
+        return os.read(fd, 4096).decode().strip()
+    finally:
+        os.close(fd)
+
+
+def write(netns: NetNS, name: str, value: str) -> None:
+    """Set ``name``. Raises OSError."""
+    fd = netns.open_file(f"/proc/sys/{name}", os.O_WRONLY)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def ensure(netns: NetNS, name: str, value: str) -> None:
+    """Set ``name`` unless it has the value: where /proc/sys is read-only that is success. Raises OSError."""
+    if read(netns, name) != value:
+        write(netns, name, value)
+
+
+def try_write(netns: NetNS, name: str, value: str) -> None:
+    """Set ``name`` where that is possible: for parameters that a kernel may lack and that only smooth things."""
+    try:
+        write(netns, name, value)
+    except OSError:
+        return

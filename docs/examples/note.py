@@ -1,0 +1,38 @@
+"""note: a chained plugin that writes down which container got which addresses."""
+
+from __future__ import annotations
+
+from cni.config import Config, Text
+from cni.errors import INVALID_NETWORK_CONFIG, CNIError
+from cni.result import Result
+from cni.skel import Plugin, Request
+
+
+class NoteConf(Config):
+    """What note reads of its configuration, besides what every plugin reads."""
+
+    file = Text("/run/cni-notes", "the file that gets a line for each ADD and DEL")
+
+
+def add(request: Request) -> Result:
+    """Note the addresses and pass on what the plugins before this one made."""
+    if request.prev_result is None:
+        raise CNIError("note must come after a plugin that makes an interface", INVALID_NETWORK_CONFIG)
+    write(request, *(str(ip.address) for ip in request.prev_result.ips))
+    return request.prev_result
+
+
+def delete(request: Request) -> None:
+    """Note the end; everything a DEL needs may be missing, and it has to succeed all the same."""
+    write(request)
+
+
+def write(request: Request, *addresses: str) -> None:
+    with open(request.config.file, "a") as notes:
+        print(request.command, request.container_id, request.ifname, *addresses, file=notes)
+
+
+plugin = Plugin("note", config=NoteConf, add=add, delete=delete, about="CNI note plugin 1.0")
+
+if __name__ == "__main__":
+    plugin.main()

@@ -1,0 +1,280 @@
+"""host-local: addresses from ranges that this host keeps for itself.
+
+ADD gives the container one address out of every range set: the one that was asked for, or the next in turn that
+nobody holds. DEL gives back all that the container's interface holds. What is held stands in files below dataDir,
+which Go's plugin may use at the same time (store.py); what a range is, and whose turn it is, is in ranges.py.
+"""
+
+from __future__ import annotations
+
+from cni import gojson
+from cni.config import Address, Config, Field, ListOf, Network, RouteTo, Section, Settings, Table, Text
+from cni.errors import IO_FAILURE, PLUGIN_NOT_AVAILABLE, CNIError, ConfigError, joined
+from cni.ip import CIDR, IP
+from cni.names import check_container_id
+from cni.result import DNS, IPConfig, Result
+from cni.skel import Plugin
+from cni_plugins.ipam.host_local.ranges import Range, RangeSet, check_together
+from cni_plugins.ipam.host_local.store import Store, holder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.request import Request
+
+
+def _address(text: str) -> IP:
+    """A requested address. Its prefix may be told, but the range's is what counts. Raises ValueError."""
+    try:
+        return CIDR.parse(text).ip if "/" in text else IP.parse(text)
+    except ValueError:
+        raise ValueError(f"invalid IP address {text}") from None
+
+
+def _read_address(value: Any, path: str) -> IP:
+    try:
+        return _address(gojson.text(value, path))
+    except ValueError as error:
+        raise ConfigError(path, str(error)) from None
+
+
+def Requested(meaning: str) -> Field[list[IP], list[IP]]:
+    """A list of addresses, each with or without a prefix."""
+    return ListOf(Field(_read_address, "IP address or CIDR", lambda: None, ""), meaning)
+
+
+class RangeConf(Settings):
+    """One range."""
+
+    subnet = Network(None, "the subnet that the addresses are part of; at most /30 or /126")
+    rangeStart = Address(None, "the first address given out; without it the subnet's first")
+    rangeEnd = Address(None, "the last address given out; without it the subnet's last, for IPv4 before the broadcast")
+    gateway = Address(None, "the gateway told to the container, never given out; without it the subnet's first address")
+
+
+class IPAMConf(RangeConf):
+    """The `ipam` section. With `subnet` it is a range itself, the old way to say `ranges`."""
+
+    type = Text("", "host-local")
+    ranges = ListOf(ListOf(Table(RangeConf)), "range sets; one address is given out from each")
+    routes = ListOf(RouteTo(), "the container's routes, for the result as they are")
+    dataDir = Text("/var/lib/cni/networks", "where the reservations are kept, in a folder named after the network")
+    resolvConf = Text("", "a file as resolv.conf(5) that the result's resolver settings are read from")
+
+
+class RuntimeConf(Settings):
+    """What the runtime adds."""
+
+    ipRanges = ListOf(ListOf(Table(RangeConf)), "further range sets, before all others")
+    ips = Requested("addresses to give out, from the range sets they lie in")
+
+
+class CNIArgs(Settings):
+    """What `args.cni` may hold."""
+
+    ips = Requested("addresses to give out, from the range sets they lie in")
+
+
+class Args(Settings):
+    """Free metadata."""
+
+    cni = Section(CNIArgs, "arguments of the CNI conventions")
+
+
+class Conf(Config):
+    """host-local's configuration; its own part is the `ipam` section."""
+
+    # The base class has these as any plugin reads them.
+    ipam = Table(IPAMConf, "the ranges, and what to tell of them")  # type: ignore[assignment]
+    runtimeConfig = Section(  # type: ignore[assignment]
+        RuntimeConf, "values of the capabilities ipRanges and ips, put in by the runtime"
+    )
+    args = Section(Args, "free metadata")  # type: ignore[assignment]
+
+
+def add(request: Request) -> Result:
+    ipam, range_sets, wanted = _ipam(request.config), _range_sets(request.config), _wanted(request)
+    result = Result(routes=ipam.routes, dns=_resolver(ipam.resolvConf))
+    with _store(request) as store:
+        own, old = store.held(request.container_id, request.ifname)
+        for number, ranges in enumerate(range_sets):
+            asked = next((ip for ip in wanted if ranges.find(ip)), None)
+            try:
+                if asked:
+                    wanted.remove(asked)
+                    address, source = _asked_for(asked, ranges, store)
+                else:
+                    _refuse_second(request.container_id, ranges, [*own, *old])
+                    address, source = _next(request, number, ranges, store)
+                store.reserve(address, request.container_id, request.ifname, number)
+            except CNIError as error:
+                raise error.prefixed(f"failed to allocate for range {number}: ") from None
+            result.ips.append(IPConfig(CIDR(IP.parse(address), source.subnet.prefix), source.gateway))
+        if wanted:
+            raise CNIError(f"failed to allocate all requested IPs: {' '.join(map(str, wanted))}")
+    return result
+
+
+def delete(request: Request) -> None:
+    _range_sets(request.config)  # Go refuses a wrong configuration here, too
+    with _store(request) as store:
+        own, old = store.held(request.container_id, request.ifname)
+        store.release(own or old)
+
+
+def check(request: Request) -> None:
+    _range_sets(request.config)
+    with _store(request) as store:
+        own, old = store.held(request.container_id, request.ifname)
+    if not (own or old):
+        raise CNIError(f"host-local: Failed to find address added by container {request.container_id}")
+
+
+def gc(request: Request) -> None:
+    """Release what no valid attachment holds, and the empty files that a crash of Go's plugin left.
+
+    An empty list says that nothing is valid any more. Without any list nothing is known, and nothing is done.
+    """
+    key = Conf.valid_attachments.key
+    if not request.config.has(key):
+        request.stderr(f"host-local: GC without {key}: nothing is released\n")
+        return
+    valid = {(attachment.containerID, attachment.ifname) for attachment in request.config.valid_attachments}
+    valid |= {(container_id, "") for container_id, _ in valid}  # reservations of old releases name no interface
+    with _store(request) as store:
+        reservations, errors = store.reservations()
+        try:
+            store.release({a: owner for a, owner in reservations.items() if _is_stale(owner, valid)})
+        except CNIError as error:
+            errors.append(error)
+    if errors:
+        raise joined(errors)
+
+
+def status(request: Request) -> None:
+    """Ready is who could serve an ADD now: the files can be read and written, and every range set has an address."""
+    range_sets = _range_sets(request.config)
+    try:
+        _resolver(_ipam(request.config).resolvConf)
+        with _store(request) as store:
+            store.need_writable()
+            for number, ranges in enumerate(range_sets):
+                _next(request, number, ranges, store)
+    except CNIError as error:
+        raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
+
+
+def _ipam(conf: Conf) -> IPAMConf:
+    if conf.ipam is None:
+        raise CNIError("IPAM config missing 'ipam' key")
+    return conf.ipam
+
+
+def _store(request: Request) -> Store:
+    return Store(_ipam(request.config).dataDir, request.config.name)
+
+
+def _range_sets(conf: Conf) -> list[RangeSet]:
+    """All range sets in the order that numbers them; CNIError where one can't be, or not beside the others."""
+    ipam = _ipam(conf)
+    single: list[list[RangeConf]] = [[ipam]] if ipam.subnet else []
+    sets = []
+    for number, ranges in enumerate([*conf.runtimeConfig.ipRanges, *single, *ipam.ranges]):
+        try:
+            sets.append(RangeSet([_range(one) for one in ranges]))
+        except ValueError as error:
+            raise CNIError(f"invalid range set {number}: {error}") from None
+    check_together(sets, conf.cniVersion)
+    return sets
+
+
+def _range(conf: RangeConf) -> Range:
+    if conf.subnet and conf.subnet.version == 4 and ":" in gojson.get(conf.raw, RangeConf.subnet.key):
+        raise ValueError("IPNet IP and Mask version mismatch")  # ::ffff:10.0.0.0/120
+    return Range(conf.subnet, conf.rangeStart, conf.rangeEnd, conf.gateway)
+
+
+def _wanted(request: Request) -> list[IP]:
+    """The addresses that were asked for, in any of three ways, each once: podman repeats them after a reload.
+
+    Only ADD looks: a container that could not get what it asked for must still be deleted.
+    """
+    from_args = request.cni_args(IP=lambda text: _address(text) if text else None)
+    wanted = [*from_args.values(), *request.config.args.cni.ips, *request.config.runtimeConfig.ips]
+    return [ip for ip in dict.fromkeys(wanted) if ip]
+
+
+def _asked_for(ip: IP, ranges: RangeSet, store: Store) -> tuple[str, Range]:
+    """The address asked for, if it may be had. As with Go, who holds an address may ask for another one."""
+    source = ranges.find(ip)
+    if source is None or not store.is_free(str(ip)):
+        raise CNIError(f"requested IP address {ip} is not available in range set {ranges}")
+    if ip == source.gateway:
+        raise CNIError(f"requested ip {ip} is subnet's gateway")
+    return str(ip), source
+
+
+def _refuse_second(container_id: str, ranges: RangeSet, held: list[str]) -> None:
+    for address in held:
+        if ranges.find(IP.parse(address)):
+            raise CNIError(f"{address} has been allocated to {container_id}, duplicate allocation is not allowed")
+
+
+def _next(request: Request, number: int, ranges: RangeSet, store: Store) -> tuple[str, Range]:
+    """The address whose turn it is."""
+    try:
+        last = store.last_reserved(number)
+    except OSError as error:
+        request.stderr(f"Error retrieving last reserved ip: {error}\n")
+        last = None
+    found = store.free(ranges.candidates(last))
+    if found is None:
+        raise CNIError(
+            f"no IP addresses available in range set: {ranges}",
+            details=f"each is reserved by a file in {store.path}; "
+            f"`cni ipam show {request.config.name}` tells for whom, `cni gc` releases what no container has any more",
+        )
+    return found
+
+
+def _is_stale(owner: bytes, valid: set[tuple[str, str]]) -> bool:
+    if not owner:
+        return True
+    container_id, ifname = holder(owner)
+    try:
+        check_container_id(container_id)
+    except CNIError:
+        return False  # no reservation: somebody blocks the address with a note of his own
+    return (container_id, ifname) not in valid
+
+
+def _resolver(path: str) -> DNS:
+    """What the resolv.conf(5) there says; nothing without a path. Raises CNIError where it can't be read."""
+    if not path:
+        return DNS()
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line.split() for line in file]
+    except OSError as error:
+        raise CNIError(f"cannot read resolvConf {path}: {error.strerror}", IO_FAILURE) from error
+    said: dict[str, list[str]] = {"nameserver": [], "domain": [""], "search": [], "options": []}
+    for keyword, *values in (line for line in lines if line):
+        if keyword in ("search", "options"):
+            said[keyword] += values
+        elif keyword in said:  # one value; what follows it is a comment
+            said[keyword] += values[:1]
+    return DNS(said["nameserver"], said["domain"][-1], said["search"], said["options"])
+
+
+plugin = Plugin(
+    "host-local",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    about="CNI host-local plugin",
+    netconf_error="",
+)

@@ -1,0 +1,151 @@
+"""Who holds which address, for pools too big to be read through at every ADD and DEL.
+
+Go's plugin reads every reservation of the network to learn what one container holds, which takes 150 ms where a /16
+is full. Here the answer is kept in a folder of the network's own, `.owners`, spread over files by container id so
+that a lookup reads one small file. It is nothing but a cache: removed, it is made again from the reservations.
+
+Go's plugin may reserve and release between two calls of ours and knows nothing of this. Whatever it does changes the
+modification time of the network's folder, as every creation and removal in it does. So the last thing done here is to
+set that time to a moment that is past, and to note it: as long as the folder bears it, nothing has happened since.
+A plugin that is killed leaves another time there, hence a cache that is not believed. Nor is it after a boot, for
+the disk may not have got all that was written.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from cni.process import write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_FOLDER = ".owners"
+_SEAL = f"{_FOLDER}/seal"
+_BOOT = "/proc/sys/kernel/random/boot_id"
+_PARTS = 251  # a prime: no part of an id drops out of the remainder
+_PAST = 10_000_000_000  # ns: longer than any file system's clock ticks
+_END = b"\0"  # of a record; what a file system or a person put a NUL into is nobody's reservation
+
+
+class Owners:
+    """The cache in one network's folder, given by descriptor. Whoever uses it holds the network's lock.
+
+    `current` says whether it may be believed. It ceases to be where it can't be written; that is no failure of the
+    call, which only has to read the reservations themselves.
+    """
+
+    __slots__ = ("_changed", "_fd", "current")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._changed = False
+        try:
+            self.current = self._read(_SEAL) == self._stamp()
+        except OSError:
+            self.current = False
+
+    def find(self, container_id: bytes) -> dict[str, bytes] | None:
+        """Reservations, as address -> owner, all of the container's among them; None where they are not known."""
+        if not self.current:
+            return None
+        try:
+            return _decode(self._read(_part(container_id)))
+        except OSError:  # somebody tidied up in here
+            self.current = False
+            return None
+
+    def rebuild(self, reservations: dict[str, bytes]) -> None:
+        """Hold these, and no others."""
+        parts: dict[str, dict[str, bytes]] = {_name(number): {} for number in range(_PARTS)}
+        for address, owner in reservations.items():
+            parts[_part(_container_id(owner))][address] = owner
+        try:
+            try:
+                os.mkdir(_FOLDER, 0o700, dir_fd=self._fd)
+            except FileExistsError:
+                pass
+            for part, held in parts.items():
+                self._write(part, _encode(held))
+        except OSError:
+            return
+        self.current = self._changed = True
+
+    def add(self, address: str, owner: bytes) -> None:
+        self._amend(
+            {_part(_container_id(owner))}, lambda part: self._write(part, _encode({address: owner}), os.O_APPEND)
+        )
+
+    def remove(self, reservations: dict[str, bytes]) -> None:
+        def rest(part: str) -> None:
+            held = _decode(self._read(part))
+            self._write(part, _encode({a: owner for a, owner in held.items() if a not in reservations}))
+
+        self._amend({_part(_container_id(owner)) for owner in reservations.values()}, rest)
+
+    def seal(self) -> None:
+        """Note that the cache is right as things stand; the last thing before the lock is given up."""
+        if not (self.current and self._changed):
+            return
+        past = time.time_ns() - _PAST
+        try:
+            os.utime(self._fd, ns=(past, past))
+            self._write(_SEAL, self._stamp())
+        except OSError:
+            pass  # not sealed, not believed
+
+    def _amend(self, parts: Iterable[str], change: Callable[[str], None]) -> None:
+        if not self.current:
+            return
+        self._changed = True
+        try:
+            for part in parts:
+                change(part)
+        except OSError:
+            self.current = False
+
+    def _stamp(self) -> bytes:
+        """What the seal says: this very folder (not what a backup restored), as it was left, since this boot."""
+        status = os.fstat(self._fd)
+        with open(_BOOT, "rb", buffering=0) as boot:
+            return b"%d %d %d %s" % (status.st_dev, status.st_ino, status.st_mtime_ns, boot.read())
+
+    def _read(self, path: str) -> bytes:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        try:
+            return os.read(fd, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
+
+    def _write(self, path: str, data: bytes, how: int = os.O_TRUNC) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | how | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600, dir_fd=self._fd)
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+
+
+def _name(number: int) -> str:
+    return f"{_FOLDER}/{number}"
+
+
+def _part(container_id: bytes) -> str:
+    return _name(int.from_bytes(container_id, "big") % _PARTS)
+
+
+def _container_id(owner: bytes) -> bytes:
+    return owner.partition(b"\r\n")[0]
+
+
+def _encode(reservations: dict[str, bytes]) -> bytes:
+    return b"".join(
+        address.encode() + b" " + owner + _END for address, owner in reservations.items() if _END not in owner
+    )
+
+
+def _decode(data: bytes) -> dict[str, bytes]:
+    records = (record.partition(b" ") for record in data.split(_END)[:-1])
+    return {address.decode(): owner for address, _, owner in records}

@@ -1,0 +1,244 @@
+"""The reservations of one network on disk, in Go's files, names, modes and lock.
+
+    DATADIR/NETWORK/                      0755
+    DATADIR/NETWORK/10.1.2.3              0600  container id CR LF ifname (old releases: the id alone)
+    DATADIR/NETWORK/last_reserved_ip.0    0600  the address given out last from range set 0
+    DATADIR/NETWORK/lock                  0750  empty; locked with flock(2)
+
+Both plugins may work on one folder at the same time. Two names are ours: `.new`, a file about to be renamed, and
+`.owners` (see owners.py), made for big pools only. Go takes neither for a reservation.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from cni._core import parse_ip
+from cni.errors import IO_FAILURE, CNIError, joined
+from cni.ip import IP
+from cni.names import check_network_name
+from cni.process import write_all
+from cni_plugins.ipam.host_local.owners import Owners
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
+
+    from cni_plugins.ipam.host_local.ranges import Range
+
+_NEW = ".new"
+_CHUNK = 4096  # bytes: a reservation whole, as a rule
+_MANY = 256  # reservations that are worth a cache; a full /24 has fewer, and looks as Go would leave it
+_TRIES = 16  # candidates that are looked at singly before the folder is listed: mostly the first is free
+
+
+class Store:
+    """A network's reservations, for who holds its lock: `with Store(data_dir, network) as store`.
+
+    The folder and its lock are made where missing, and stay. Raises CNIError where they can't be.
+    Go locks for each range set anew; the lock is taken once here, so nobody sees half of what a container is given.
+    If the block is left by an exception, what was reserved in it is released: that, not what its container has held
+    before, which Go would release too.
+    """
+
+    __slots__ = ("_fd", "_lock", "_made", "_owners", "path")
+
+    def __init__(self, data_dir: str, network: str) -> None:
+        check_network_name(network)  # a part of a path from here on (CVE-2021-20206's lesson)
+        self.path = os.path.join(data_dir, network)
+        try:
+            _make_folders(self.path)
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CNIError(
+                f"cannot open the folder of reservations {self.path}: {error.strerror}", IO_FAILURE
+            ) from error
+        try:
+            self._lock = self._open("lock", os.O_RDONLY | os.O_CREAT, 0o750)
+        except OSError as error:
+            os.close(self._fd)
+            raise CNIError(f"cannot open the lock {self.path}/lock: {error.strerror}", IO_FAILURE) from error
+
+    def __enter__(self) -> Self:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise CNIError(f"cannot lock {self.path}/lock: {error.strerror}", IO_FAILURE) from error
+        self._owners = Owners(self._fd)
+        self._made: dict[str, bytes] = {}
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        try:
+            if failure:
+                self.release(self._made)
+        except CNIError:
+            pass  # `failure` is what to report; the DEL after it finds what is left
+        finally:
+            self._owners.seal()
+            os.close(self._fd)
+            os.close(self._lock)
+
+    def need_writable(self) -> None:
+        """Raises CNIError unless a reservation could be written."""
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise CNIError(f"the folder of reservations {self.path} is not writable", IO_FAILURE)
+
+    def held(self, container_id: str, ifname: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """What this interface of the container holds, and what an old release reserved without noting an interface.
+
+        Both as address -> owner. A prevResult would name addresses sooner, but not whether there are others, and
+        all are to be freed, as Go does; so every reservation is read, or in a big pool looked up.
+        """
+        old = os.fsencode(container_id.strip())
+        owner = _owner(container_id, ifname)
+        known = self._owners.find(old)
+        if known is None:
+            known, _ = self.reservations()
+            if len(known) >= _MANY:
+                self._owners.rebuild(known)
+        return self._held(owner, known), self._held(old, known)
+
+    def reservations(self) -> tuple[dict[str, bytes], list[CNIError]]:
+        """All that is reserved, as address -> owner, and what went wrong with those that can't be read."""
+        found: dict[str, bytes] = {}
+        errors = []
+        for address in filter(_is_address, self._names()):
+            try:
+                found[address] = self._read(address).strip()
+            except OSError as error:
+                errors.append(
+                    CNIError(f"cannot read the reservation {self.path}/{address}: {error.strerror}", IO_FAILURE)
+                )
+        return found, errors
+
+    def last_reserved(self, number: int) -> IP | None:
+        """The address given out last from range set `number`, if that is known; raises OSError."""
+        try:
+            return IP.parse(self._read(_last(number)).decode())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def free(self, candidates: Iterable[tuple[str, Range]]) -> tuple[str, Range] | None:
+        """The first candidate that nobody holds."""
+        taken: set[str] = set()
+        for tries, candidate in enumerate(candidates):
+            if tries == _TRIES:
+                taken.update(self._names())
+            if candidate[0] not in taken and self.is_free(candidate[0]):
+                return candidate
+        return None
+
+    def is_free(self, address: str) -> bool:
+        """Whether nothing has the address's name: an empty file left by a crash blocks it too, as with Go."""
+        try:
+            os.stat(address, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return False
+
+    def reserve(self, address: str, container_id: str, ifname: str, number: int) -> None:
+        """Reserve what is_free() for the container, and note it as the last of range set `number`; raises CNIError."""
+        owner = _owner(container_id, ifname)
+        self._made[address] = owner
+        self._write(address, owner)
+        self._owners.add(address, owner)
+        self._write(_last(number), address.encode())
+
+    def release(self, reservations: dict[str, bytes]) -> None:
+        """Free every one of them, whatever becomes of the others; raises CNIError with all that failed."""
+        gone, errors = {}, []
+        for address, owner in reservations.items():
+            try:
+                os.unlink(address, dir_fd=self._fd)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                errors.append(CNIError(f"cannot release {self.path}/{address}: {error.strerror}", IO_FAILURE))
+                continue
+            gone[address] = owner
+        self._owners.remove(gone)
+        if errors:
+            raise joined(errors, ";")
+
+    def _held(self, owner: bytes, known: dict[str, bytes]) -> dict[str, bytes]:
+        """Of the known reservations those of one owner, whose files still say so: a person may have edited one."""
+        mine = {}
+        for address in [address for address, other in known.items() if other == owner]:
+            try:
+                if self._read(address).strip() == owner:
+                    mine[address] = owner
+            except OSError:
+                pass
+        return mine
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._fd)
+        except OSError as error:
+            raise CNIError(f"cannot list the reservations in {self.path}: {error.strerror}", IO_FAILURE) from error
+
+    def _open(self, name: str, flags: int, mode: int = 0) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self._fd)
+
+    def _read(self, name: str) -> bytes:
+        fd = self._open(name, os.O_RDONLY | os.O_NONBLOCK)  # not to wait at a FIFO
+        try:
+            chunks = [os.read(fd, _CHUNK)]
+            while len(chunks[-1]) == _CHUNK:
+                chunks.append(os.read(fd, _CHUNK))
+            return b"".join(chunks)
+        finally:
+            os.close(fd)
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Make the file appear whole or not at all, wherever this process is killed. Raises CNIError.
+
+        Under the lock one name for the new file does; what a killed process left there is overwritten.
+        """
+        try:
+            fd = self._open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                write_all(fd, data)
+            finally:
+                os.close(fd)
+            os.rename(_NEW, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError as error:
+            raise CNIError(f"cannot write {self.path}/{name}: {error.strerror}", IO_FAILURE) from error
+
+
+def holder(owner: bytes) -> tuple[str, str]:
+    """The container id and the interface of a reservation, "" for the interface where an old release wrote it."""
+    container_id, _, ifname = os.fsdecode(owner).partition("\r\n")
+    return container_id, ifname
+
+
+def _owner(container_id: str, ifname: str) -> bytes:
+    return os.fsencode(f"{container_id.strip()}\r\n{ifname}")
+
+
+def _last(number: int) -> str:
+    return f"last_reserved_ip.{number}"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        parse_ip(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _make_folders(path: str) -> None:
+    """os.makedirs() would give all but the last folder another mode than Go."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent:
+        _make_folders(parent)
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        pass  # another call was quicker, or it is a file: what comes next will tell

@@ -1,0 +1,69 @@
+"""loopback: brings up ``lo`` in the container.
+
+ADD sets it up and reports its addresses, or passes on the result it was given. DEL sets it down.
+"""
+
+from __future__ import annotations
+
+from cni.config import Config
+from cni.errors import CNIError, quote
+from cni.ip import CIDR, IP
+from cni.netns import NetNS, NetNSNotFound
+from cni.result import Interface, IPConfig, Result
+from cni.skel import Plugin
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni._core import Netlink
+    from cni.request import Request
+
+LO = "lo"  # whatever CNI_IFNAME says
+
+
+class Conf(Config):
+    """loopback has no settings of its own."""
+
+
+def add(request: Request) -> Result:
+    """Bring lo up."""
+    with request.open_container() as container, container.netlink() as inside:
+        inside.batch().link_set(LO, up=True).commit()
+        if request.prev_result is not None:
+            return request.prev_result
+        link = inside.link(LO)
+        ips = _addresses(inside, link.index)
+    return Result([Interface(LO, link.hwaddr, request.netns)], ips)
+
+
+def delete(request: Request) -> None:
+    """Set lo down, where the namespace is still there."""
+    if not request.netns:
+        return
+    try:
+        with NetNS.open(request.netns) as container, container.netlink() as inside:
+            inside.batch().link_set(LO, up=False).commit()
+    except NetNSNotFound:
+        return
+
+
+def check(request: Request) -> None:
+    """Lo is up."""
+    with request.open_container() as container, container.netlink() as inside:
+        if not inside.link(LO).is_up:
+            raise CNIError("loopback interface is down")
+
+
+def _addresses(inside: Netlink, index: int) -> list[IPConfig]:
+    """The first address of each family. Raises CNIError for one that does not belong on lo."""
+    first: dict[int, IPConfig] = {}
+    for address in inside.addresses(index):
+        ip = IP(address.packed)
+        if not ip.is_loopback:
+            raise CNIError(f"loopback interface found with non-loopback address {quote(str(ip))}")
+        first.setdefault(ip.version, IPConfig(CIDR(ip, address.prefix), interface=0))
+    return list(first.values())
+
+
+plugin = Plugin(
+    "loopback", config=Conf, add=add, delete=delete, check=check, netconf_error="failed to parse network config: "
+)

@@ -1,0 +1,63 @@
+"""Build the native parts: the Cython core, the libnftables binding, the launcher.
+
+Environment: SANITIZE=1 builds with AddressSanitizer and UBSan; DEBUG=1 with -O0 -g.
+What the package is, is in pyproject.toml.
+"""
+
+import os
+import shlex
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CORE = Path("src/_cnicore")
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+
+
+def flags() -> tuple[list[str], list[str]]:
+    """The compiler's and the linker's arguments."""
+    if os.environ.get("SANITIZE"):
+        sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+        return ["-O1", "-g", *sanitizers], sanitizers
+    if os.environ.get("DEBUG"):
+        return ["-O0", "-g"], []
+    return ["-O2", "-g0"], ["-s"]
+
+
+class BuildNative(build_ext):
+    """build_ext, and the launcher: an executable that is shipped as package data."""
+
+    def run(self) -> None:
+        super().run()
+        folder = Path("cni") if self.inplace else Path(self.build_lib, "cni")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.build_launcher(folder / "_launcher")
+
+    def build_launcher(self, target: Path) -> None:
+        compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+        command = [*compiler, "-std=gnu11", "-Os", *WARNINGS, str(CORE / "launcher.c"), "-o", str(target), "-s"]
+        # Static where the C library allows it: it starts in half the time. Else libc alone.
+        if subprocess.run([*command, "-static"], stderr=subprocess.DEVNULL).returncode:
+            subprocess.run(command, check=True)
+        target.chmod(0o755)
+
+
+compile_args, link_args = flags()
+core = Extension(
+    "cni._core",
+    [str(CORE / "_core.pyx"), *(str(CORE / f"{name}.c") for name in ("error", "hwaddr", "links", "netlink", "netns"))],
+    include_dirs=[str(CORE)],
+    depends=[str(path) for pattern in ("*.h", "*.pxi", "includes/*.pxd") for path in CORE.glob(pattern)],
+    extra_compile_args=["-std=gnu11", *WARNINGS, *compile_args],
+    extra_link_args=link_args,
+)
+
+setup(
+    ext_modules=cythonize([core], include_path=[str(CORE)], build_dir="build/cython"),
+    cffi_modules=[str(CORE / "nftables_build.py") + ":ffibuilder"],
+    cmdclass={"build_ext": BuildNative},
+)

@@ -1,0 +1,19 @@
+# cython: language_level=3, freethreading_compatible=True, embedsignature=False
+"""The native core: namespaces by descriptor, rtnetlink, hardware addresses.
+
+A thin face over the C files beside it. Types and docstrings for users are in
+``cni/_core.pyi``; the words of the kernel's side are in the C headers.
+"""
+
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from includes cimport system as sys
+from includes.core cimport *
+
+from os import fsencode, strerror
+
+include "netns.pxi"
+include "hwaddr.pxi"
+include "objects.pxi"
+include "netlink.pxi"

@@ -1,0 +1,470 @@
+# rtnetlink: a socket of one namespace, and batches of requests.
+
+import errno as _errno
+from sys import byteorder
+
+
+class NetlinkError(KernelError):
+    def __init__(self, int status, str request, str extack=""):
+        super().__init__(status, request)
+        self.extack = extack
+        self.others = ()
+
+    def __str__(self) -> str:
+        words = f" ({self.extack})" if self.extack else ""
+        return f"{self.attempt}: {self.strerror}{words}"
+
+
+def u8(value) -> bytes:
+    return value.to_bytes(1, byteorder)
+
+
+def u16(value) -> bytes:
+    return value.to_bytes(2, byteorder)
+
+
+def u32(value) -> bytes:
+    return value.to_bytes(4, byteorder)
+
+
+def u64(value) -> bytes:
+    return value.to_bytes(8, byteorder)
+
+
+def be16(value) -> bytes:
+    return value.to_bytes(2, "big")
+
+
+cdef object netlink_failure(cni_error *err, str what):
+    return NetlinkError(err.status, what, err.what.decode("utf-8", "replace"))
+
+
+cdef class Netlink:
+    cdef cni_netlink netlink
+    cdef bint opened
+
+    def __cinit__(self, int netns=-1):
+        cdef cni_error err
+        cdef int status
+        self.netlink.fd = -1
+        with nogil:
+            status = cni_netlink_open(&self.netlink, netns, &err)
+        if status < 0:
+            raise failure(&err)
+
+    def __dealloc__(self):
+        cni_netlink_close(&self.netlink)
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        cni_netlink_close(&self.netlink)
+
+    def fileno(self) -> int:
+        return self.netlink.fd
+
+    def batch(self) -> Batch:
+        return Batch(self)
+
+    def link(self, link):
+        return self.batch().link_get(link).commit()[0]
+
+    def find_link(self, link):
+        return self.batch().link_get(link, missing_ok=True).commit()[0]
+
+    def links(self) -> list:
+        cdef sys.ifinfomsg header
+        memset(&header, 0, sizeof(header))
+        return self.dump(sys.RTM_GETLINK, (<char *>&header)[:sizeof(header)], (), "list links")
+
+    def addresses(self, int index=0, int family=0) -> list:
+        cdef sys.ifaddrmsg header
+        memset(&header, 0, sizeof(header))
+        header.ifa_family = family
+        header.ifa_index = index
+        found = self.dump(sys.RTM_GETADDR, (<char *>&header)[:sizeof(header)], (), "list addresses")
+        # A kernel without strict checks ignores the filter.
+        return [address for address in found if not index or address.index == index]
+
+    def routes(self, int family=0, table=254) -> list:
+        cdef sys.rtmsg header
+        memset(&header, 0, sizeof(header))
+        header.rtm_family = family
+        wanted = [(sys.RTA_TABLE, u32(table))] if table else ()
+        try:
+            found = self.dump(sys.RTM_GETROUTE, (<char *>&header)[:sizeof(header)], wanted, "list routes")
+        except NetlinkError as error:
+            if error.errno == _errno.ENOENT:  # a table that has never had a route
+                return []
+            raise
+        return [route for route in found if not table or route.table == table]
+
+    def dump(self, int type, bytes header, attributes, str what) -> list:
+        cdef cni_error err
+        cdef cni_messages answers
+        cdef Batch request = self.batch()
+        cdef int status
+        memset(&answers, 0, sizeof(answers))
+        request.request(type, sys.NLM_F_DUMP, header, attributes, what)
+        try:
+            with nogil:
+                status = cni_netlink_dump(&self.netlink, &request.requests, &answers, &err)
+            if status < 0:
+                raise netlink_failure(&err, what)
+            return read_answers(&answers)
+        finally:
+            cni_messages_free(&answers)
+
+    def subscribe(self, int group) -> None:
+        cdef cni_error err
+        if cni_netlink_subscribe(&self.netlink, group, &err) < 0:
+            raise failure(&err)
+
+    def wait(self, float seconds) -> list:
+        cdef cni_error err
+        cdef cni_messages answers
+        cdef int status, milliseconds = <int>(seconds * 1000)
+        memset(&answers, 0, sizeof(answers))
+        try:
+            with nogil:
+                status = cni_netlink_wait(&self.netlink, &answers, milliseconds, &err)
+            if status < 0:
+                raise failure(&err)
+            return read_answers(&answers)
+        finally:
+            cni_messages_free(&answers)
+
+
+cdef list read_answers(const cni_messages *answers):
+    """Every answer but the acknowledgements and the end of a dump."""
+    cdef sys.nlmsghdr header
+    cdef const unsigned char *payload
+    cdef size_t length, offset = 0
+    cdef list found = []
+    while cni_next_message(answers.data, answers.length, &offset, &header, &payload, &length) > 0:
+        if header.nlmsg_type not in (sys.NLMSG_DONE, sys.NLMSG_ERROR):
+            found.append(read_object(header.nlmsg_type, payload, length))
+    return found
+
+
+cdef class LinkSpec:
+    """A struct cni_link together with the Python objects that it points into."""
+    cdef cni_link link
+    cdef bytes name
+    cdef bytes alias
+    cdef bytes hwaddr
+
+    def __cinit__(self):
+        self.link.master = -1
+        self.link.txqlen = -1
+        self.link.netns = -1
+
+    cdef int set_name(self, object name) except -1:
+        if name is None:
+            return 0
+        self.name = fsencode(name)
+        self.link.name = self.name
+        return 0
+
+    cdef int set_target(self, object target) except -1:
+        """Name the link that a request is about: by index, or by name."""
+        if isinstance(target, int):
+            self.link.index = target
+            return 0
+        return self.set_name(target)
+
+    cdef int set_hwaddr(self, object hwaddr) except -1:
+        if hwaddr is None:
+            return 0
+        self.hwaddr = parse_hwaddr(hwaddr)
+        self.link.hwaddr = <const uint8_t *><char *>self.hwaddr
+        return 0
+
+    cdef int set_alias(self, object alias) except -1:
+        if alias is None:
+            return 0
+        self.alias = alias.encode()
+        self.link.alias = self.alias
+        return 0
+
+    cdef int set_flag(self, unsigned int flag, object on) except -1:
+        if on is None:
+            return 0
+        self.link.change |= flag
+        if on:
+            self.link.flags |= flag
+        return 0
+
+
+cdef str explain(template, arguments):
+    return template % tuple([format_ip(a) if isinstance(a, bytes) else a for a in arguments])
+
+
+cdef class Batch:
+    cdef Netlink netlink
+    cdef cni_messages requests
+    cdef list asked  # of (template, its arguments, errnos to overlook, is it a get)
+
+    def __cinit__(self, Netlink netlink):
+        self.netlink = netlink
+        self.asked = []
+
+    def __dealloc__(self):
+        cni_messages_free(&self.requests)
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    # ---- links ----
+
+    def link_create(self, str kind, str name, *, int mtu=0, hwaddr=None, int link=0, int master=-1, int netns=-1,
+                    up=None, data=(), exist_ok=False) -> Batch:
+        cdef LinkSpec spec = LinkSpec()
+        cdef size_t start, info
+        spec.set_name(name)
+        spec.set_hwaddr(hwaddr)
+        spec.set_flag(sys.IFF_UP, up)
+        spec.link.mtu = mtu
+        spec.link.link = link
+        spec.link.master = master
+        spec.link.netns = netns
+        start = cni_link_begin(&self.requests, sys.NLM_F_CREATE | sys.NLM_F_EXCL, &spec.link)
+        info = cni_nest_begin(&self.requests, sys.IFLA_LINKINFO)
+        cni_attribute_text(&self.requests, sys.IFLA_INFO_KIND, kind.encode())
+        if data:
+            self.nest(sys.IFLA_INFO_DATA, data)
+        cni_nest_end(&self.requests, info)
+        cni_message_end(&self.requests, start)
+        self.asked.append(("create the %s %s", (kind, name), (_errno.EEXIST,) if exist_ok else (), False))
+        return self
+
+    def veth(self, str name, str peer, *, int netns=-1, int mtu=0, hwaddr=None, peer_hwaddr=None, int master=-1,
+             up=None) -> Batch:
+        cdef LinkSpec host = LinkSpec()
+        cdef LinkSpec container = LinkSpec()
+        host.set_name(name)
+        host.set_hwaddr(hwaddr)
+        host.set_flag(sys.IFF_UP, up)
+        host.link.mtu = mtu
+        host.link.master = master
+        container.set_name(peer)
+        container.set_hwaddr(peer_hwaddr)
+        container.link.mtu = mtu
+        container.link.netns = netns
+        cni_link_pair(&self.requests, "veth", sys.VETH_INFO_PEER, &host.link, &container.link)
+        self.asked.append(("create the veth pair %s, %s", (name, peer), (), False))
+        return self
+
+    def link_set(self, link, *, up=None, promisc=None, name=None, int mtu=0, hwaddr=None, alias=None, int master=-1,
+                 int netns=-1, int txqlen=-1, port_kind=None, port_data=()) -> Batch:
+        cdef LinkSpec spec = LinkSpec()
+        cdef size_t start, info
+        if name is not None and not isinstance(link, int):
+            raise TypeError("a link is renamed by its index")
+        spec.set_name(name)
+        spec.set_target(link)
+        spec.set_hwaddr(hwaddr)
+        spec.set_alias(alias)
+        spec.set_flag(sys.IFF_UP, up)
+        spec.set_flag(sys.IFF_PROMISC, promisc)
+        spec.link.mtu = mtu
+        spec.link.master = master
+        spec.link.netns = netns
+        spec.link.txqlen = txqlen
+        start = cni_link_begin(&self.requests, 0, &spec.link)
+        if port_kind is not None:
+            info = cni_nest_begin(&self.requests, sys.IFLA_LINKINFO)
+            cni_attribute_text(&self.requests, sys.IFLA_INFO_SLAVE_KIND, port_kind.encode())
+            self.nest(sys.IFLA_INFO_SLAVE_DATA, port_data)
+            cni_nest_end(&self.requests, info)
+        cni_message_end(&self.requests, start)
+        self.asked.append(("set up link %s", (link,), (), False))
+        return self
+
+    def link_delete(self, link, *, missing_ok=False) -> Batch:
+        cdef sys.ifinfomsg header
+        memset(&header, 0, sizeof(header))
+        name = ()
+        if isinstance(link, int):
+            header.ifi_index = link
+        else:
+            name = [(sys.IFLA_IFNAME, link)]
+        return self.request(sys.RTM_DELLINK, 0, (<char *>&header)[:sizeof(header)], name, "delete the link %s", (link,),
+                            (_errno.ENODEV,) if missing_ok else ())
+
+    def link_get(self, link, *, missing_ok=False) -> Batch:
+        cdef bytes name
+        if isinstance(link, int):
+            cni_link_get(&self.requests, NULL, link)
+        else:
+            name = fsencode(link)
+            cni_link_get(&self.requests, name, 0)
+        self.asked.append(("look up the link %s", (link,), (_errno.ENODEV,) if missing_ok else (), True))
+        return self
+
+    # ---- addresses ----
+
+    cdef object address(self, int type, int flags, int index, bytes packed, int prefix, bint nodad, str what, tuple ok):
+        cdef sys.ifaddrmsg header
+        cdef size_t start
+        memset(&header, 0, sizeof(header))
+        header.ifa_family = sys.AF_INET if len(packed) == 4 else sys.AF_INET6
+        header.ifa_prefixlen = prefix
+        header.ifa_index = index
+        start = cni_message_begin(&self.requests, type, sys.NLM_F_ACK | flags, &header, sizeof(header))
+        cni_attribute(&self.requests, sys.IFA_LOCAL, <const char *>packed, len(packed))
+        cni_attribute(&self.requests, sys.IFA_ADDRESS, <const char *>packed, len(packed))
+        if len(packed) == 4 and prefix < 31 and type == sys.RTM_NEWADDR:
+            broadcast = int.from_bytes(packed, "big") | (1 << 32 - prefix) - 1
+            packed_broadcast = broadcast.to_bytes(4, "big")
+            cni_attribute(&self.requests, sys.IFA_BROADCAST, <const char *>packed_broadcast, 4)
+        if nodad:
+            cni_attribute_u32(&self.requests, sys.IFA_FLAGS, sys.IFA_F_NODAD)
+        cni_message_end(&self.requests, start)
+        self.asked.append((what, (packed, prefix, index), ok, False))
+        return self
+
+    def address_add(self, int index, bytes packed, int prefix, *, nodad=False, exist_ok=False) -> Batch:
+        return self.address(sys.RTM_NEWADDR, sys.NLM_F_CREATE | sys.NLM_F_EXCL, index, packed, prefix, nodad,
+                            "add the address %s/%d to link %d", (_errno.EEXIST,) if exist_ok else ())
+
+    def address_delete(self, int index, bytes packed, int prefix, *, missing_ok=False) -> Batch:
+        return self.address(sys.RTM_DELADDR, 0, index, packed, prefix, False, "delete the address %s/%d from link %d",
+                            (_errno.EADDRNOTAVAIL, _errno.ENODEV) if missing_ok else ())
+
+    # ---- routes ----
+
+    cdef object route(self, int type, int flags, sys.rtmsg *header, bytes dst, int prefix, gateway, int index, src,
+                      uint32_t priority, uint32_t table, uint32_t mtu, uint32_t advmss, str what, tuple ok):
+        cdef size_t start, metrics
+        header.rtm_family = sys.AF_INET if len(dst) == 4 else sys.AF_INET6
+        header.rtm_dst_len = prefix
+        header.rtm_table = table if table < 256 else sys.RT_TABLE_COMPAT
+        start = cni_message_begin(&self.requests, type, sys.NLM_F_ACK | flags, header, sizeof(header[0]))
+        if prefix:
+            cni_attribute(&self.requests, sys.RTA_DST, <const char *>dst, len(dst))
+        if gateway is not None:
+            cni_attribute(&self.requests, sys.RTA_GATEWAY, <const char *>gateway, len(gateway))
+        if src is not None:
+            cni_attribute(&self.requests, sys.RTA_PREFSRC, <const char *>src, len(src))
+        if index:
+            cni_attribute_u32(&self.requests, sys.RTA_OIF, index)
+        if priority:
+            cni_attribute_u32(&self.requests, sys.RTA_PRIORITY, priority)
+        if table:
+            cni_attribute_u32(&self.requests, sys.RTA_TABLE, table)
+        if mtu or advmss:
+            metrics = cni_nest_begin(&self.requests, sys.RTA_METRICS)
+            if mtu:
+                cni_attribute_u32(&self.requests, sys.RTAX_MTU, mtu)
+            if advmss:
+                cni_attribute_u32(&self.requests, sys.RTAX_ADVMSS, advmss)
+            cni_nest_end(&self.requests, metrics)
+        cni_message_end(&self.requests, start)
+        via = ("" if gateway is None else f" via {format_ip(gateway)}") + (f" on link {index}" if index else "")
+        self.asked.append((what, (dst, prefix, via), ok, False))
+        return self
+
+    def route_add(self, bytes dst, int prefix, *, bytes gateway=None, int index=0, bytes src=None, priority=0, table=0,
+                  int scope=0, mtu=0, advmss=0, flags=0, replace=False, exist_ok=False) -> Batch:
+        cdef sys.rtmsg header
+        memset(&header, 0, sizeof(header))
+        header.rtm_protocol = sys.RTPROT_BOOT
+        header.rtm_type = sys.RTN_UNICAST
+        header.rtm_scope = scope
+        header.rtm_flags = flags
+        return self.route(sys.RTM_NEWROUTE, sys.NLM_F_CREATE | (sys.NLM_F_REPLACE if replace else 0), &header, dst,
+                          prefix, gateway, index, src, priority, table or sys.RT_TABLE_MAIN, mtu, advmss,
+                          "add the route %s/%d%s", (_errno.EEXIST,) if exist_ok else ())
+
+    def route_delete(self, bytes dst, int prefix, *, bytes gateway=None, int index=0, priority=0, table=0,
+                     missing_ok=False) -> Batch:
+        cdef sys.rtmsg header
+        memset(&header, 0, sizeof(header))
+        # "Nowhere" means any scope; a given one must match exactly (as iproute2 does).
+        header.rtm_scope = sys.RT_SCOPE_NOWHERE
+        return self.route(sys.RTM_DELROUTE, 0, &header, dst, prefix, gateway, index, None, priority,
+                          table or sys.RT_TABLE_MAIN, 0, 0, "delete the route %s/%d%s",
+                          (_errno.ESRCH,) if missing_ok else ())
+
+    # ---- anything else ----
+
+    def request(self, int type, int flags, bytes header, attributes, str what, tuple arguments=(),
+                tuple overlook=()) -> Batch:
+        cdef size_t start = cni_message_begin(&self.requests, type, sys.NLM_F_ACK | flags, <const char *>header,
+                                              len(header))
+        self.attributes(attributes)
+        cni_message_end(&self.requests, start)
+        self.asked.append((what, arguments, overlook, False))
+        return self
+
+    cdef int nest(self, int type, attributes) except -1:
+        cdef size_t start = cni_nest_begin(&self.requests, type)
+        self.attributes(attributes)
+        cni_nest_end(&self.requests, start)
+        return 0
+
+    cdef int attributes(self, attributes) except -1:
+        cdef bytes value
+        for number, content in attributes:
+            if isinstance(content, (list, tuple)):
+                self.nest(number, content)
+                continue
+            value = fsencode(content) + b"\0" if isinstance(content, str) else content
+            cni_attribute(&self.requests, number, <const char *>value, len(value))
+        return 0
+
+    def commit(self) -> list:
+        cdef cni_error err
+        cdef cni_messages answers
+        cdef uint32_t first = 0
+        cdef int status
+        memset(&answers, 0, sizeof(answers))
+        try:
+            with nogil:
+                status = cni_netlink_transact(&self.netlink.netlink, &self.requests, &answers, &first, &err)
+            if status < 0:
+                raise netlink_failure(&err, "; ".join([explain(a[0], a[1]) for a in self.asked]))
+            return self.read(&answers, first)
+        finally:
+            cni_messages_free(&answers)
+            cni_messages_clear(&self.requests)
+            self.asked = []
+
+    cdef list read(self, const cni_messages *answers, uint32_t first):
+        """One entry a get (None: it is not there); the first failure raises."""
+        cdef sys.nlmsghdr header
+        cdef const unsigned char *payload
+        cdef size_t length, offset = 0
+        cdef uint32_t number
+        cdef dict data = {}
+        cdef list failures = []
+        while cni_next_message(answers.data, answers.length, &offset, &header, &payload, &length) > 0:
+            number = header.nlmsg_seq - first
+            if number >= <uint32_t>len(self.asked):
+                continue
+            if header.nlmsg_type != sys.NLMSG_ERROR:
+                data[number] = read_object(header.nlmsg_type, payload, length)
+                continue
+            error = self.refusal(number, &header, payload, length)
+            if error is not None:
+                failures.append(error)
+        if failures:
+            failures[0].others = tuple(failures[1:])
+            raise failures[0]
+        return [data.get(i) for i, asked in enumerate(self.asked) if asked[3]]
+
+    cdef object refusal(self, uint32_t number, const sys.nlmsghdr *header, const unsigned char *payload,
+                        size_t length):
+        cdef char words[256]
+        cdef int status = cni_acknowledgement(header, payload, length, words, sizeof(words))
+        what, arguments, overlook, _ = self.asked[number]
+        if status < 0:
+            raise ValueError(f"malformed netlink message: the answer to: {explain(what, arguments)}")
+        if status == 0 or status in overlook:
+            return None
+        return NetlinkError(status, explain(what, arguments), words.decode("utf-8", "replace"))

@@ -1,0 +1,108 @@
+# Namespaces: descriptors in, descriptors out.
+
+
+class KernelError(OSError):
+    def __init__(self, int status, str attempt):
+        super().__init__(status, strerror(status).lower())
+        self.attempt = attempt
+
+    def __str__(self) -> str:
+        return f"{self.attempt}: {self.strerror}"
+
+
+cdef object failure(cni_error *err):
+    return KernelError(err.status, err.what.decode("utf-8", "replace"))
+
+
+def netns_current() -> int:
+    cdef cni_error err
+    cdef int fd
+    with nogil:
+        fd = cni_netns_current(&err)
+    if fd < 0:
+        raise failure(&err)
+    return fd
+
+
+def netns_open(path) -> int:
+    cdef cni_error err
+    cdef int fd
+    cdef bytes encoded = fsencode(path)
+    cdef const char *text = encoded
+    with nogil:
+        fd = cni_netns_open(text, &err)
+    if fd < 0:
+        raise failure(&err)
+    return fd
+
+
+def netns_verify(int fd, str name) -> None:
+    cdef cni_error err
+    cdef bytes encoded = fsencode(name)
+    if cni_netns_verify(fd, encoded, &err) < 0:
+        raise failure(&err)
+
+
+def netns_create(path=None) -> int:
+    cdef cni_error err
+    cdef int fd
+    cdef bytes encoded
+    cdef const char *text = NULL
+    if path is not None:
+        encoded = fsencode(path)
+        text = encoded
+    with nogil:
+        fd = cni_netns_create(text, &err)
+    if fd < 0:
+        raise failure(&err)
+    return fd
+
+
+def netns_share(folder) -> None:
+    cdef cni_error err
+    cdef int status
+    cdef bytes encoded = fsencode(folder)
+    cdef const char *text = encoded
+    with nogil:
+        status = cni_netns_share(text, &err)
+    if status < 0:
+        raise failure(&err)
+
+
+def netns_remove(path) -> None:
+    cdef cni_error err
+    cdef int status
+    cdef bytes encoded = fsencode(path)
+    cdef const char *text = encoded
+    with nogil:
+        status = cni_netns_remove(text, &err)
+    if status < 0:
+        raise failure(&err)
+
+
+def netns_socket(int netns, int domain, int type, int protocol=0) -> int:
+    cdef cni_error err
+    cdef int fd
+    with nogil:
+        fd = cni_netns_socket(netns, domain, type, protocol, &err)
+    if fd < 0:
+        raise failure(&err)
+    return fd
+
+
+def netns_open_file(int netns, path, int flags) -> int:
+    cdef cni_error err
+    cdef int fd
+    cdef bytes encoded = fsencode(path)
+    cdef const char *text = encoded
+    with nogil:
+        fd = cni_netns_open_file(netns, text, flags, &err)
+    if fd < 0:
+        raise failure(&err)
+    return fd
+
+
+def netns_pin(int netns) -> None:
+    cdef cni_error err
+    if cni_netns_pin(netns, &err) < 0:
+        raise failure(&err)
