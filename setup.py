@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 CORE = Path("src/_cnicore")
@@ -57,6 +57,12 @@ core = Extension(
 )
 
 setup(
+    # `plugins/` is the package cni_plugins (pyproject.toml).
+    packages=[
+        *find_packages(include=["cni", "cni.*"]),
+        "cni_plugins",
+        *(f"cni_plugins.{name}" for name in find_packages("plugins")),
+    ],
     ext_modules=cythonize([core], include_path=[str(CORE)], build_dir="build/cython"),
     cffi_modules=[str(CORE / "nftables_build.py") + ":ffibuilder"],
     cmdclass={"build_ext": BuildNative},

@@ -32,6 +32,14 @@ class NetlinkError(KernelError):
     others: tuple[NetlinkError, ...]
     def __init__(self, status: int, request: str, extack: str = "") -> None: ...
 
+# ---- text ----
+
+def fsencode(path: _Path) -> bytes:
+    """``os.fsencode``, without the start-up cost of ``os``."""
+
+def fsdecode(path: bytes) -> str:
+    """``os.fsdecode`` of bytes."""
+
 # ---- namespaces ----
 
 def netns_current() -> int:

@@ -166,24 +166,28 @@ def mistyped(value: Any, path: str, expected: str) -> ConfigError:
 
 
 def text(value: Any, path: str) -> str:
+    """The reader of a string."""
     if isinstance(value, str):
         return value
     raise mistyped(value, path, "a string")
 
 
 def flag(value: Any, path: str) -> bool:
+    """The reader of true or false."""
     if isinstance(value, bool):
         return value
     raise mistyped(value, path, "true or false")
 
 
 def integer(value: Any, path: str) -> int:
+    """The reader of an integer of 64 bits, as Go's int; 1.0 is none."""
     if type(value) is int and -(1 << 63) <= value < 1 << 63:
         return value
     raise mistyped(value, path, "an integer")
 
 
 def table(value: Any, path: str) -> dict[str, Any]:
+    """The reader of an object."""
     if isinstance(value, dict):
         return value
     raise mistyped(value, path, "an object")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _stat
 import errno
-import os
-import stat
+import posix
 import sys
 import time
 
@@ -26,6 +26,7 @@ _BUSY_ATTEMPTS = 6
 _BUSY_PAUSE = 1.0  # seconds
 
 _HEX_DIGITS = "0123456789abcdef"
+_PATH_SEPARATOR = ":"  # of CNI_PATH, as the operating system has it
 
 
 def _to_stderr(text: str) -> None:
@@ -42,7 +43,7 @@ def find(name: str, paths: Sequence[str]) -> str:
     if not paths:
         raise CNIError("no paths provided")
     for folder in filter(None, paths):
-        path = os.path.join(folder, name)
+        path = f"{folder.rstrip('/')}/{name}"
         if _is_regular_file(path):
             return path
     raise CNIError(f"failed to find plugin {quote(name)} in path {bracketed(paths)}")
@@ -50,7 +51,7 @@ def find(name: str, paths: Sequence[str]) -> str:
 
 def _is_regular_file(path: str) -> bool:
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
+        return _stat.S_ISREG(posix.stat(path).st_mode)
     except OSError:
         return False
 
@@ -66,6 +67,8 @@ def environment(
     trace: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """What a runtime gives a plugin: its own environment, the six CNI variables (all set), and the trace context."""
+    import os
+
     return {
         **os.environ,
         "CNI_COMMAND": verb,
@@ -73,7 +76,7 @@ def environment(
         "CNI_NETNS": netns,
         "CNI_ARGS": args,
         "CNI_IFNAME": ifname,
-        "CNI_PATH": os.pathsep.join(paths),
+        "CNI_PATH": _PATH_SEPARATOR.join(paths),
         **trace_variables(trace or {}),
     }
 
@@ -117,7 +120,7 @@ def execute(
     except TimeoutError as error:
         raise CNIError(f"netplugin failed: {error}", UNKNOWN) from error
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        reason = posix.strerror(error.errno).lower() if error.errno else str(error)
         raise _failure(f"fork/exec {path}: {reason}", b"", b"") from error
     if done.status != 0:
         raise _failure(done.outcome, done.stdout, done.stderr)
@@ -232,7 +235,7 @@ def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | N
 
     ADD returns the delegate's Result, the other verbs None. Raises the delegate's own CNIError, unchanged.
     """
-    path = find(plugin_type, request.path.split(os.pathsep) if request.path else [])
+    path = find(plugin_type, request.path.split(_PATH_SEPARATOR) if request.path else [])
     stdin = request.stdin if config is None else config
     environ = {**request.environ, "CNI_COMMAND": verb}
     output = run(path, stdin, environ, stderr=request.stderr, host=request.foreign_host)

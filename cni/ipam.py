@@ -66,7 +66,9 @@ def _enable_ipv6(container: NetNS, name: str) -> None:
         try:
             sysctl.ensure(container, parameter, "0")
         except OSError as error:
-            raise CNIError(f"failed to enable IPv6 for interface {quote(interface)} ({parameter}=0): {error}") from error
+            raise CNIError(
+                f"failed to enable IPv6 for interface {quote(interface)} ({parameter}=0): {error}"
+            ) from error
     try:
         sysctl.write(container, f"net/ipv6/conf/{name}/keep_addr_on_down", "1")
     except OSError as error:

@@ -7,7 +7,7 @@ can be compared as lists. The nf_tables and the legacy variant of iptables behav
 
 from __future__ import annotations
 
-import os
+import posix
 
 from cni import process
 from cni.errors import CNIError, bracketed
@@ -21,24 +21,14 @@ if TYPE_CHECKING:
 
     Rule = list[str]
 
-_MISSING = (
-    "Bad rule (does a matching rule exist in that chain?).",
-    "No chain/target/match by that name.",
-    "No such file or directory",
-    "does not exist",
-)
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.,:/!+=")
 
 
 class IptablesError(CNIError):
     """iptables refused, and so nothing of it was done. The message ends in its own words.
 
-    `details` is what it was given; `is_missing`: because a chain or a rule that was named is not there.
+    `details` is what it was given. Whether a chain or a rule was missing isn't told, as iptables-restore rarely does.
     """
-
-    def __init__(self, msg: str, details: str = "", is_missing: bool = False) -> None:
-        super().__init__(msg, details=details)
-        self.is_missing = is_missing
 
 
 class Iptables:
@@ -67,7 +57,7 @@ class Iptables:
 
         Raises IptablesError.
         """
-        if self.lacks(table, chain):
+        if self._lacks(table):
             return []
         listing = self._run([self.command, "-t", table, "-S", chain, "-w"], absent_is_fine=True)
         return [_arguments(line) for line in listing.splitlines()]
@@ -79,24 +69,24 @@ class Iptables:
         """
         self._run([f"{self.command}-restore", "--noflush", "-w"], restore_input(table, rules, fresh))
 
-    def lacks(self, table: str, chain: str) -> bool:
-        """Whether the kernel certainly has no such chain, as far as that can be told without starting a process.
+    def _lacks(self, table: str) -> bool:
+        """Whether the kernel certainly has no such table, as far as that can be told without starting a process.
 
-        iptables-nft's chains are chains of nftables, and the legacy tables in use are listed in /proc.
+        A table of iptables-nft is a table of nftables, and the legacy tables in use are listed in /proc.
         """
         nft = Nft(self.netns)
         if not nft.in_process or self._may_be_legacy(table):
             return False
+        name = ["table", "ip" if self.version == 4 else "ip6", table]
         try:
-            nft.run(f"list chain {'ip' if self.version == 4 else 'ip6'} {table} {chain}")
-        except NftError as error:
-            return error.is_missing
-        return False
+            return all(line.split()[:3] != name for line in nft.run("list tables").splitlines())
+        except NftError:
+            return False
 
     def _may_be_legacy(self, table: str) -> bool:
         path = f"/proc/thread-self/net/{'ip' if self.version == 4 else 'ip6'}_tables_names"
         try:
-            fd = self.netns.open_file(path) if self.netns else os.open(path, os.O_RDONLY)
+            fd = self.netns.open_file(path) if self.netns else posix.open(path, posix.O_RDONLY)
             with open(fd) as file:
                 return table in file.read().split()
         except FileNotFoundError:  # a kernel without them
@@ -110,14 +100,13 @@ class Iptables:
         try:
             completed = process.run(argv, stdin=stdin.encode(), netns=self.netns)
         except OSError as error:
-            raise IptablesError(f"{attempt}: {error.strerror}", stdin.strip()) from error
+            raise IptablesError(f"{attempt}: {error.strerror}", details=stdin.strip()) from error
         if completed.status == 0:
             return completed.stdout.decode(errors="replace")
         if completed.status == 1 and absent_is_fine:
             return ""
         words = completed.stderr.decode(errors="replace").strip()
-        is_missing = any(pattern in words for pattern in _MISSING)
-        raise IptablesError(f"{attempt}: {completed.outcome}: {words}", stdin.strip(), is_missing)
+        raise IptablesError(f"{attempt}: {completed.outcome}: {words}", details=stdin.strip())
 
 
 def restore_input(table: str, rules: Iterable[Rule], fresh: Iterable[str] = ()) -> str:

@@ -7,8 +7,10 @@ one file is all that a plugin needs, wherever it is copied to.
 
 from __future__ import annotations
 
-import os
+import posix
 import sys
+
+from cni._core import fsdecode, fsencode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 TRAILER_SIZE = 4096
 MAGIC = b"cni launcher 1\n\0"
-PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGES = __file__.rsplit("/", 2)[0]
 
 
 class Trailer:
@@ -39,7 +41,7 @@ class Trailer:
         if any(":" in folder for folder in self.folders):
             raise ValueError(f"a folder to import from cannot have a colon in its name: {self.folders}")
         fields = (self.interpreter, ":".join(self.folders), self.reference)
-        data = MAGIC + b"".join(os.fsencode(field) + b"\0" for field in fields)
+        data = MAGIC + b"".join(fsencode(field) + b"\0" for field in fields)
         if len(data) > TRAILER_SIZE:
             raise ValueError(f"the paths of the interpreter and of the packages are too long: {fields}")
         return data.ljust(TRAILER_SIZE, b"\0")
@@ -50,22 +52,22 @@ class Trailer:
         if len(data) != TRAILER_SIZE or not data.startswith(MAGIC):
             return None
         interpreter, folders, reference = data[len(MAGIC) :].split(b"\0")[:3]
-        return cls(os.fsdecode(interpreter), tuple(os.fsdecode(folders).split(":")), os.fsdecode(reference))
+        return cls(fsdecode(interpreter), tuple(fsdecode(folders).split(":")), fsdecode(reference))
 
 
 def read(path: str) -> Trailer | None:
     """The trailer of the executable at ``path``; None if it is no launcher or cannot be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
         return None
     try:
-        size = os.fstat(fd).st_size
-        return Trailer.decode(os.pread(fd, TRAILER_SIZE, size - TRAILER_SIZE)) if size > TRAILER_SIZE else None
+        size = posix.fstat(fd).st_size
+        return Trailer.decode(posix.pread(fd, TRAILER_SIZE, size - TRAILER_SIZE)) if size > TRAILER_SIZE else None
     except OSError:
         return None
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def load(reference: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import posix
 import time
 
 from cni import sysctl
@@ -47,7 +47,7 @@ def make_veth(
     """
     with container.netlink() as inside:
         for _ in range(_NAME_ATTEMPTS):
-            peer = f"veth{os.urandom(4).hex()}"
+            peer = f"veth{posix.urandom(4).hex()}"
             batch = node.batch().veth(
                 peer,
                 name,

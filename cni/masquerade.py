@@ -9,7 +9,7 @@ table `inet cni_plugins_masquerade`: one rule for each address in `masq_checks`,
 
 from __future__ import annotations
 
-from cni.errors import CNIError, joined, quote
+from cni.errors import CNIError, bracketed, joined, quote
 from cni.hashes import chain_name, hashed, rule_comment
 from cni.iptables import Iptables, IptablesError
 from cni.nftables import Nft, NftError
@@ -41,7 +41,7 @@ _POSTROUTING_ANEW = [
 ]
 _COMMENT_SIZE = 128  # bytes; nftables takes no longer comment
 
-_LOOKS = 3  # at rules that others may be deleting at the same time
+_LOOKS = 3  # at what is to be deleted: someone else may be faster, and iptables doesn't say so
 
 
 def setup(
@@ -81,8 +81,10 @@ def check(addresses: list[CIDR], network: str, ifname: str, container_id: str, h
         present = _present(Iptables(version, host), chain_name(network, container_id))
         missing = [" ".join(rule) for rule in wanted if rule not in present]
         if missing:
-            sought = f"not all rules are in nftables ({_FAMILY} {_TABLE}), nor in iptables (nat: {missing[0]})"
-            raise CNIError(f"{container_id} is not masqueraded in network {network}: {sought}")
+            sought = f"nftables ({_FAMILY} {_TABLE}) lacks rules, and iptables (nat) lacks {missing[0]}"
+            raise CNIError(
+                f"{container_id} is not masqueraded in network {network} as {bracketed(addresses)}: {sought}"
+            )
 
 
 def teardown(network: str, ifname: str, container_id: str, host: NetNS | None = None) -> None:
@@ -137,11 +139,10 @@ def _failure(work: Callable[[Backend], None], backend: Backend) -> CNIError | No
     for look in range(_LOOKS):
         try:
             work(backend)
+            break
         except (IptablesError, NftError) as error:
-            if error.is_missing and look < _LOOKS - 1:
-                continue
-            return error if backend.usable() else None
-        break
+            if look == _LOOKS - 1:
+                return error if backend.usable() else None
     return None
 
 
@@ -169,10 +170,13 @@ def _setup_iptables(addresses: list[CIDR], network: str, container_id: str, host
     chain = chain_name(network, container_id)
     for version, wanted in _iptables_rules(addresses, network, container_id).items():
         iptables = Iptables(version, host)
-        present = _present(iptables, chain)
-        missing = [rule for rule in wanted if rule not in present]
-        if missing:
-            iptables.change("nat", missing, fresh=() if present else (chain,))
+        try:
+            iptables.change("nat", [["-N", chain], *wanted])
+        except IptablesError:  # most likely because the chain is there: see what it lacks
+            present = _present(iptables, chain)
+            missing = [rule for rule in wanted if rule not in present]
+            if missing:
+                iptables.change("nat", missing, fresh=() if present else (chain,))
 
 
 def _present(iptables: Iptables, chain: str) -> list[iptables.Rule]:
@@ -183,8 +187,6 @@ def _present(iptables: Iptables, chain: str) -> list[iptables.Rule]:
 
 def _remove_chain(iptables: Iptables, chain: str) -> None:
     """Remove the chain and what leads to it, be it by address or, as plugins before v0.8.0 wrote it, by network."""
-    if iptables.lacks("nat", chain):
-        return
     jumps = [rule for rule in iptables.rules("nat", "POSTROUTING") if rule[-2:] == ["-j", chain]]
     if jumps or iptables.rules("nat", chain):
         # Naming the chain as fresh empties it.
@@ -220,13 +222,21 @@ def _setup_nftables(addresses: list[CIDR], network: str, ifname: str, container_
     nft = Nft(host)
     stale = _nftables_rules(nft, _owner(network, ifname, container_id))
     rules = _deletions(stale) + _additions(addresses, _comment(network, ifname, container_id))
-    # The Go plugins always write postrouting anew; deleting its old rules would cost us an RCU grace period (10 ms).
-    if [rule.text for rule in nft.rules(_FAMILY, _TABLE, "postrouting")] != _POSTROUTING:
-        rules = _POSTROUTING_ANEW + rules
-    try:
-        nft.run("\n".join(_chains(commented=True) + rules))
-    except NftError:  # an nft or a kernel that takes no comments on tables and chains; anything else fails again
-        nft.run("\n".join(_chains(commented=False) + rules))
+    attempts = [
+        _chains(commented=True) + _POSTROUTING_ANEW + rules,
+        _chains(commented=False) + _POSTROUTING_ANEW + rules,  # for an nft or a kernel that takes no such comments
+    ]
+    # The Go plugins write chains and postrouting anew each time; the kernel would then wait for an RCU grace period
+    # (10 ms) when our socket is closed, though nothing has changed.
+    if [rule.text for rule in nft.rules(_FAMILY, _TABLE, "postrouting")] == _POSTROUTING:
+        attempts.insert(0, rules)
+    for attempt in attempts[:-1]:
+        try:
+            nft.run("\n".join(attempt))
+            return
+        except NftError:  # what the others don't mend is raised by the last
+            pass
+    nft.run("\n".join(attempts[-1]))
 
 
 def _chains(commented: bool) -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from cni._core import fsencode
 from cni.errors import INVALID_ENVIRONMENT_VARIABLES, INVALID_NETWORK_CONFIG, UNKNOWN_CONTAINER, CNIError
 
 _LETTERS_AND_DIGITS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -39,7 +38,7 @@ def check_ifname(text: str) -> None:
     """Raises CNIError 4 unless Linux takes `text` for the name of an interface (its dev_valid_name)."""
     if not text:
         raise CNIError("interface name is empty", INVALID_ENVIRONMENT_VARIABLES)
-    if len(os.fsencode(text)) > 15:
+    if len(fsencode(text)) > 15:
         details = "interface name should be less than 16 characters"
         raise CNIError("interface name is too long", INVALID_ENVIRONMENT_VARIABLES, details)
     if text in (".", ".."):

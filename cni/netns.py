@@ -8,7 +8,7 @@ really run inside a thread of its own. Nobody has to think about OS threads.
 from __future__ import annotations
 
 import errno
-import os
+import posix
 
 from cni import _core
 
@@ -80,7 +80,7 @@ class NetNS:
             _core.netns_verify(fd, path)
         except _core.KernelError as error:
             raise NotANetNS(error.errno, error.attempt) from None
-        return cls(os.dup(fd), path)
+        return cls(posix.dup(fd), path)
 
     @classmethod
     def current(cls) -> Self:
@@ -97,6 +97,8 @@ class NetNS:
             return cls(_core.netns_create(), "")
         if not name or name in (".", "..") or "/" in name or "\0" in name:
             raise ValueError(f"{name!r} cannot be a namespace's name: it must be one part of a path")
+        import os
+
         os.makedirs(folder, 0o755, exist_ok=True)
         if folder == RUN_DIR:
             _core.netns_share(folder)
@@ -107,7 +109,7 @@ class NetNS:
     def identity(self) -> tuple[int, int]:
         """Device and inode number: the same for the same namespace, while it lives."""
         if self._identity is None:
-            status = os.fstat(self.fd)
+            status = posix.fstat(self.fd)
             self._identity = (status.st_dev, status.st_ino)
         return self._identity
 
@@ -119,7 +121,7 @@ class NetNS:
         """The descriptor of a new socket in the namespace (for ``socket.socket(fileno=...)``)."""
         return _core.netns_socket(self.fd, domain, type, protocol)
 
-    def open_file(self, path: str, flags: int = os.O_RDONLY) -> int:
+    def open_file(self, path: str, flags: int = posix.O_RDONLY) -> int:
         """A descriptor of a file as it is in the namespace, such as one below /proc/sys/net."""
         return _core.netns_open_file(self.fd, path, flags)
 
@@ -156,7 +158,7 @@ class NetNS:
     def close(self) -> None:
         """Close the descriptor. A second call does nothing."""
         if self.fd >= 0:
-            os.close(self.fd)
+            posix.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _thread
-import os
+import posix
 
 from cni import gojson, process
 from cni.errors import CNIError
@@ -24,11 +24,11 @@ _COMMENT = ' comment "'
 class NftError(CNIError):
     """nftables refused a transaction, and so nothing of it was done. The message ends in nft's own words.
 
-    `is_missing`: because a table, a chain or a rule that it names is not there.
+    `details` is the transaction; `is_missing`: because a table, a chain or a rule that it names is not there.
     """
 
-    def __init__(self, msg: str, is_missing: bool = False) -> None:
-        super().__init__(msg)
+    def __init__(self, msg: str, details: str, is_missing: bool = False) -> None:
+        super().__init__(msg, details=details)
         self.is_missing = is_missing
 
 
@@ -54,7 +54,8 @@ class Nft:
     def run(self, commands: str) -> str:
         """Run `commands` (nft(8)'s language) as one transaction and return what they print, handles included.
 
-        Raises NftError.
+        Whoever deletes something, or adds a chain that is there already, waits for an RCU grace period (10 ms) when the
+        process ends; a refusal waits at once. Raises NftError.
         """
         return self._run(commands, json=False)
 
@@ -63,7 +64,8 @@ class Nft:
 
         Both are as libnftables-json(5) has them. Raises NftError.
         """
-        objects: list[dict[str, Any]] = gojson.loads(self._run(commands, json=True))["nftables"]
+        printed = self._run(commands, json=True).strip()
+        objects: list[dict[str, Any]] = gojson.loads(printed)["nftables"] if printed else []
         return objects
 
     def rules(self, family: str, table: str, chain: str) -> list[Rule]:
@@ -92,44 +94,43 @@ class Nft:
         return isinstance(_library(), _Library)
 
     def _run(self, commands: str, json: bool) -> str:
+        if "\0" in commands:
+            raise NftError("nftables can't be given a NUL character", commands)
         library = _library()
         if isinstance(library, _Library):
             done, output, words = library.run(commands.encode(), json, self.netns)
         else:
-            done, output, words = self._exec(commands.encode(), json, library)
+            done, output, words = self._exec(commands, json, library)
         if not done:
             reason = words.decode(errors="replace").strip()
-            raise NftError(f"nftables refused a transaction: {reason}", is_missing=_MISSING in reason)
+            raise NftError(f"nftables refused a transaction: {reason}", commands, is_missing=_MISSING in reason)
         return output.decode(errors="replace")
 
-    def _exec(self, commands: bytes, json: bool, no_library: str) -> tuple[bool, bytes, bytes]:
+    def _exec(self, commands: str, json: bool, no_library: str) -> tuple[bool, bytes, bytes]:
+        argv = ["nft", "-j" if json else "-a", "-f", "-"]
         try:
-            completed = process.run(["nft", "-j" if json else "-a", "-f", "-"], stdin=commands, netns=self.netns)
+            completed = process.run(argv, stdin=commands.encode(), netns=self.netns)
         except OSError as error:
-            raise NftError(
-                f"nftables can't be used: neither {_LIBRARY} ({no_library}) nor nft ({error.strerror})"
-            ) from error
+            reasons = f"neither {_LIBRARY} ({no_library}) nor nft ({error.strerror})"
+            raise NftError(f"nftables can't be used: {reasons}", commands) from error
         return completed.status == 0, completed.stdout, completed.stderr
 
 
 class _Library:
     """libnftables, loaded into this process. Raises ImportError or OSError where that can't be."""
 
-    __slots__ = ("_context", "_ffi", "_lib", "_lock")
+    __slots__ = ("_context", "_ffi", "_lib")
 
     def __init__(self) -> None:
         from cni._nftables import ffi
 
         self._ffi = ffi
         self._lib = ffi.dlopen(_LIBRARY)
-        self._lock = _thread.allocate_lock()  # libnftables has state of its own, and cffi lets other threads run
         self._context: Any = None
         self._refuse_without_netfilter()
 
     def run(self, commands: bytes, json: bool, netns: NetNS | None) -> tuple[bool, bytes, bytes]:
         """Whether the transaction went through, what it printed, and what nft has to say against it."""
-        if b"\0" in commands:
-            return False, b"", b"a NUL character in the commands"
         # A context opens its netlink socket when it is made, but reopens it, and opens others to look up interfaces,
         # while it runs: all of it has to happen in the namespace.
         return self._run(commands, json) if netns is None else netns.run(self._run_once, commands, json)
@@ -137,13 +138,13 @@ class _Library:
     def _run(self, commands: bytes, json: bool) -> tuple[bool, bytes, bytes]:
         # One context for as long as the process lives: closing its socket waits for the RCU grace period (10 ms) of
         # what has been deleted through it. At the process's end that time has mostly passed.
-        with self._lock:
+        with _lock:
             if self._context is None:
                 self._context = self._new_context()
             return self._run_in(self._context, commands, json)
 
     def _run_once(self, commands: bytes, json: bool) -> tuple[bool, bytes, bytes]:
-        with self._lock:
+        with _lock:
             context = self._new_context()
             try:
                 return self._run_in(context, commands, json)
@@ -166,23 +167,25 @@ class _Library:
     def _refuse_without_netfilter(self) -> None:
         """Raises OSError where the kernel has no netfilter sockets: libnftables would end the process."""
         lib = self._lib
-        fd = lib.socket(lib.AF_NETLINK, lib.SOCK_RAW | os.O_CLOEXEC, lib.NETLINK_NETFILTER)
+        fd = lib.socket(lib.AF_NETLINK, lib.SOCK_RAW | posix.O_CLOEXEC, lib.NETLINK_NETFILTER)
         if fd < 0:
-            raise OSError(self._ffi.errno, f"netfilter socket: {os.strerror(self._ffi.errno)}")
-        os.close(fd)
+            raise OSError(self._ffi.errno, f"netfilter socket: {posix.strerror(self._ffi.errno)}")
+        posix.close(fd)
 
 
 _loaded: _Library | str = ""
+_lock = _thread.allocate_lock()  # libnftables keeps state of its own, and cffi lets other threads run
 
 
 def _library() -> _Library | str:
     """libnftables, or why it can't be used; loaded at the first use."""
     global _loaded
-    if not _loaded:
-        try:
-            _loaded = _Library()
-        except (ImportError, OSError) as error:
-            _loaded = str(error)
+    with _lock:
+        if not _loaded:
+            try:
+                _loaded = _Library()
+            except (ImportError, OSError) as error:
+                _loaded = str(error)
     return _loaded
 
 

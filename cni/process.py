@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,55 +57,55 @@ def run(
         # Made in this order, each number is at least the one it is to get, so no dup2 below overwrites a later file,
         # whichever of 0, 1 and 2 this process was started without.
         for name in ("stdin", "stdout", "stderr"):
-            files.append(os.memfd_create(name))
+            files.append(posix.memfd_create(name))
         _fill(files[0], stdin)
 
         def spawn() -> int:
-            return os.posix_spawnp(
+            return posix.posix_spawnp(
                 argv[0],
                 argv,
-                os.environ if env is None else env,
-                file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)],
+                posix.environ if env is None else env,
+                file_actions=[(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)],
                 setsigdef=_IGNORED_BY_PYTHON,
             )
 
         pid = spawn() if netns is None else netns.run(spawn)
         if timeout is not None:
             _kill_after(timeout, pid, argv[0])
-        _, status = os.waitpid(pid, 0)
-        return Completed(os.waitstatus_to_exitcode(status), _content(files[1]), _content(files[2]))
+        _, status = posix.waitpid(pid, 0)
+        return Completed(posix.waitstatus_to_exitcode(status), _content(files[1]), _content(files[2]))
     finally:
         for fd in files:
-            os.close(fd)
+            posix.close(fd)
 
 
 def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`, however many writes it takes; raises OSError."""
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(fd, rest) :]
+        rest = rest[posix.write(fd, rest) :]
 
 
 def _fill(fd: int, data: bytes) -> None:
     write_all(fd, data)
-    os.lseek(fd, 0, os.SEEK_SET)
+    posix.lseek(fd, 0, 0)
 
 
 def _content(fd: int) -> bytes:
-    return os.pread(fd, os.fstat(fd).st_size, 0)
+    return posix.pread(fd, posix.fstat(fd).st_size, 0)
 
 
 def _kill_after(timeout: float, pid: int, program: str) -> None:
     """Wait for the child `pid` to end without reaping it; past the timeout kill it, reap it and raise TimeoutError."""
     import select  # 0.2 ms that only a timeout has to pay
 
-    pidfd = os.pidfd_open(pid)
+    pidfd = posix.pidfd_open(pid)
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(timeout * 1000):
-            os.kill(pid, _signal.SIGKILL)
-            os.waitpid(pid, 0)
+            posix.kill(pid, _signal.SIGKILL)
+            posix.waitpid(pid, 0)
             raise TimeoutError(f"{program} was killed: it had not finished after {timeout:g} s")
     finally:
-        os.close(pidfd)
+        posix.close(pidfd)

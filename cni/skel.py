@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import sys
 
 from cni import gojson, version
+from cni._core import fsdecode
 from cni.config import Config
 from cni.errors import (
     DECODING_FAILURE,
@@ -85,14 +86,14 @@ class Plugin:
     def main(self) -> NoReturn:
         """Be the plugin's process: serve the one call that environment and stdin describe, then exit."""
         _reserve_standard_descriptors()
-        status = self.run(os.environ, _read_stdin, _print, _log)
+        status = self.run(_environ(), _read_stdin, _print, _log)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()  # whatever a handler print()ed
             except (AttributeError, OSError, ValueError):
                 pass  # started without it, or nobody reads it any more
         # Finalising the interpreter would free what the kernel frees anyway, for a quarter of the process's time.
-        os._exit(status)
+        posix._exit(status)
 
     def run(
         self,
@@ -258,14 +259,18 @@ def _reserve_standard_descriptors() -> None:
 
     Read-only, so that writing to one still fails as it does on a closed descriptor.
     """
-    while (fd := os.open("/dev/null", os.O_RDONLY)) <= 2:
+    while (fd := posix.open("/dev/null", posix.O_RDONLY)) <= 2:
         pass
-    os.close(fd)
+    posix.close(fd)
+
+
+def _environ() -> dict[str, str]:
+    return {fsdecode(name): fsdecode(value) for name, value in posix.environ.items()}
 
 
 def _read_stdin() -> bytes:
     chunks = []
-    while chunk := os.read(0, 1 << 16):
+    while chunk := posix.read(0, 1 << 16):
         chunks.append(chunk)
     return b"".join(chunks)
 

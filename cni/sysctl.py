@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,18 +13,18 @@ def read(netns: NetNS, name: str) -> str:
     """The value of ``name``, a path below /proc/sys such as ``net/ipv4/ip_forward``. Raises OSError."""
     fd = netns.open_file(f"/proc/sys/{name}")
     try:
-        return os.read(fd, 4096).decode().strip()
+        return posix.read(fd, 4096).decode().strip()
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def write(netns: NetNS, name: str, value: str) -> None:
     """Set ``name``. Raises OSError."""
-    fd = netns.open_file(f"/proc/sys/{name}", os.O_WRONLY)
+    fd = netns.open_file(f"/proc/sys/{name}", posix.O_WRONLY)
     try:
-        os.write(fd, value.encode())
+        posix.write(fd, value.encode())
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def ensure(netns: NetNS, name: str, value: str) -> None:

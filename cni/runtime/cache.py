@@ -195,17 +195,14 @@ def _pair(value: Any, path: str) -> tuple[str, str]:
 
 
 def _result(data: bytes) -> dict[str, Any]:
-    """An entry's result; what is no entry was written before 0.8.0, when the file was the bare result."""
+    """An entry's result; what names no kind was written before 0.8.0, when the file was the bare result."""
     try:
-        kind, _, result = _decode(data)
-    except (ValueError, CNIError):
-        kind, result = "", {}
-    if kind == KIND:
-        return result
-    try:
-        return gojson.table(gojson.loads(data), "")
+        obj = gojson.table(gojson.loads(data), "")
     except ValueError as error:
         raise CNIError(f"it is not JSON: {error}", DECODING_FAILURE) from error
+    if gojson.get(obj, "kind") != KIND:
+        return obj
+    return gojson.Fields(obj, "").get("result", gojson.table, {})
 
 
 def _content(path: str) -> bytes | None:
@@ -239,7 +236,7 @@ def _replace(path: str, data: bytes) -> None:
         finally:
             os.close(fd)
         os.rename(temporary, path)
-    except OSError:
+    except BaseException:  # an interrupt too: Go's library would take what is left here for an attachment
         os.unlink(temporary)
         raise
     _sync_folder(folder)

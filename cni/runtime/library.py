@@ -274,14 +274,16 @@ class CNI:
         return invoke.decode_result(output, network.cni_version)
 
     def _delete(self, network: Network, rt: RuntimeConf, deadline: _Deadline) -> None:
+        """Every plugin gets its DEL: one that fails must not keep the others' addresses and rules (Go stops there)."""
         result = self._result_for_delete(network, rt) if _at_least(network, "0.4.0") else None
+        failures: list[Exception] = []
         for plugin in reversed(network.plugins):
             try:
                 self._ask("DEL", network, plugin, rt, result, deadline)
             except _FAILURES as error:
-                if plugin is network:
-                    raise
-                raise PluginFailed(plugin, "delete", error) from error
+                failures.append(error if plugin is network else PluginFailed(plugin, "delete", error))
+        if failures:
+            raise joined(failures)
         self._cache(rt).remove(network.name, rt.container_id, rt.ifname)
 
     def _result_for_delete(self, network: Network, rt: RuntimeConf) -> Result | None:

@@ -10,7 +10,7 @@ Without an IPAM plugin the container gets a link and no address.
 
 from __future__ import annotations
 
-from cni import hwaddr, invoke, ipam, links, masquerade, sysctl
+from cni import hwaddr, invoke, ipam, links, sysctl
 from cni.checks import container_interface, expect_addresses, expect_routes, previous_result
 from cni.config import Config, Flag, Integer, ListOf, Object, Section, Settings, Text
 from cni.errors import PLUGIN_NOT_AVAILABLE, UNSUPPORTED_FIELD, CNIError, joined, quote
@@ -22,6 +22,7 @@ from cni.skel import Plugin
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from cni._core import Link, Netlink
     from cni.request import Request
@@ -127,7 +128,7 @@ def gc(request: Request) -> None:
         steps.append(lambda: invoke.delegate("GC", conf.ipam.type, request))
     if conf.ipMasq and conf.has("cni.dev/valid-attachments"):
         valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
-        steps.append(lambda: masquerade.gc(conf.name, valid, request.foreign_host))
+        steps.append(lambda: _masquerade().gc(conf.name, valid, request.foreign_host))
     _do_all(steps)
 
 
@@ -154,7 +155,7 @@ def _refuse_contradictions(request: Request) -> None:
         raise CNIError("cannot use IPAM when DisableContainerInterface flag is set")
     if conf.hairpinMode and conf.promiscMode:
         raise CNIError("cannot set hairpin mode and promiscuous mode at the same time")
-    if conf.ipMasq and conf.ipMasqBackend not in (None, *masquerade.BACKENDS):
+    if conf.ipMasq and conf.ipMasqBackend not in (None, *_masquerade().BACKENDS):
         raise CNIError(f"unknown ipmasq backend {quote(conf.ipMasqBackend)}")
     if not conf.ipam.type:
         Result([Interface(request.ifname)]).encode(request.version)  # versions that cannot say it
@@ -262,9 +263,7 @@ def _connect(
 ) -> Result:
     """Make the veth pair and everything on it, or take it away again and raise."""
     conf: Conf = request.config
-    port = links.make_veth(
-        node, container, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index
-    )
+    port = links.make_veth(node, container, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index)
     try:
         _bring_up_port(conf, request.host, node, port)
         link = inside.link(request.ifname)
@@ -280,7 +279,7 @@ def _connect(
             inside.batch().link_set(link.index, up=True).commit()
         if conf.ipMasq and result.ips:
             addresses = [ip.address for ip in result.ips]
-            masquerade.setup(
+            _masquerade().setup(
                 conf.ipMasqBackend, addresses, conf.name, request.ifname, request.container_id, request.foreign_host
             )
         port, bridge = node.batch().link_get(port.index).link_get(bridge.index).commit()
@@ -334,8 +333,15 @@ def _delete_link(request: Request) -> None:
         return  # and the link with it
 
 
+def _masquerade() -> ModuleType:
+    """Imported where it is asked for: half the networks have no use for it, and it is a tenth of the start-up."""
+    from cni import masquerade
+
+    return masquerade
+
+
 def _forget_masquerade(request: Request) -> None:
-    masquerade.teardown(request.config.name, request.ifname, request.container_id, request.foreign_host)
+    _masquerade().teardown(request.config.name, request.ifname, request.container_id, request.foreign_host)
 
 
 def _do_all(steps: list[Callable[[], object]]) -> None:
@@ -365,7 +371,9 @@ def _check_bridge(conf: Conf, node: Netlink, result: Result) -> Link:
     if bridge.kind != "bridge":
         raise CNIError(f"Interface {conf.bridge} does not have link type of bridge")
     if recorded.mac and recorded.mac != bridge.hwaddr:
-        raise CNIError(f"Bridge interface {conf.bridge} Mac doesn't match: {recorded.mac}", details=f"is {bridge.hwaddr}")
+        raise CNIError(
+            f"Bridge interface {conf.bridge} Mac doesn't match: {recorded.mac}", details=f"is {bridge.hwaddr}"
+        )
     if bridge.is_promiscuous != conf.promiscMode:
         raise CNIError(
             f"Bridge interface {conf.bridge} configured Promisc Mode {conf.promiscMode} "
@@ -393,9 +401,13 @@ def _check_port(node: Netlink, bridge: Link, link: Link, result: Result) -> None
         raise CNIError(f"CNI veth created for bridge {bridge.name} was not found")
     recorded = next((interface for interface in result.interfaces if interface.name == port.name), None)
     if recorded is None or recorded.sandbox:
-        raise CNIError(f"CNI veth created for bridge {bridge.name} was not found", details=f"{port.name} is not reported")
+        raise CNIError(
+            f"CNI veth created for bridge {bridge.name} was not found", details=f"{port.name} is not reported"
+        )
     if recorded.mac and recorded.mac != port.hwaddr:
-        raise CNIError(f"Interface {port.name} Mac doesn't match: {recorded.mac} not found", details=f"is {port.hwaddr}")
+        raise CNIError(
+            f"Interface {port.name} Mac doesn't match: {recorded.mac} not found", details=f"is {port.hwaddr}"
+        )
 
 
 plugin = Plugin("bridge", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)

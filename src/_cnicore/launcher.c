@@ -19,7 +19,8 @@
 
 /* "-S -E -I": no site module, no PYTHON* variables, no user's folder. What follows
  * on the command line is read by cni/launcher.py. */
-static const char boot[] = "import sys;sys.path[:0]=sys.argv[1].split(':');"
+/* Collecting garbage is no use in a process that ends before there is any. */
+static const char boot[] = "import gc,sys;gc.disable();sys.path[:0]=sys.argv[1].split(':');"
                            "from cni.launcher import start;start(sys.argv[2],sys.argv[3:])";
 static const char magic[] = "cni launcher 1\n"; /* 16 bytes with its NUL */
 

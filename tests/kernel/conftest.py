@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -14,6 +15,15 @@ from typing import Any
 
 import pytest
 
+PATH = os.environ["PATH"]
+
+
+def _program(name: str) -> str:
+    """Found where this machine has it, whatever PATH a test has set since."""
+    found = shutil.which(name, path=PATH)
+    assert found, f"{name} is not installed"
+    return found
+
 
 class Node:
     """A network namespace to run things in, with nothing in it but `lo`, up."""
@@ -21,9 +31,10 @@ class Node:
     def __init__(self) -> None:
         self.name = f"cnitest-{secrets.token_hex(4)}"
         self.path = f"/run/netns/{self.name}"
+        self._environ = {**os.environ, "PATH": PATH}
         self._containers: list[Node] = []
         self._mounts: subprocess.Popen[bytes] | None = None
-        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        subprocess.run([_program("ip"), "netns", "add", self.name], check=True)
         self.run(["ip", "link", "set", "lo", "up"])
 
     def run(
@@ -35,12 +46,22 @@ class Node:
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in the node; `env` is added to this process's. A failure shows what it said."""
-        command = ["nsenter", f"--net={self.path}", *self._enter_mounts(), *argv]
-        environ = {**os.environ, **(env or {})}
+        command = [_program("nsenter"), f"--net={self.path}", *self._enter_mounts(), *argv]
+        environ = {**self._environ, **(env or {})}
         done = subprocess.run(command, input=stdin, env=environ, capture_output=True, text=True, timeout=timeout)
         if check and done.returncode:
             pytest.fail(f"{argv} ended with {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}")
         return done
+
+    @contextlib.contextmanager
+    def start(self, argv: list[str]) -> Iterator[subprocess.Popen[str]]:
+        """A program that runs in the node as long as the `with` block lasts."""
+        command = [_program("nsenter"), f"--net={self.path}", *self._enter_mounts(), *argv]
+        with subprocess.Popen(command, env=self._environ, stdout=subprocess.PIPE, text=True) as started:
+            try:
+                yield started
+            finally:
+                started.kill()
 
     def python(self, code: str, *arguments: str, env: dict[str, str] | None = None) -> str:
         """Run Python code that can import what this process can; its stdout."""
@@ -95,7 +116,7 @@ class Node:
         if self._mounts:
             self._mounts.kill()
             self._mounts.communicate()
-        subprocess.run(["ip", "netns", "delete", self.name], check=True)
+        subprocess.run([_program("ip"), "netns", "delete", self.name], check=True)
 
 
 @pytest.fixture
@@ -126,7 +147,5 @@ def legacy_path(tmp_path: Path) -> str:
     folder.mkdir()
     for command in ("iptables", "ip6tables"):
         for suffix in ("", "-restore", "-save"):
-            program = shutil.which(f"{command}-legacy{suffix}")
-            assert program, f"{command}-legacy{suffix} is not installed"
-            (folder / f"{command}{suffix}").symlink_to(program)
-    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+            (folder / f"{command}{suffix}").symlink_to(_program(f"{command}-legacy{suffix}"))
+    return f"{folder}{os.pathsep}{PATH}"

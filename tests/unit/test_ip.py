@@ -149,7 +149,8 @@ def test_from_int() -> None:
 
 def test_order_puts_ipv4_first() -> None:
     ordered = [IP.parse(text) for text in ("0.0.0.0", "9.0.0.0", "10.0.0.0", "255.255.255.255", "::", "::1", "ff::")]
-    assert sorted(ordered[::-1]) == ordered
+    shuffled = ordered[1::2] + ordered[::2]
+    assert sorted(shuffled) == ordered
     for index, one in enumerate(ordered):
         for other_index, other in enumerate(ordered):
             assert (one < other) is (index < other_index)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from cni import masquerade
 from cni.errors import CNIError
+from cni.hashes import chain_name
 from cni.ip import CIDR
 from cni.iptables import IptablesError
 from cni.nftables import NftError, Rule
@@ -41,7 +44,7 @@ class FakeNft:
     def run(self, commands: str) -> str:
         self.transactions.append(commands + "\n")
         if self.refuses is not None and self.refuses in commands:
-            raise NftError("refused")
+            raise NftError("refused", commands)
         return ""
 
     def usable(self) -> bool:
@@ -52,22 +55,20 @@ class FakeIptables:
     """Stands in for Iptables: records each change, or refuses it."""
 
     def __init__(self) -> None:
-        self.changes: list[tuple[list[list[str]], list[str]]] = []
+        self.changes: list[list[list[str]]] = []
         self.refuses = False
         self.is_usable = True
 
     def rules(self, table: str, chain: str) -> list[list[str]]:
+        if self.refuses:
+            raise IptablesError("no iptables")
         return []
 
-    def lacks(self, table: str, chain: str) -> bool:
+    def change(self, table: str, rules: list[list[str]], fresh: Iterable[str] = ()) -> None:
+        assert not list(fresh)
         if self.refuses:
             raise IptablesError("no iptables")
-        return True
-
-    def change(self, table: str, rules: list[list[str]], fresh: list[str]) -> None:
-        if self.refuses:
-            raise IptablesError("no iptables")
-        self.changes.append((rules, list(fresh)))
+        self.changes.append(rules)
 
     def usable(self) -> bool:
         return self.is_usable
@@ -116,7 +117,24 @@ def test_nftables_setup_leaves_a_right_postrouting_alone_and_replaces_stale_rule
         ],
     }
     setup("nftables")
-    assert nft.transactions == [f"{CHAINS}delete rule {TABLE} masq_checks handle 7\n"]
+    assert nft.transactions == [f"delete rule {TABLE} masq_checks handle 7\n"]
+
+
+def test_nftables_setup_after_the_chains_have_vanished(nft: FakeNft) -> None:
+    """Between the look at them and the transaction, say by a reload of the node's firewall."""
+    texts = ("ip daddr 224.0.0.0/4 return", "ip6 daddr ff00::/8 return", "goto masq_checks")
+    nft.chains = {"postrouting": [Rule(text, "", handle) for handle, text in enumerate(texts)]}
+
+    def run(commands: str) -> str:
+        nft.transactions.append(commands)
+        if not commands.startswith("add table"):
+            raise NftError("no such table", commands)
+        return ""
+
+    nft.run = run  # type: ignore[method-assign]
+    setup("nftables", "192.168.1.2/24")
+    first, second = nft.transactions
+    assert second == CHAINS + POSTROUTING + first
 
 
 def test_comments_on_tables_and_chains_are_dropped_where_they_are_not_taken(nft: FakeNft) -> None:
@@ -185,9 +203,9 @@ def test_iptables_failure_counts_unless_only_nftables_is_usable(
 
 def test_iptables_rules_of_several_addresses_share_what_they_can(iptables: FakeIptables) -> None:
     setup("iptables", "10.1.2.3/24", "10.1.2.4/24", "10.2.0.1/16")
-    ((rules, fresh),) = iptables.changes
-    chain = masquerade.chain_name("unit-test", "two")
-    assert fresh == [chain]
+    ((new, *rules),) = iptables.changes
+    chain = chain_name("unit-test", "two")
+    assert new == ["-N", chain]
     assert [" ".join(argument for argument in rule if "name:" not in argument) for rule in rules] == [
         f"-A {chain} -d 10.1.2.0/24 -m comment --comment -j ACCEPT",
         f"-A {chain} ! -d 224.0.0.0/4 -m comment --comment -j MASQUERADE",
@@ -207,13 +225,14 @@ def test_teardown_failures_count_where_the_backend_is_usable(
     nft.chains = {"masq_checks": [Rule("", comment, 7)]}
     nft.refuses, iptables.refuses = "delete rule", True
     nft.is_usable = iptables.is_usable = usable
+    transaction = f"delete rule {TABLE} masq_checks handle 7\n"
     if usable:
         with pytest.raises(CNIError) as failure:
             masquerade.teardown("unit-test", "eth0", "two")
-        assert failure.value.msg == "no iptables\nno iptables\nrefused"  # of IPv4, of IPv6, of nftables
+        assert failure.value.msg == "no iptables\nno iptables\nrefused; " + transaction.strip()  # IPv4, IPv6, nftables
     else:
         masquerade.teardown("unit-test", "eth0", "two")
-    assert nft.transactions == [f"delete rule {TABLE} masq_checks handle 7\n"]
+    assert nft.transactions == [transaction] * 3
 
 
 def test_a_rule_that_somebody_else_deletes_first_is_looked_for_again(nft: FakeNft, iptables: FakeIptables) -> None:
@@ -222,7 +241,7 @@ def test_a_rule_that_somebody_else_deletes_first_is_looked_for_again(nft: FakeNf
 
     def run(commands: str) -> str:
         nft.chains = {}
-        raise NftError("gone", is_missing=True)
+        raise NftError("gone", commands)
 
     nft.run = run  # type: ignore[method-assign]
     masquerade.teardown("unit-test", "eth0", "two")

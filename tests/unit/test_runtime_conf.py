@@ -175,7 +175,7 @@ class TestPlugin:
         ["", "[]", '{"type":[]}', '{"type":"a","ipam":"x"}', '{"type":"a","ipam":{"type":1}}', '{"type":"a","dns":1}'],
     )
     def test_wrong_types(self, text: str) -> None:
-        with pytest.raises(CNIError, match="^error parsing configuration: "):
+        with pytest.raises(CNIError, match=r"^error parsing configuration: "):
             PluginConfig.from_bytes(text.encode())
 
     def test_a_list_is_no_plugin(self, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ class TestPlugin:
         assert caught.value.details == f"in {path}"
 
     def test_a_missing_file(self) -> None:
-        with pytest.raises(CNIError, match="^error reading /no/such.conf: No such file") as caught:
+        with pytest.raises(CNIError, match=r"^error reading /no/such.conf: No such file") as caught:
             PluginConfig.from_file("/no/such.conf")
         assert caught.value.code == errors.IO_FAILURE
 
@@ -228,7 +228,7 @@ class TestInject:
 
     @pytest.mark.parametrize("raw", [b"{", b"[]"])
     def test_a_broken_original(self, raw: bytes) -> None:
-        with pytest.raises(CNIError, match="^unmarshal existing network bytes: "):
+        with pytest.raises(CNIError, match=r"^unmarshal existing network bytes: "):
             inject(PluginConfig(raw, "b"), {"x": 1})
 
 
@@ -354,7 +354,7 @@ class TestLoad:
     def test_a_broken_file_of_another_network_ends_the_search(self, tmp_path: Path, broken: str) -> None:
         path = write(tmp_path, broken, "{")
         write(tmp_path, "10.conf", {"name": "net", "type": "a"})
-        with pytest.raises(CNIError, match="^error parsing configuration") as caught:
+        with pytest.raises(CNIError, match=r"^error parsing configuration") as caught:
             load_network_list(str(tmp_path), "net")
         assert caught.value.details == f"in {path}"
 
@@ -371,7 +371,7 @@ class TestFace:
         assert name in dir(runtime)
 
     def test_another_name_is_not(self) -> None:
-        with pytest.raises(AttributeError, match="cni.runtime.*nonsense"):
+        with pytest.raises(AttributeError, match=r"cni.runtime.*nonsense"):
             _ = runtime.nonsense
 
     def test_loading_a_configuration_imports_little(self) -> None:

@@ -14,7 +14,7 @@ from cni.ip import CIDR, IP
 from cni.names import check_container_id
 from cni.result import DNS, IPConfig, Result
 from cni.skel import Plugin
-from cni_plugins.ipam.host_local.ranges import Range, RangeSet, check_together
+from cni_plugins.ipam.host_local.ranges import Range, RangeSet, check_together, requested_ip
 from cni_plugins.ipam.host_local.store import Store, holder
 
 TYPE_CHECKING = False
@@ -24,24 +24,14 @@ if TYPE_CHECKING:
     from cni.request import Request
 
 
-def _address(text: str) -> IP:
-    """A requested address. Its prefix may be told, but the range's is what counts. Raises ValueError."""
+def _read_requested(value: Any, path: str) -> IP:
     try:
-        return CIDR.parse(text).ip if "/" in text else IP.parse(text)
-    except ValueError:
-        raise ValueError(f"invalid IP address {text}") from None
-
-
-def _read_address(value: Any, path: str) -> IP:
-    try:
-        return _address(gojson.text(value, path))
+        return requested_ip(gojson.text(value, path))
     except ValueError as error:
         raise ConfigError(path, str(error)) from None
 
 
-def Requested(meaning: str) -> Field[list[IP], list[IP]]:
-    """A list of addresses, each with or without a prefix."""
-    return ListOf(Field(_read_address, "IP address or CIDR", lambda: None, ""), meaning)
+_REQUESTED: Field[IP, None] = Field(_read_requested, "IP address or CIDR", lambda: None, "")
 
 
 class RangeConf(Settings):
@@ -67,13 +57,13 @@ class RuntimeConf(Settings):
     """What the runtime adds."""
 
     ipRanges = ListOf(ListOf(Table(RangeConf)), "further range sets, before all others")
-    ips = Requested("addresses to give out, from the range sets they lie in")
+    ips = ListOf(_REQUESTED, "addresses to give out, from the range sets they lie in")
 
 
 class CNIArgs(Settings):
     """What `args.cni` may hold."""
 
-    ips = Requested("addresses to give out, from the range sets they lie in")
+    ips = ListOf(_REQUESTED, "addresses to give out, from the range sets they lie in")
 
 
 class Args(Settings):
@@ -132,7 +122,7 @@ def check(request: Request) -> None:
 
 
 def gc(request: Request) -> None:
-    """Release what no valid attachment holds, and the empty files that a crash of Go's plugin left.
+    """Release what no valid attachment holds, and the empty files that a crash left (plugins#498).
 
     An empty list says that nothing is valid any more. Without any list nothing is known, and nothing is done.
     """
@@ -172,7 +162,7 @@ def _ipam(conf: Conf) -> IPAMConf:
 
 
 def _store(request: Request) -> Store:
-    return Store(_ipam(request.config).dataDir, request.config.name)
+    return Store(_ipam(request.config).dataDir or IPAMConf.dataDir.default, request.config.name)
 
 
 def _range_sets(conf: Conf) -> list[RangeSet]:
@@ -198,9 +188,9 @@ def _range(conf: RangeConf) -> Range:
 def _wanted(request: Request) -> list[IP]:
     """The addresses that were asked for, in any of three ways, each once: podman repeats them after a reload.
 
-    Only ADD looks: a container that could not get what it asked for must still be deleted.
+    Only ADD looks at CNI_ARGS: a container that failed to come up because of them must still be deleted.
     """
-    from_args = request.cni_args(IP=lambda text: _address(text) if text else None)
+    from_args = request.cni_args(IP=lambda text: requested_ip(text) if text else None)
     wanted = [*from_args.values(), *request.config.args.cni.ips, *request.config.runtimeConfig.ips]
     return [ip for ip in dict.fromkeys(wanted) if ip]
 
@@ -208,10 +198,10 @@ def _wanted(request: Request) -> list[IP]:
 def _asked_for(ip: IP, ranges: RangeSet, store: Store) -> tuple[str, Range]:
     """The address asked for, if it may be had. As with Go, who holds an address may ask for another one."""
     source = ranges.find(ip)
+    if source and ip == source.gateway:
+        raise CNIError(f"requested ip {ip} is subnet's gateway")
     if source is None or not store.is_free(str(ip)):
         raise CNIError(f"requested IP address {ip} is not available in range set {ranges}")
-    if ip == source.gateway:
-        raise CNIError(f"requested ip {ip} is subnet's gateway")
     return str(ip), source
 
 
@@ -239,8 +229,8 @@ def _next(request: Request, number: int, ranges: RangeSet, store: Store) -> tupl
 
 
 def _is_stale(owner: bytes, valid: set[tuple[str, str]]) -> bool:
-    if not owner:
-        return True
+    if not owner.strip(b"\0"):
+        return True  # what a crash leaves of a file: nothing, or zeros
     container_id, ifname = holder(owner)
     try:
         check_container_id(container_id)
@@ -254,8 +244,8 @@ def _resolver(path: str) -> DNS:
     if not path:
         return DNS()
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = [line.split() for line in file]
+        with open(path, "rb", buffering=0) as file:
+            lines = [line.split() for line in file.read().decode(errors="replace").split("\n")]
     except OSError as error:
         raise CNIError(f"cannot read resolvConf {path}: {error.strerror}", IO_FAILURE) from error
     said: dict[str, list[str]] = {"nameserver": [], "domain": [""], "search": [], "options": []}

@@ -13,7 +13,7 @@ the disk may not have got all that was written.
 
 from __future__ import annotations
 
-import os
+import posix
 import time
 
 from cni.process import write_all
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _FOLDER = ".owners"
 _SEAL = f"{_FOLDER}/seal"
 _BOOT = "/proc/sys/kernel/random/boot_id"
-_PARTS = 251  # a prime: no part of an id drops out of the remainder
+# Files: few, as all are written when the cache is made, but enough for one to be small. A prime, so that no part of
+# an id drops out of the remainder.
+_PARTS = 61
 _PAST = 10_000_000_000  # ns: longer than any file system's clock ticks
 _END = b"\0"  # of a record; what a file system or a person put a NUL into is nobody's reservation
 
@@ -64,7 +66,7 @@ class Owners:
             parts[_part(_container_id(owner))][address] = owner
         try:
             try:
-                os.mkdir(_FOLDER, 0o700, dir_fd=self._fd)
+                posix.mkdir(_FOLDER, 0o700, dir_fd=self._fd)
             except FileExistsError:
                 pass
             for part, held in parts.items():
@@ -75,7 +77,7 @@ class Owners:
 
     def add(self, address: str, owner: bytes) -> None:
         self._amend(
-            {_part(_container_id(owner))}, lambda part: self._write(part, _encode({address: owner}), os.O_APPEND)
+            {_part(_container_id(owner))}, lambda part: self._write(part, _encode({address: owner}), posix.O_APPEND)
         )
 
     def remove(self, reservations: dict[str, bytes]) -> None:
@@ -91,7 +93,7 @@ class Owners:
             return
         past = time.time_ns() - _PAST
         try:
-            os.utime(self._fd, ns=(past, past))
+            posix.utime(self._fd, ns=(past, past))
             self._write(_SEAL, self._stamp())
         except OSError:
             pass  # not sealed, not believed
@@ -108,24 +110,24 @@ class Owners:
 
     def _stamp(self) -> bytes:
         """What the seal says: this very folder (not what a backup restored), as it was left, since this boot."""
-        status = os.fstat(self._fd)
+        status = posix.fstat(self._fd)
         with open(_BOOT, "rb", buffering=0) as boot:
             return b"%d %d %d %s" % (status.st_dev, status.st_ino, status.st_mtime_ns, boot.read())
 
     def _read(self, path: str) -> bytes:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        fd = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=self._fd)
         try:
-            return os.read(fd, os.fstat(fd).st_size)
+            return posix.read(fd, posix.fstat(fd).st_size)
         finally:
-            os.close(fd)
+            posix.close(fd)
 
-    def _write(self, path: str, data: bytes, how: int = os.O_TRUNC) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | how | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600, dir_fd=self._fd)
+    def _write(self, path: str, data: bytes, how: int = posix.O_TRUNC) -> None:
+        flags = posix.O_WRONLY | posix.O_CREAT | how | posix.O_NOFOLLOW | posix.O_CLOEXEC
+        fd = posix.open(path, flags, 0o600, dir_fd=self._fd)
         try:
             write_all(fd, data)
         finally:
-            os.close(fd)
+            posix.close(fd)
 
 
 def _name(number: int) -> str:

@@ -126,3 +126,13 @@ def check_together(sets: list[RangeSet], version: str) -> None:
         for later, other in enumerate(sets[index + 1 :], index + 1):
             if one.overlaps(other):
                 raise CNIError(f"range set {index} overlaps with {later}")
+
+
+def requested_ip(text: str) -> IP:
+    """An address that is asked for. It may have a prefix, but the range's is what counts. Raises ValueError."""
+    if not text:
+        raise ValueError("cannot understand ip: IP <nil> not v4 nor v6")
+    try:
+        return CIDR.parse(text).ip if "/" in text else IP.parse(text)
+    except ValueError:
+        raise ValueError(f"invalid IP address {text}") from None

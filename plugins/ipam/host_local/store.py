@@ -12,9 +12,9 @@ Both plugins may work on one folder at the same time. Two names are ours: `.new`
 from __future__ import annotations
 
 import fcntl
-import os
+import posix
 
-from cni._core import parse_ip
+from cni._core import fsdecode, fsencode, parse_ip
 from cni.errors import IO_FAILURE, CNIError, joined
 from cni.ip import IP
 from cni.names import check_network_name
@@ -47,18 +47,17 @@ class Store:
 
     def __init__(self, data_dir: str, network: str) -> None:
         check_network_name(network)  # a part of a path from here on (CVE-2021-20206's lesson)
-        self.path = os.path.join(data_dir, network)
+        self.path = f"{data_dir.rstrip('/')}/{network}"
         try:
-            _make_folders(self.path)
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._fd = _open_folder(self.path)
         except OSError as error:
             raise CNIError(
                 f"cannot open the folder of reservations {self.path}: {error.strerror}", IO_FAILURE
             ) from error
         try:
-            self._lock = self._open("lock", os.O_RDONLY | os.O_CREAT, 0o750)
+            self._lock = self._open("lock", posix.O_RDONLY | posix.O_CREAT, 0o750)
         except OSError as error:
-            os.close(self._fd)
+            posix.close(self._fd)
             raise CNIError(f"cannot open the lock {self.path}/lock: {error.strerror}", IO_FAILURE) from error
 
     def __enter__(self) -> Self:
@@ -78,12 +77,12 @@ class Store:
             pass  # `failure` is what to report; the DEL after it finds what is left
         finally:
             self._owners.seal()
-            os.close(self._fd)
-            os.close(self._lock)
+            posix.close(self._fd)
+            posix.close(self._lock)
 
     def need_writable(self) -> None:
         """Raises CNIError unless a reservation could be written."""
-        if not os.access(self.path, os.W_OK | os.X_OK):
+        if not posix.access(self.path, posix.W_OK | posix.X_OK):
             raise CNIError(f"the folder of reservations {self.path} is not writable", IO_FAILURE)
 
     def held(self, container_id: str, ifname: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -92,7 +91,7 @@ class Store:
         Both as address -> owner. A prevResult would name addresses sooner, but not whether there are others, and
         all are to be freed, as Go does; so every reservation is read, or in a big pool looked up.
         """
-        old = os.fsencode(container_id.strip())
+        old = fsencode(container_id.strip())
         owner = _owner(container_id, ifname)
         known = self._owners.find(old)
         if known is None:
@@ -134,7 +133,7 @@ class Store:
     def is_free(self, address: str) -> bool:
         """Whether nothing has the address's name: an empty file left by a crash blocks it too, as with Go."""
         try:
-            os.stat(address, dir_fd=self._fd, follow_symlinks=False)
+            posix.stat(address, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
             return True
         return False
@@ -152,7 +151,7 @@ class Store:
         gone, errors = {}, []
         for address, owner in reservations.items():
             try:
-                os.unlink(address, dir_fd=self._fd)
+                posix.unlink(address, dir_fd=self._fd)
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -176,22 +175,22 @@ class Store:
 
     def _names(self) -> list[str]:
         try:
-            return os.listdir(self._fd)
+            return posix.listdir(self._fd)
         except OSError as error:
             raise CNIError(f"cannot list the reservations in {self.path}: {error.strerror}", IO_FAILURE) from error
 
     def _open(self, name: str, flags: int, mode: int = 0) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self._fd)
+        return posix.open(name, flags | posix.O_NOFOLLOW | posix.O_CLOEXEC, mode, dir_fd=self._fd)
 
     def _read(self, name: str) -> bytes:
-        fd = self._open(name, os.O_RDONLY | os.O_NONBLOCK)  # not to wait at a FIFO
+        fd = self._open(name, posix.O_RDONLY | posix.O_NONBLOCK)  # not to wait at a FIFO
         try:
-            chunks = [os.read(fd, _CHUNK)]
+            chunks = [posix.read(fd, _CHUNK)]
             while len(chunks[-1]) == _CHUNK:
-                chunks.append(os.read(fd, _CHUNK))
+                chunks.append(posix.read(fd, _CHUNK))
             return b"".join(chunks)
         finally:
-            os.close(fd)
+            posix.close(fd)
 
     def _write(self, name: str, data: bytes) -> None:
         """Make the file appear whole or not at all, wherever this process is killed. Raises CNIError.
@@ -199,24 +198,24 @@ class Store:
         Under the lock one name for the new file does; what a killed process left there is overwritten.
         """
         try:
-            fd = self._open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            fd = self._open(_NEW, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, 0o600)
             try:
                 write_all(fd, data)
             finally:
-                os.close(fd)
-            os.rename(_NEW, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+                posix.close(fd)
+            posix.rename(_NEW, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError as error:
             raise CNIError(f"cannot write {self.path}/{name}: {error.strerror}", IO_FAILURE) from error
 
 
 def holder(owner: bytes) -> tuple[str, str]:
     """The container id and the interface of a reservation, "" for the interface where an old release wrote it."""
-    container_id, _, ifname = os.fsdecode(owner).partition("\r\n")
+    container_id, _, ifname = fsdecode(owner).partition("\r\n")
     return container_id, ifname
 
 
 def _owner(container_id: str, ifname: str) -> bytes:
-    return os.fsencode(f"{container_id.strip()}\r\n{ifname}")
+    return fsencode(f"{container_id.strip()}\r\n{ifname}")
 
 
 def _last(number: int) -> str:
@@ -231,14 +230,17 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _make_folders(path: str) -> None:
-    """os.makedirs() would give all but the last folder another mode than Go."""
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(path)
-    if parent:
-        _make_folders(parent)
+def _open_folder(path: str) -> int:
+    """Open the folder, made where it is missing with all above it. os.makedirs() gives those another mode than Go."""
+    flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
     try:
-        os.mkdir(path, 0o755)
-    except FileExistsError:
-        pass  # another call was quicker, or it is a file: what comes next will tell
+        return posix.open(path, flags)
+    except FileNotFoundError:
+        pass
+    for end, character in enumerate(f"{path}/"):
+        if character == "/" and end:
+            try:
+                posix.mkdir(path[:end], 0o755)
+            except FileExistsError:
+                pass
+    return posix.open(path, flags)

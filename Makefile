@@ -1,0 +1,64 @@
+# The two that a newcomer needs: `make demo` and `make test`. Each sets up what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell git ls-files setup.py pyproject.toml 'cni/*' 'plugins/*' 'src/*' 2>/dev/null || find cni plugins src)
+# Extra words for pytest: make test ARGS="-k bridge"
+ARGS ?=
+
+.PHONY: help demo test bench lint fix develop wheel clean
+
+help:
+	@echo "make demo     two containers join a network and ping each other, in namespaces of their own"
+	@echo "make test     the test-suite (root)"
+	@echo "make bench    ADD and DEL beside the Go plugins of Debian (root)"
+	@echo "make lint     ruff and mypy; 'make fix' mends what can be mended"
+	@echo "make develop  build in place; then PYTHONPATH=$$PWD/build/dev"
+	@echo "make wheel    build a wheel and try it in a fresh environment"
+
+demo: $(VENV)/.demo
+	scripts/demo $(BIN)
+
+test: $(VENV)/.test
+	$(BIN)/pytest -n 2 $(ARGS)
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/cold.py $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy cni plugins docs/examples tests/unit/test_config.py
+
+fix: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+develop: $(VENV)/.test
+	mkdir -p build/dev
+	ln -sfn ../../cni build/dev/cni
+	ln -sfn ../../plugins build/dev/cni_plugins
+	$(BIN)/pip install -q 'setuptools>=77' 'cython>=3.1' 'cffi>=1.15'
+	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python setup.py -q egg_info --egg-base build/dev
+
+wheel: $(VENV)/.test
+	scripts/try-wheel $(PYTHON)
+
+clean:
+	rm -rf build dist $(VENV) cni/_core.*.so cni/_launcher cni/_nftables.py
+
+# ---- set-up: Debian's packages (only what is missing), a virtual environment, this package in it ----
+
+$(VENV)/.demo: $(SOURCES)
+	scripts/setup demo
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q .
+	touch $@
+
+$(VENV)/.test: $(SOURCES)
+	scripts/setup test
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q '.[test,lint]'
+	touch $@ $(VENV)/.demo
