@@ -18,10 +18,6 @@ import time
 
 from cni.process import write_all
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
 _FOLDER = ".owners"
 _SEAL = f"{_FOLDER}/seal"
 _BOOT = "/proc/sys/kernel/random/boot_id"
@@ -54,38 +50,49 @@ class Owners:
         if not self.current:
             return None
         try:
-            return _decode(self._read(_part(container_id)))
+            records = self._read(_part(container_id)).split(_END)
         except OSError:  # somebody tidied up in here
             self.current = False
             return None
+        fields = (record.partition(b" ") for record in records if container_id in record)
+        return {address.decode(): owner for address, _, owner in fields}
 
     def rebuild(self, reservations: dict[str, bytes]) -> None:
         """Hold these, and no others."""
-        parts: dict[str, dict[str, bytes]] = {_name(number): {} for number in range(_PARTS)}
+        parts: dict[str, list[bytes]] = {_name(number): [] for number in range(_PARTS)}
         for address, owner in reservations.items():
-            parts[_part(_container_id(owner))][address] = owner
+            parts[_part(_container_id(owner))].append(_record(address, owner))
         try:
             try:
                 posix.mkdir(_FOLDER, 0o700, dir_fd=self._fd)
             except FileExistsError:
                 pass
-            for part, held in parts.items():
-                self._write(part, _encode(held))
+            for part, records in parts.items():
+                self._write(part, b"".join(records))
         except OSError:
             return
         self.current = self._changed = True
 
     def add(self, address: str, owner: bytes) -> None:
-        self._amend(
-            {_part(_container_id(owner))}, lambda part: self._write(part, _encode({address: owner}), posix.O_APPEND)
-        )
+        if not self.current:
+            return
+        self._changed = True
+        try:
+            self._write(_part(_container_id(owner)), _record(address, owner), posix.O_APPEND)
+        except OSError:
+            self.current = False
 
     def remove(self, reservations: dict[str, bytes]) -> None:
-        def rest(part: str) -> None:
-            held = _decode(self._read(part))
-            self._write(part, _encode({a: owner for a, owner in held.items() if a not in reservations}))
-
-        self._amend({_part(_container_id(owner)) for owner in reservations.values()}, rest)
+        if not self.current:
+            return
+        self._changed = True
+        gone = {address.encode() for address in reservations}
+        try:
+            for part in {_part(_container_id(owner)) for owner in reservations.values()}:
+                records = self._read(part).split(_END)
+                self._write(part, _END.join(r for r in records if r.partition(b" ")[0] not in gone))
+        except OSError:
+            self.current = False
 
     def seal(self) -> None:
         """Note that the cache is right as things stand; the last thing before the lock is given up."""
@@ -97,16 +104,6 @@ class Owners:
             self._write(_SEAL, self._stamp())
         except OSError:
             pass  # not sealed, not believed
-
-    def _amend(self, parts: Iterable[str], change: Callable[[str], None]) -> None:
-        if not self.current:
-            return
-        self._changed = True
-        try:
-            for part in parts:
-                change(part)
-        except OSError:
-            self.current = False
 
     def _stamp(self) -> bytes:
         """What the seal says: this very folder (not what a backup restored), as it was left, since this boot."""
@@ -142,12 +139,5 @@ def _container_id(owner: bytes) -> bytes:
     return owner.partition(b"\r\n")[0]
 
 
-def _encode(reservations: dict[str, bytes]) -> bytes:
-    return b"".join(
-        address.encode() + b" " + owner + _END for address, owner in reservations.items() if _END not in owner
-    )
-
-
-def _decode(data: bytes) -> dict[str, bytes]:
-    records = (record.partition(b" ") for record in data.split(_END)[:-1])
-    return {address.decode(): owner for address, _, owner in records}
+def _record(address: str, owner: bytes) -> bytes:
+    return b"" if _END in owner else address.encode() + b" " + owner + _END
