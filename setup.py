@@ -5,6 +5,7 @@ What the package is, is in pyproject.toml.
 """
 
 import os
+import runpy
 import shlex
 import subprocess
 import sysconfig
@@ -36,6 +37,14 @@ class BuildNative(build_ext):
         folder = Path("cni") if self.inplace else Path(self.build_lib, "cni")
         folder.mkdir(parents=True, exist_ok=True)
         self.build_launcher(folder / "_launcher")
+        if not self.inplace:
+            self.build_bundle(Path(self.build_lib))
+
+    def build_bundle(self, root: Path) -> None:
+        """All that plugins import, in one file (cni/bundle.py)."""
+        bundle = runpy.run_path("cni/bundle.py")
+        files = [path.relative_to(root).as_posix() for top in ("cni", "cni_plugins") for path in root.glob(f"{top}/**/*.py")]
+        bundle["write"](str(root), sorted(name for name in files if not name.startswith(("cni/cli/", "cni/runtime/"))))
 
     def build_launcher(self, target: Path) -> None:
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")

@@ -64,7 +64,7 @@ def netns_socket(netns: int, domain: int, type: int, protocol: int = 0) -> int:
     """A socket (close-on-exec) that belongs to the namespace, whoever uses it."""
 
 def netns_open_file(netns: int, path: _Path, flags: int) -> int:
-    """Open a file, such as one below /proc/sys/net, as seen in the namespace."""
+    """Open a file, such as one below /proc/sys/net or /proc/thread-self/net, as seen in the namespace."""
 
 def netns_pin(netns: int) -> None:
     """Move the calling thread for good. For threads that end there."""
@@ -72,7 +72,7 @@ def netns_pin(netns: int) -> None:
 # ---- addresses ----
 
 def hwaddr_from_ip(packed: bytes) -> str:
-    """The MAC that follows from an IP address: ``0a:58`` and the IPv4 address, or the last four bytes of an IPv6 one."""
+    """The MAC that follows from an IP address: ``0a:58`` and its four bytes, of an IPv6 one the last four."""
 
 def parse_hwaddr(text: str) -> bytes:
     """Six bytes of ``aa:bb:..`` or ``aa-bb-..``. ValueError if it is neither."""
@@ -186,19 +186,24 @@ class Netlink:
         """Routes of one table (254: main; 0: of all); of one that has none, an empty list."""
 
     def dump(self, type: int, header: bytes, attributes: Iterable[_Attribute], what: str) -> list[Any]:
-        """Any list. Asked again when the kernel says that it changed meanwhile; NetlinkError EAGAIN if it never rests."""
+        """Any list, asked for again while the kernel says that it changed; NetlinkError EAGAIN if it never rests."""
 
     def subscribe(self, group: int) -> None:
-        """Hear of changes: an RTNLGRP_ number."""
+        """Hear of changes: an RTNLGRP_ number. From then on the socket is for ``wait`` alone."""
 
     def wait(self, seconds: float) -> list[Any]:
-        """The next notification's objects; empty when the time is up."""
+        """The next notification's objects; empty when the time is up or a signal came.
+
+        KernelError ENOBUFS: more came than was fetched, and some were lost.
+        """
 
 class Batch:
     """Requests that go to the kernel together, in one system call, when ``commit`` is called.
 
     Methods queue one request each and return the batch. A link is given by index
     or name. The kernel goes on after a refusal, so a batch is no transaction.
+    A method that raises (ValueError, TypeError, OverflowError) has queued nothing.
+    A batch is for one thread at a time.
     """
 
     def __len__(self) -> int: ...
@@ -296,7 +301,7 @@ class Batch:
         arguments: tuple[object, ...] = (),
         overlook: tuple[int, ...] = (),
     ) -> Self:
-        """Any request: neighbours, rules, qdiscs. ``what % arguments`` is it in words, ``overlook`` errnos that are fine."""
+        """Any request: neighbours, rules, qdiscs. ``what % arguments`` says it in words; ``overlook``: fine errnos."""
 
     def commit(self) -> list[Any]:
         """Send what is queued. One entry for each get, in order: the object, or None if it may be missing and is.

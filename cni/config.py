@@ -256,7 +256,10 @@ class Attachment(Settings):
 
 
 class Config(Settings):
-    """The head that every plugin decodes; the base of every plugin's table."""
+    """The head that every plugin decodes; the base of every plugin's table.
+
+    `runtimeConfig` and `args` are for the plugins' own tables, each of which knows other keys there.
+    """
 
     cniVersion = Text("", "version of the specification that the configuration is written for; empty is 0.1.0")
     name = Text("", "name of the network")
@@ -265,8 +268,6 @@ class Config(Settings):
     ipam = Section(IPAM, "the IPAM plugin and its settings")
     dns = Resolver("settings for the container's resolver, for the result")
     prevResult = Object("result of the plugin before, put in by the runtime")
-    runtimeConfig = Object("values of the declared capabilities, put in by the runtime")
-    args = Object("free metadata; plugins look under args.cni")
     valid_attachments = ListOf(
         Table(Attachment),
         "the attachments that still exist, put in by the runtime for GC",

@@ -79,6 +79,11 @@ def _scan(text: str) -> Any:
         raise _unexpected(text, stop.value, "looking for beginning of value") from None
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
+    except SystemError:
+        # The scanner's exception is json.decoder's, and before Python 3.13 it only takes it from there if it is imported.
+        import json.decoder  # noqa: F401
+
+        return _scan(text)
     rest = text[end:].lstrip(_SPACE)
     if rest:
         raise _unexpected(text, len(text) - len(rest), "after top-level value")

@@ -15,7 +15,6 @@ from cni.result import Result
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
     from typing import Any, Literal, overload
 
     from cni.netns import NetNS
@@ -243,33 +242,3 @@ def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | N
         return None
     config_version = request.version if config is None else version.of_config(_object(config))
     return decode_result(output, config_version)
-
-
-class Delegated:
-    """A delegate's ADD that is undone when what follows fails (spec section 4: the caller runs the delegate's DEL).
-
-        with Delegated("host-local", request) as addresses:
-            ...
-
-    The failure of the body is what is raised; that of the DEL goes to the log.
-    """
-
-    __slots__ = ("_config", "_plugin_type", "_request")
-
-    def __init__(self, plugin_type: str, request: Request, *, config: bytes | None = None) -> None:
-        self._plugin_type = plugin_type
-        self._request = request
-        self._config = config
-
-    def __enter__(self) -> Result:
-        return delegate("ADD", self._plugin_type, self._request, config=self._config)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
-        try:
-            delegate("DEL", self._plugin_type, self._request, config=self._config)
-        except Exception as problem:  # whatever it is, the body's failure is the one to report
-            self._request.stderr(f"undoing the ADD of {self._plugin_type} after a failure: {problem}\n")

@@ -1,10 +1,10 @@
-"""What an IPAM plugin's answer means for an interface."""
+"""Asking the IPAM plugin, and what its answer means for an interface."""
 
 from __future__ import annotations
 
 import time
 
-from cni import sysctl
+from cni import invoke, sysctl
 from cni.errors import CNIError, quote
 from cni.ip import IP
 
@@ -12,7 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Batch, Link, Netlink
     from cni.netns import NetNS
+    from cni.request import Request
     from cni.result import IPConfig, Result, Route
+    from cni.undo import Undo
 
 # linux/if_addr.h, rtnetlink.h
 _IFA_F_DADFAILED = 0x08
@@ -21,6 +23,19 @@ _AF_INET6 = 10
 _RTNLGRP_IPV6_IFADDR = 9
 
 _SETTLED = 5.0  # seconds that duplicate address detection may take
+
+
+def add(request: Request, undo: Undo) -> Result:
+    """Ask the configuration's IPAM plugin for addresses, which are given back if what follows fails.
+
+    Raises the plugin's CNIError, or one for an answer without addresses.
+    """
+    plugin = request.config.ipam.type
+    result = invoke.delegate("ADD", plugin, request)
+    undo.push(invoke.delegate, "DEL", plugin, request)
+    if not result.ips:
+        raise CNIError("IPAM plugin returned missing IP config")
+    return result.to_current()
 
 
 def configure(container: NetNS, inside: Netlink, link: Link, result: Result) -> None:

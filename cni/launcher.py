@@ -51,7 +51,10 @@ class Trailer:
         """The trailer in ``data``, or None if it is none."""
         if len(data) != TRAILER_SIZE or not data.startswith(MAGIC):
             return None
-        interpreter, folders, reference = data[len(MAGIC) :].split(b"\0")[:3]
+        fields = data[len(MAGIC) :].split(b"\0", 3)
+        if len(fields) != 4:
+            return None
+        interpreter, folders, reference, _ = fields
         return cls(fsdecode(interpreter), tuple(fsdecode(folders).split(":")), fsdecode(reference))
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 RUN_DIR = "/run/netns"
+# Not -1: the core takes that for the calling thread's own namespace.
+_CLOSED = -2
 
 
 class NetNSNotFound(FileNotFoundError):
@@ -75,12 +77,13 @@ class NetNS:
     @classmethod
     def of_fd(cls, fd: int) -> Self:
         """The namespace behind a descriptor of the caller's, which stays the caller's. Raises NotANetNS."""
-        path = f"/proc/self/fd/{fd}"
         try:
-            _core.netns_verify(fd, path)
+            _core.netns_verify(fd, f"/proc/self/fd/{fd}")
         except _core.KernelError as error:
             raise NotANetNS(error.errno, error.attempt) from None
-        return cls(posix.dup(fd), path)
+        own = posix.dup(fd)
+        # Good for child processes too, as long as this object is open.
+        return cls(own, f"/proc/{posix.getpid()}/fd/{own}")
 
     @classmethod
     def current(cls) -> Self:
@@ -122,7 +125,10 @@ class NetNS:
         return _core.netns_socket(self.fd, domain, type, protocol)
 
     def open_file(self, path: str, flags: int = posix.O_RDONLY) -> int:
-        """A descriptor of a file as it is in the namespace, such as one below /proc/sys/net."""
+        """A descriptor of a file as it is in the namespace, such as one below /proc/sys/net.
+
+        /proc/net is the main thread's wherever this one is: it is /proc/thread-self/net that is meant.
+        """
         return _core.netns_open_file(self.fd, path, flags)
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -147,7 +153,7 @@ class NetNS:
         thread.start()
         thread.join()
         if failure:
-            raise failure[0]
+            raise failure.pop()  # left in the list it would keep itself, and all its frames hold, alive
         return outcome[0]
 
     def remove(self) -> None:
@@ -156,10 +162,10 @@ class NetNS:
             _core.netns_remove(self.path)
 
     def close(self) -> None:
-        """Close the descriptor. A second call does nothing."""
-        if self.fd >= 0:
-            posix.close(self.fd)
-            self.fd = -1
+        """Close the descriptor. A second call does nothing; what else is asked of it then fails with EBADF."""
+        fd, self.fd = self.fd, _CLOSED
+        if fd != _CLOSED:
+            posix.close(fd)
 
     def __enter__(self) -> Self:
         return self

@@ -1,15 +1,156 @@
-"""Where the plugins are: ours as `cni install` puts them, and the Go reference's of Debian's package."""
+"""For all tests: a node of their own (a private network namespace), and the folders of plugins, ours and Go's."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import secrets
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cni import launcher
+
+PATH = os.environ["PATH"]
+
+
+def _program(name: str) -> str:
+    """Found where this machine has it, whatever PATH a test has set since."""
+    found = shutil.which(name, path=PATH)
+    assert found, f"{name} is not installed"
+    return found
+
+
+class Node:
+    """A network namespace to run things in, with nothing in it but `lo`, up."""
+
+    def __init__(self) -> None:
+        self.name = f"cnitest-{secrets.token_hex(4)}"
+        self.path = f"/run/netns/{self.name}"
+        self._environ = {**os.environ, "PATH": PATH}
+        self._containers: list[Node] = []
+        self._mounts: subprocess.Popen[bytes] | None = None
+        subprocess.run([_program("ip"), "netns", "add", self.name], check=True)
+        self.run(["ip", "link", "set", "lo", "up"])
+
+    def run(
+        self,
+        argv: list[str],
+        stdin: str | None = None,
+        env: dict[str, str] | None = None,
+        check: bool = True,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program in the node; `env` is added to this process's. A failure shows what it said."""
+        command = [_program("nsenter"), f"--net={self.path}", *self._enter_mounts(), *argv]
+        environ = {**self._environ, **(env or {})}
+        done = subprocess.run(command, input=stdin, env=environ, capture_output=True, text=True, timeout=timeout)
+        if check and done.returncode:
+            pytest.fail(f"{argv} ended with {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}")
+        return done
+
+    @contextlib.contextmanager
+    def start(self, argv: list[str]) -> Iterator[subprocess.Popen[str]]:
+        """A program that runs in the node as long as the `with` block lasts."""
+        command = [_program("nsenter"), f"--net={self.path}", *self._enter_mounts(), *argv]
+        with subprocess.Popen(command, env=self._environ, stdout=subprocess.PIPE, text=True) as started:
+            try:
+                yield started
+            finally:
+                started.kill()
+
+    def python(self, code: str, *arguments: str, env: dict[str, str] | None = None) -> str:
+        """Run Python code that can import what this process can; its stdout."""
+        path = os.pathsep.join(filter(None, sys.path))
+        return self.run([sys.executable, "-c", code, *arguments], env={"PYTHONPATH": path, **(env or {})}).stdout
+
+    def ip(self, *arguments: str) -> Any:
+        """`ip -json -details`, parsed; None where it prints nothing."""
+        printed = self.run(["ip", "-json", "-details", *arguments]).stdout
+        return json.loads(printed) if printed.strip() else None
+
+    def nft(self, commands: str) -> str:
+        """Run nft commands by the program."""
+        return self.run(["nft", "-f", "-"], stdin=commands).stdout
+
+    def nft_ruleset(self) -> list[dict[str, Any]]:
+        """What `nft -j list ruleset` finds, without handles."""
+        objects = json.loads(self.run(["nft", "-j", "list", "ruleset"]).stdout)["nftables"]
+        found = [entry for entry in objects if "metainfo" not in entry]
+        for entry in found:
+            for properties in entry.values():
+                properties.pop("handle", None)
+        return found
+
+    def iptables_save(self, version: int = 4, table: str = "nat", variant: str = "") -> list[str]:
+        """The chains and rules of a table, without counters; `variant` is "", "-nft" or "-legacy"."""
+        command = f"{'iptables' if version == 4 else 'ip6tables'}{variant}-save"
+        lines = self.run([command, "-t", table]).stdout.splitlines()
+        return [line.partition(" [")[0] for line in lines if line.startswith((":", "-A"))]
+
+    def container(self) -> Node:
+        """A further namespace, thrown away with this one."""
+        self._containers.append(Node())
+        return self._containers[-1]
+
+    def hide(self, folder: str) -> None:
+        """From now on the node's programs see an empty folder of their own there; other mounts are this process's."""
+        if not self._mounts:
+            command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep infinity"]
+            self._mounts = subprocess.Popen(command, stdout=subprocess.PIPE)
+            assert self._mounts.stdout
+            self._mounts.stdout.readline()  # the shell runs, so the mount namespace is there
+        self.run(["mkdir", "-p", folder])
+        self.run(["mount", "-t", "tmpfs", "cnitest", folder])
+
+    def _enter_mounts(self) -> list[str]:
+        return [f"--mount=/proc/{self._mounts.pid}/ns/mnt"] if self._mounts else []
+
+    def close(self) -> None:
+        for container in self._containers:
+            container.close()
+        if self._mounts:
+            self._mounts.kill()
+            self._mounts.communicate()
+        subprocess.run([_program("ip"), "netns", "delete", self.name], check=True)
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    node = Node()
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def make_node() -> Iterator[Callable[[], Node]]:
+    """For tests that compare several nodes."""
+    nodes: list[Node] = []
+
+    def make() -> Node:
+        nodes.append(Node())
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture
+def legacy_path(tmp_path: Path) -> str:
+    """A PATH on which iptables is the legacy variant, whichever one is the machine's own."""
+    folder = tmp_path / "legacy"
+    folder.mkdir()
+    for command in ("iptables", "ip6tables"):
+        for suffix in ("", "-restore", "-save"):
+            (folder / f"{command}{suffix}").symlink_to(_program(f"{command}-legacy{suffix}"))
+    return f"{folder}{os.pathsep}{PATH}"
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,8 @@ def _folder_of(plugin: EntryPoint) -> list[str]:
 
 
 def _write(path: Path, data: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not the process's id: two containers that share the folder may have the same.
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
     try:
         with open(fd, "wb") as file:

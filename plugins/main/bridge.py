@@ -10,14 +10,15 @@ Without an IPAM plugin the container gets a link and no address.
 
 from __future__ import annotations
 
-from cni import hwaddr, invoke, ipam, links, sysctl
+from cni import gojson, hwaddr, invoke, ipam, links, sysctl
 from cni.checks import container_interface, expect_addresses, expect_routes, previous_result
 from cni.config import Config, Flag, Integer, ListOf, Object, Section, Settings, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, UNSUPPORTED_FIELD, CNIError, joined, quote
+from cni.errors import PLUGIN_NOT_AVAILABLE, UNSUPPORTED_FIELD, CNIError, quote
 from cni.ip import CIDR, IP
 from cni.netns import NetNS, NetNSNotFound
 from cni.result import Interface, Result, Route
 from cni.skel import Plugin
+from cni.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,21 +79,35 @@ def add(request: Request) -> Result:
     conf: Conf = request.config
     _refuse_contradictions(request)
     mac = _asked_mac(request)
-    with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
+    with (
+        request.open_container() as container,
+        request.host.netlink() as node,
+        container.netlink() as inside,
+        Undo(request.stderr) as undo,
+    ):
         bridge = _ensure_bridge(conf, request.host, node)
         links.refuse_existing(inside, request.ifname)
-        if not conf.ipam.type:
-            return _connect(request, container, node, inside, bridge, mac, Result())
-        with invoke.Delegated(conf.ipam.type, request) as result:
-            if not result.ips:
-                raise CNIError("IPAM plugin returned missing IP config")
-            result = result.to_current()
-            gateways = _gateways(conf, result)
-            if _is_gateway(conf):
-                _ensure_gateways(conf, request.host, node, bridge, gateways)
-            if not mac and conf.deterministicMAC:
-                mac = hwaddr.from_ip(hwaddr.leading([ip.address.ip for ip in result.ips]))
-            return _connect(request, container, node, inside, bridge, mac, result)
+        result = ipam.add(request, undo) if conf.ipam.type else Result()
+        gateways = _complete(conf, result)
+        if _is_gateway(conf):
+            _ensure_gateways(conf, request.host, node, bridge, gateways)
+        if not mac and result.ips and conf.deterministicMAC:
+            mac = hwaddr.from_ip(hwaddr.leading([address.ip for address in _addresses(result)]))
+        port = links.make_veth(node, container, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index)
+        undo.push(links.delete, container, request.ifname)
+        _connect(request, container, node, inside, port, result)
+        if conf.ipMasq and result.ips:
+            undo.push(_forget_masquerade, request)
+            _masquerade().setup(conf.ipMasqBackend, _addresses(result), *_owner(request), request.foreign_host)
+        port, bridge = node.batch().link_get(port.index).link_get(bridge.index).commit()
+        if not conf.disableContainerInterface:
+            links.await_operational(request.host, port)
+        if _is_gateway(conf) and not conf.deterministicMAC:
+            node.batch().link_set(bridge.index, hwaddr=bridge.hwaddr).commit()  # pinned as it is
+    result.interfaces[0].mac = bridge.hwaddr
+    if conf.dns.is_configured:
+        result.dns = conf.dns
+    return result
 
 
 def delete(request: Request) -> None:
@@ -102,8 +117,9 @@ def delete(request: Request) -> None:
     if conf.ipam.type:
         steps.append(lambda: invoke.delegate("DEL", conf.ipam.type, request))
     if conf.ipMasq:
-        steps.append(lambda: _forget_masquerade(request))
-    _do_all(steps)
+        # First, as removing rules is not over until a grace period that deleting the link has to wait for as well.
+        steps.insert(0, lambda: _forget_masquerade(request))
+    do_all(steps)
 
 
 def check(request: Request) -> None:
@@ -118,6 +134,8 @@ def check(request: Request) -> None:
         _check_port(node, bridge, link, result)
         expect_addresses(inside, request.ifname, result.ips)
         expect_routes(inside, result.routes)
+    if conf.ipMasq and result.ips:
+        _masquerade().check(_addresses(result), *_owner(request), request.foreign_host)
 
 
 def gc(request: Request) -> None:
@@ -129,7 +147,7 @@ def gc(request: Request) -> None:
     if conf.ipMasq and conf.has("cni.dev/valid-attachments"):
         valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
         steps.append(lambda: _masquerade().gc(conf.name, valid, request.foreign_host))
-    _do_all(steps)
+    do_all(steps)
 
 
 def status(request: Request) -> None:
@@ -156,7 +174,7 @@ def _refuse_contradictions(request: Request) -> None:
     if conf.hairpinMode and conf.promiscMode:
         raise CNIError("cannot set hairpin mode and promiscuous mode at the same time")
     if conf.ipMasq and conf.ipMasqBackend not in (None, *_masquerade().BACKENDS):
-        raise CNIError(f"unknown ipmasq backend {quote(conf.ipMasqBackend)}")
+        raise CNIError(f"unknown ipmasq backend {quote(str(conf.ipMasqBackend))}")
     if not conf.ipam.type:
         Result([Interface(request.ifname)]).encode(request.version)  # versions that cannot say it
 
@@ -175,7 +193,7 @@ def _is_gateway(conf: Conf) -> bool:
     return conf.isGateway or conf.isDefaultGateway
 
 
-def _gateways(conf: Conf, result: Result) -> list[CIDR]:
+def _complete(conf: Conf, result: Result) -> list[CIDR]:
     """Fill in what the result leaves to the bridge: gateways and default routes. Returns the bridge's addresses."""
     gateways = []
     with_default = {route.dst.version for route in result.routes if not route.dst.prefix}
@@ -206,8 +224,8 @@ def _ensure_bridge(conf: Conf, host: NetNS, node: Netlink) -> Link:
             bridge = batch.link_get(conf.bridge).commit()[0]
         if bridge.kind != "bridge":
             raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge")
+        links.refuse_router_advertisements(host, conf.bridge)
         if not bridge.is_up or conf.promiscMode:
-            links.refuse_router_advertisements(host, conf.bridge)
             node.batch().link_set(bridge.index, up=True, promisc=True if conf.promiscMode else None).commit()
         return bridge
     except (CNIError, OSError) as error:
@@ -252,48 +270,21 @@ def _ensure_address(conf: Conf, node: Netlink, bridge: Link, gateway: CIDR, gate
 # ---- the container's link ----
 
 
-def _connect(
-    request: Request,
-    container: NetNS,
-    node: Netlink,
-    inside: Netlink,
-    bridge: Link,
-    mac: str,
-    result: Result,
-) -> Result:
-    """Make the veth pair and everything on it, or take it away again and raise."""
+def _connect(request: Request, container: NetNS, node: Netlink, inside: Netlink, port: Link, result: Result) -> None:
+    """Bring up both ends of the veth pair, the container's with what IPAM said, and report them."""
     conf: Conf = request.config
-    port = links.make_veth(node, container, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index)
-    try:
-        _bring_up_port(conf, request.host, node, port)
-        link = inside.link(request.ifname)
-        result.interfaces = [
-            Interface(bridge.name),
-            Interface(port.name, port.hwaddr),
-            Interface(link.name, link.hwaddr, request.netns),
-        ]
-        if result.ips:
-            _tune(conf, container, link.name)
-            ipam.configure(container, inside, link, result)
-        elif not conf.disableContainerInterface:
-            inside.batch().link_set(link.index, up=True).commit()
-        if conf.ipMasq and result.ips:
-            addresses = [ip.address for ip in result.ips]
-            _masquerade().setup(
-                conf.ipMasqBackend, addresses, conf.name, request.ifname, request.container_id, request.foreign_host
-            )
-        port, bridge = node.batch().link_get(port.index).link_get(bridge.index).commit()
-        if not conf.disableContainerInterface:
-            links.await_operational(request.host, port)
-        if _is_gateway(conf) and not conf.deterministicMAC:
-            node.batch().link_set(bridge.index, hwaddr=bridge.hwaddr).commit()  # pinned as it is
-        result.interfaces[0].mac = bridge.hwaddr
-    except BaseException:
-        _undo(request, container)
-        raise
-    if conf.dns.is_configured:
-        result.dns = conf.dns
-    return result
+    _bring_up_port(conf, request.host, node, port)
+    link = inside.link(request.ifname)
+    result.interfaces = [
+        Interface(conf.bridge),  # its MAC may yet change
+        Interface(port.name, port.hwaddr),
+        Interface(link.name, link.hwaddr, request.netns),
+    ]
+    if result.ips:
+        _tune(conf, container, link.name)
+        ipam.configure(container, inside, link, result)
+    elif not conf.disableContainerInterface:
+        inside.batch().link_set(link.index, up=True).commit()
 
 
 def _bring_up_port(conf: Conf, host: NetNS, node: Netlink, port: Link) -> None:
@@ -311,16 +302,6 @@ def _tune(conf: Conf, container: NetNS, name: str) -> None:
         sysctl.try_write(container, f"net/ipv6/conf/{name}/enhanced_dad", "1")
     sysctl.try_write(container, f"net/ipv6/conf/{name}/accept_dad", "1" if conf.enabledad else "0")
     sysctl.try_write(container, f"net/ipv4/conf/{name}/arp_notify", "1")
-
-
-def _undo(request: Request, container: NetNS) -> None:
-    steps: list[Callable[[], object]] = [lambda: links.delete(container, request.ifname)]
-    if request.config.ipMasq:
-        steps.append(lambda: _forget_masquerade(request))
-    try:
-        _do_all(steps)
-    except CNIError as error:
-        request.stderr(f"undoing a failed ADD: {error}\n")
 
 
 def _delete_link(request: Request) -> None:
@@ -341,19 +322,16 @@ def _masquerade() -> ModuleType:
 
 
 def _forget_masquerade(request: Request) -> None:
-    _masquerade().teardown(request.config.name, request.ifname, request.container_id, request.foreign_host)
+    _masquerade().teardown(*_owner(request), request.foreign_host)
 
 
-def _do_all(steps: list[Callable[[], object]]) -> None:
-    """Every step, whatever becomes of the others; then raise what failed, as one CNIError."""
-    failures: list[Exception] = []
-    for step in steps:
-        try:
-            step()
-        except (CNIError, OSError) as error:
-            failures.append(error)
-    if failures:
-        raise joined(failures)
+def _owner(request: Request) -> tuple[str, str, str]:
+    """Whose the rules are: network, interface, container."""
+    return request.config.name, request.ifname, request.container_id
+
+
+def _addresses(result: Result) -> list[CIDR]:
+    return [ip.address for ip in result.ips]
 
 
 # ---- CHECK ----
@@ -376,8 +354,8 @@ def _check_bridge(conf: Conf, node: Netlink, result: Result) -> Link:
         )
     if bridge.is_promiscuous != conf.promiscMode:
         raise CNIError(
-            f"Bridge interface {conf.bridge} configured Promisc Mode {conf.promiscMode} "
-            f"doesn't match current state: {bridge.is_promiscuous}"
+            f"Bridge interface {conf.bridge} configured Promisc Mode {gojson.dumps(conf.promiscMode)} "
+            f"doesn't match current state: {gojson.dumps(bridge.is_promiscuous)}"
         )
     return bridge
 

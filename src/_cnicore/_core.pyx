@@ -5,7 +5,7 @@ A thin face over the C files beside it. Types and docstrings for users are in
 ``cni/_core.pyi``; the words of the kernel's side are in the C headers.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from includes cimport system as sys

@@ -1,9 +1,7 @@
 #include "error.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <unistd.h>
 
 int cni_fail(struct cni_error *err, int status, const char *format, ...)
 {
@@ -14,13 +12,4 @@ int cni_fail(struct cni_error *err, int status, const char *format, ...)
     vsnprintf(err->what, sizeof err->what, format, arguments);
     va_end(arguments);
     return -1;
-}
-
-void cni_close_fd(int *fd)
-{
-    int saved = errno;
-
-    if (*fd >= 0)
-        close(*fd);
-    errno = saved;
 }

@@ -14,8 +14,4 @@ struct cni_error {
 int cni_fail(struct cni_error *err, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* File descriptors that close themselves at the end of their scope. */
-void cni_close_fd(int *fd);
-#define cleanup_fd __attribute__((cleanup(cni_close_fd)))
-
 #endif

@@ -15,7 +15,7 @@ cdef str hwaddr_text(const uint8_t *hwaddr):
     return text.decode("ascii")
 
 
-def parse_hwaddr(str text) -> bytes:
+def parse_hwaddr(str text not None) -> bytes:
     cdef uint8_t out[CNI_HWADDR_LEN]
     cdef bytes encoded = text.encode()
     if cni_hwaddr_parse(encoded, out) < 0 or b"\0" in encoded:
@@ -23,7 +23,7 @@ def parse_hwaddr(str text) -> bytes:
     return (<char *>out)[:CNI_HWADDR_LEN]
 
 
-def parse_ip(str text) -> bytes:
+def parse_ip(str text not None) -> bytes:
     cdef uint8_t out[16]
     cdef bytes encoded = text.encode()
     cdef int length = -1 if b"\0" in encoded else cni_ip_parse(encoded, out)

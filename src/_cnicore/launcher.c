@@ -17,17 +17,49 @@
 #define TRAILER_SIZE 4096
 #define INSTALL_AGAIN "run 'cni install' again"
 
-/* "-S -E -I": no site module, no PYTHON* variables, no user's folder. What follows
- * on the command line is read by cni/launcher.py. */
-/* Collecting garbage is no use in a process that ends before there is any. */
-static const char boot[] = "import gc,sys;gc.disable();sys.path[:0]=sys.argv[1].split(':');"
-                           "from cni.launcher import start;start(sys.argv[2],sys.argv[3:])";
+/* Isolated, without the site module (-I -S -E). Collecting garbage is no use in a process that ends before there
+ * is any. The bundle is all the code in one file (cni/bundle.py), which a tree that is built in place has not. */
+static const char boot[] = "import gc,sys\n"
+                           "gc.disable()\n"
+                           "sys.path[:0]=sys.argv[1].split(':')\n"
+                           "try:\n"
+                           "  import marshal,_io\n"
+                           "  f=_io.FileIO(sys.path[0]+'/cni/_bundle.'+sys.implementation.cache_tag)\n"
+                           "  code,modules=marshal.loads(f.readall())\n"
+                           "except FileNotFoundError:pass\n"
+                           "else:\n"
+                           "  b={'__name__':'cni.bundle'}\n"
+                           "  exec(code,b)\n"
+                           "  b['install'](modules,sys.path[0])\n"
+                           "try:\n"
+                           "  from cni.launcher import load,start\n"
+                           "  load(sys.argv[2])\n"
+                           "except(ImportError,AttributeError)as e:\n" /* the packages are gone */
+                           "  import json\n"
+                           "  e=f'import {sys.argv[2]} from {sys.argv[1]}: {e}; '\"" INSTALL_AGAIN "\"\n"
+                           "  sys.exit(print(json.dumps({'code':999,'msg':e},indent=4))or 1)\n"
+                           "start(sys.argv[2],sys.argv[3:])\n";
 static const char magic[] = "cni launcher 1\n"; /* 16 bytes with its NUL */
+
+/* As it may stand in a JSON string; bytes that are not UTF-8 are left to the reader. */
+static void print_escaped(const char *text)
+{
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+
+        if (c < ' ' || c == '"' || c == '\\')
+            printf("\\u%04x", c);
+        else
+            putchar(c);
+    }
+}
 
 /* A CNI error on stdout, as a runtime expects one from a plugin. */
 static int fail(const char *what, const char *on, int status)
 {
-    printf("{\n    \"code\": 999,\n    \"msg\": \"%s %s: %s; " INSTALL_AGAIN "\"\n}", what, on, strerror(status));
+    printf("{\n    \"code\": 999,\n    \"msg\": \"%s ", what);
+    print_escaped(on);
+    printf(": %s; " INSTALL_AGAIN "\"\n}", strerror(status));
     return 1;
 }
 

@@ -30,7 +30,7 @@ static void attributes(struct cni_messages *messages, const struct cni_link *lin
         cni_attribute_u32(messages, IFLA_TXQLEN, (uint32_t)link->txqlen);
     if (link->alias)
         cni_attribute_text(messages, IFLA_IFALIAS, link->alias);
-    if (link->netns >= 0)
+    if (link->netns != -1) /* a closed one must fail, not be taken for none */
         cni_attribute_u32(messages, IFLA_NET_NS_FD, (uint32_t)link->netns);
 }
 

@@ -11,11 +11,21 @@
 #include "netns.h"
 
 /* As many requests a sendmsg as leave room for their answers in a receive buffer
- * of default size: one that overflows loses acknowledgements. */
-#define REQUESTS_AT_ONCE 64
+ * of default size, of which a link's state takes 9 KiB: one that overflows loses
+ * acknowledgements. */
+#define REQUESTS_AT_ONCE 16
 /* The kernel makes a dump's messages as large as the reader's buffer, up to 32 KiB. */
 #define ROOM 65536
 #define DUMP_TRIES 20
+/* For the news of a busy node: a hundred links' states. */
+#define NEWS_ROOM (1 << 20)
+#define LAST_ERRNO 4095 /* the kernel's MAX_ERRNO */
+
+/* What NLMSG_ALIGN does, but for any size_t: its mask has 32 bits. */
+static size_t align(size_t length)
+{
+    return (length + NLMSG_ALIGNTO - 1) & ~(size_t)(NLMSG_ALIGNTO - 1);
+}
 
 /* ---- building ---------------------------------------------------------- */
 
@@ -28,6 +38,7 @@ void cni_messages_free(struct cni_messages *messages)
 void cni_messages_clear(struct cni_messages *messages)
 {
     messages->length = 0;
+    messages->finished = 0;
     messages->count = 0;
     messages->status = 0;
 }
@@ -56,8 +67,10 @@ static int reserve(struct cni_messages *messages, size_t more)
 /* Append with the padding to four bytes that netlink wants. */
 void cni_append(struct cni_messages *messages, const void *data, size_t length)
 {
-    size_t padded = NLMSG_ALIGN(length);
+    size_t padded = align(length);
 
+    if (length > UINT16_MAX && !messages->status)
+        messages->status = EMSGSIZE;
     if (reserve(messages, padded) < 0)
         return;
     if (length)
@@ -69,9 +82,10 @@ void cni_append(struct cni_messages *messages, const void *data, size_t length)
 size_t cni_message_begin(struct cni_messages *messages, uint16_t type, uint16_t flags, const void *header,
                          size_t length)
 {
-    size_t start = messages->length;
     struct nlmsghdr message = {.nlmsg_type = type, .nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags)};
+    size_t start = messages->finished;
 
+    messages->length = start;
     cni_append(messages, &message, sizeof message);
     cni_append(messages, header, length);
     return start;
@@ -85,6 +99,7 @@ void cni_message_end(struct cni_messages *messages, size_t start)
         return;
     length = (uint32_t)(messages->length - start);
     memcpy(messages->data + start + offsetof(struct nlmsghdr, nlmsg_len), &length, sizeof length);
+    messages->finished = messages->length;
     messages->count++;
 }
 
@@ -163,7 +178,7 @@ int cni_next_message(const unsigned char *data, size_t length, size_t *offset, s
         return -1;
     *payload = data + *offset + sizeof *header;
     *payload_length = header->nlmsg_len - sizeof *header;
-    *offset += NLMSG_ALIGN((size_t)header->nlmsg_len);
+    *offset += align(header->nlmsg_len);
     return 1;
 }
 
@@ -183,89 +198,114 @@ int cni_next_attribute(const unsigned char *data, size_t length, size_t *offset,
     *type = (uint16_t)(header.nla_type & NLA_TYPE_MASK);
     *payload = data + *offset + sizeof header;
     *payload_length = header.nla_len - sizeof header;
-    *offset += NLMSG_ALIGN((size_t)header.nla_len); /* the same four bytes */
+    *offset += align(header.nla_len); /* NLA_ALIGNTO is the same four bytes */
     return 1;
 }
 
-int cni_acknowledgement(const struct nlmsghdr *header, const unsigned char *payload, size_t length, char *words,
-                        size_t room)
+/* The kernel's words among the attributes of an extended ack. 0, or -1: malformed. */
+static int read_words(const unsigned char *attributes, size_t length, char *words, size_t room)
 {
-    struct nlmsgerr message;
     const unsigned char *value;
-    size_t offset = 0, skip, value_length;
+    size_t offset = 0, value_length;
     uint16_t type;
     int more;
 
-    words[0] = '\0';
-    if (length < sizeof message)
-        return -1;
-    memcpy(&message, payload, sizeof message);
-    if (message.error > 0)
-        return -1;
-    if (!(header->nlmsg_flags & NLM_F_ACK_TLVS))
-        return -message.error;
-    /* The request stands between the code and the words, unless it was capped. */
-    skip = sizeof message;
-    if (!(header->nlmsg_flags & NLM_F_CAPPED)) {
-        if (message.msg.nlmsg_len < sizeof message.msg)
-            return -1;
-        skip += NLMSG_ALIGN((size_t)message.msg.nlmsg_len) - sizeof message.msg;
-    }
-    if (skip > length)
-        return -1;
-    while ((more = cni_next_attribute(payload + skip, length - skip, &offset, &type, &value, &value_length)) > 0) {
-        if (type != NLMSGERR_ATTR_MSG || !room)
+    while ((more = cni_next_attribute(attributes, length, &offset, &type, &value, &value_length)) > 0) {
+        if (type != NLMSGERR_ATTR_MSG)
             continue;
         if (value_length >= room)
             value_length = room - 1;
         memcpy(words, value, value_length);
         words[value_length] = '\0';
     }
-    return more < 0 ? -1 : -message.error;
+    return more;
+}
+
+/* The number that an acknowledgement or the end of a dump starts with, as a
+ * positive errno; `skip` bytes lie before the extended ack. -1: malformed. */
+static int read_status(const struct nlmsghdr *header, const unsigned char *payload, size_t length, size_t skip,
+                       char *words, size_t room)
+{
+    int32_t error;
+
+    words[0] = '\0';
+    memcpy(&error, payload, sizeof error);
+    if (error > 0 || error < -LAST_ERRNO)
+        return -1;
+    if (header->nlmsg_flags & NLM_F_ACK_TLVS &&
+        (skip > length || read_words(payload + skip, length - skip, words, room) < 0))
+        return -1;
+    return -error;
+}
+
+int cni_acknowledgement(const struct nlmsghdr *header, const unsigned char *payload, size_t length, char *words,
+                        size_t room)
+{
+    struct nlmsgerr message;
+    size_t skip = sizeof message;
+
+    if (length < sizeof message)
+        return -1;
+    memcpy(&message, payload, sizeof message);
+    /* The request stands between the code and the words, unless it was capped. */
+    if (header->nlmsg_flags & NLM_F_ACK_TLVS && !(header->nlmsg_flags & NLM_F_CAPPED)) {
+        if (message.msg.nlmsg_len < sizeof message.msg)
+            return -1;
+        skip += align(message.msg.nlmsg_len) - sizeof message.msg;
+    }
+    return read_status(header, payload, length, skip, words, room);
+}
+
+/* How a dump ended, with NLMSG_DONE. As cni_acknowledgement. */
+static int dump_end(const struct nlmsghdr *header, const unsigned char *payload, size_t length, char *words,
+                    size_t room)
+{
+    if (length < sizeof(int32_t))
+        return -1;
+    return read_status(header, payload, length, sizeof(int32_t), words, room);
 }
 
 /* ---- the socket -------------------------------------------------------- */
 
-static void allow(int fd, int option)
+static void prefer(int fd, int level, int option, int value)
 {
-    int on = 1;
-
-    /* Older kernels lack some; then there are fewer words in an error, no more. */
-    (void)!setsockopt(fd, SOL_NETLINK, option, &on, sizeof on);
+    /* Where a kernel lacks it, or does not allow it, things are less comfortable, no more. */
+    (void)!setsockopt(fd, level, option, &value, sizeof value);
 }
 
 int cni_netlink_open(struct cni_netlink *netlink, int netns, struct cni_error *err)
 {
     struct sockaddr_nl address = {.nl_family = AF_NETLINK};
 
+    netlink->lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     netlink->fd = cni_netns_socket(netns, AF_NETLINK, SOCK_RAW, NETLINK_ROUTE, err);
     if (netlink->fd < 0)
         return -1;
-    allow(netlink->fd, NETLINK_EXT_ACK);
-    allow(netlink->fd, NETLINK_CAP_ACK);
-    allow(netlink->fd, NETLINK_GET_STRICT_CHK);
+    prefer(netlink->fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);
+    prefer(netlink->fd, SOL_NETLINK, NETLINK_CAP_ACK, 1);
+    prefer(netlink->fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1);
     if (bind(netlink->fd, (struct sockaddr *)&address, sizeof address) < 0) {
         cni_fail(err, errno, "bind a netlink socket");
         close(netlink->fd);
         netlink->fd = -1;
         return -1;
     }
-    pthread_mutex_init(&netlink->lock, NULL);
     netlink->sequence = 1;
     return 0;
 }
 
 void cni_netlink_close(struct cni_netlink *netlink)
 {
-    if (netlink->fd < 0)
-        return;
-    close(netlink->fd);
+    pthread_mutex_lock(&netlink->lock);
+    if (netlink->fd >= 0)
+        close(netlink->fd);
     netlink->fd = -1;
-    pthread_mutex_destroy(&netlink->lock);
+    pthread_mutex_unlock(&netlink->lock);
 }
 
 int cni_netlink_subscribe(struct cni_netlink *netlink, uint32_t group, struct cni_error *err)
 {
+    prefer(netlink->fd, SOL_SOCKET, SO_RCVBUFFORCE, NEWS_ROOM);
     if (setsockopt(netlink->fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
         return cni_fail(err, errno, "subscribe to the netlink group %u", group);
     return 0;
@@ -304,7 +344,7 @@ static ssize_t receive(struct cni_netlink *netlink, struct cni_messages *answers
         return cni_fail(err, errno, "read a netlink answer");
     if (length > ROOM)
         return cni_fail(err, EMSGSIZE, "read a netlink answer: %zd bytes are more than fit", length);
-    answers->length += NLMSG_ALIGN((size_t)length);
+    answers->length += align((size_t)length);
     return length;
 }
 
@@ -364,10 +404,10 @@ static int transact(struct cni_netlink *netlink, struct cni_messages *requests, 
     size_t end = 0;
 
     *first = netlink->sequence;
-    while (end < requests->length) {
+    while (end < requests->finished) {
         size_t start = end;
         uint32_t sequence = netlink->sequence;
-        uint32_t count = number(netlink, requests->data, requests->length, &end);
+        uint32_t count = number(netlink, requests->data, requests->finished, &end);
 
         if (send_all(netlink, requests->data + start, end - start, err) < 0 ||
             gather(netlink, sequence, count, answers, err) < 0)
@@ -391,17 +431,17 @@ int cni_netlink_transact(struct cni_netlink *netlink, struct cni_messages *reque
 
 /* One attempt at a dump. 1: the list changed meanwhile. */
 static int dump(struct cni_netlink *netlink, struct cni_messages *request, struct cni_messages *answers,
-                struct cni_error *err)
+                uint32_t *sequence, struct cni_error *err)
 {
     const unsigned char *payload;
     size_t payload_length, end = 0;
     struct nlmsghdr header;
-    char words[128];
-    uint32_t sequence = netlink->sequence;
+    char words[256];
     int more, status, interrupted = 0;
 
-    number(netlink, request->data, request->length, &end);
-    if (send_all(netlink, request->data, request->length, err) < 0)
+    *sequence = netlink->sequence;
+    number(netlink, request->data, request->finished, &end);
+    if (send_all(netlink, request->data, end, err) < 0)
         return -1;
     for (;;) {
         size_t start = answers->length, offset = 0;
@@ -411,19 +451,18 @@ static int dump(struct cni_netlink *netlink, struct cni_messages *request, struc
             return -1;
         while ((more = cni_next_message(answers->data + start, (size_t)length, &offset, &header, &payload,
                                         &payload_length)) > 0) {
-            if (header.nlmsg_seq != sequence)
+            if (header.nlmsg_seq != *sequence)
                 continue;
             interrupted |= (header.nlmsg_flags & NLM_F_DUMP_INTR) != 0;
-            if (header.nlmsg_type == NLMSG_ERROR) {
+            if (header.nlmsg_type == NLMSG_ERROR)
                 status = cni_acknowledgement(&header, payload, payload_length, words, sizeof words);
-                return status < 0 ? malformed(err) : cni_fail(err, status, "%s", words);
-            }
-            if (header.nlmsg_type != NLMSG_DONE)
+            else if (header.nlmsg_type == NLMSG_DONE)
+                status = dump_end(&header, payload, payload_length, words, sizeof words);
+            else
                 continue;
-            if (payload_length < sizeof status)
+            if (status < 0)
                 return malformed(err);
-            memcpy(&status, payload, sizeof status);
-            return status < 0 ? cni_fail(err, -status, "%s", "") : interrupted;
+            return status ? cni_fail(err, status, "%s", words) : interrupted;
         }
         if (more < 0)
             return malformed(err);
@@ -431,7 +470,7 @@ static int dump(struct cni_netlink *netlink, struct cni_messages *request, struc
 }
 
 int cni_netlink_dump(struct cni_netlink *netlink, struct cni_messages *request, struct cni_messages *answers,
-                     struct cni_error *err)
+                     uint32_t *sequence, struct cni_error *err)
 {
     int result = 1;
 
@@ -440,7 +479,7 @@ int cni_netlink_dump(struct cni_netlink *netlink, struct cni_messages *request, 
     pthread_mutex_lock(&netlink->lock);
     for (int i = 0; i < DUMP_TRIES && result == 1; i++) {
         cni_messages_clear(answers);
-        result = dump(netlink, request, answers, err);
+        result = dump(netlink, request, answers, sequence, err);
     }
     pthread_mutex_unlock(&netlink->lock);
     return result == 1 ? cni_fail(err, EAGAIN, "the list changed during each of %d readings", DUMP_TRIES) : result;

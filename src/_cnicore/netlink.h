@@ -14,10 +14,12 @@
 #include "error.h"
 
 /* A growing buffer of netlink messages. A failure to grow, or an attribute that
- * is too long for its length field, is remembered in `status` until it is sent. */
+ * is too long for its length field, is remembered in `status` until it is sent.
+ * A message that was begun and never ended is dropped by whatever comes next. */
 struct cni_messages {
     unsigned char *data;
     size_t length;
+    size_t finished; /* of `length`: up to the end of the last whole message */
     size_t capacity;
     uint32_t count;
     int status;
@@ -45,13 +47,15 @@ void cni_append(struct cni_messages *messages, const void *data, size_t length);
 struct cni_netlink {
     int fd;
     uint32_t sequence;
-    pthread_mutex_t lock; /* one conversation at a time */
+    pthread_mutex_t lock; /* one conversation at a time; its end is no part of one */
 };
 
 int cni_netlink_open(struct cni_netlink *netlink, int netns, struct cni_error *err);
+/* Waits for a conversation that another thread is in. A second call does nothing. */
 void cni_netlink_close(struct cni_netlink *netlink);
 
-/* Hear of changes: `group` is an RTNLGRP_ number. */
+/* Hear of changes: `group` is an RTNLGRP_ number. From then on the socket is for
+ * cni_netlink_wait alone: a conversation would swallow the news. */
 int cni_netlink_subscribe(struct cni_netlink *netlink, uint32_t group, struct cni_error *err);
 
 /* Send every request; fill `answers` with what the kernel said: data, and one
@@ -61,11 +65,13 @@ int cni_netlink_transact(struct cni_netlink *netlink, struct cni_messages *reque
                          uint32_t *first, struct cni_error *err);
 
 /* Send one dump request and gather its answers, again from the start if the
- * kernel says that the list changed meanwhile (NLM_F_DUMP_INTR). */
+ * kernel says that the list changed meanwhile (NLM_F_DUMP_INTR). `sequence`
+ * becomes the number that the answers bear. */
 int cni_netlink_dump(struct cni_netlink *netlink, struct cni_messages *request, struct cni_messages *answers,
-                     struct cni_error *err);
+                     uint32_t *sequence, struct cni_error *err);
 
-/* Wait for a notification. 1: `answers` has it; 0: time is up; -1: failure. */
+/* Wait for a notification. 1: `answers` has it; 0: time is up, or a signal came;
+ * -1: failure, ENOBUFS where some were lost. */
 int cni_netlink_wait(struct cni_netlink *netlink, struct cni_messages *answers, int milliseconds,
                      struct cni_error *err);
 

@@ -3,6 +3,8 @@
 import errno as _errno
 from sys import byteorder
 
+LONGEST_WAIT = 86400.0  # seconds; poll(2) takes an int of milliseconds
+
 
 class NetlinkError(KernelError):
     def __init__(self, int status, str request, str extack=""):
@@ -41,7 +43,6 @@ cdef object netlink_failure(cni_error *err, str what):
 
 cdef class Netlink:
     cdef cni_netlink netlink
-    cdef bint opened
 
     def __cinit__(self, int netns=-1):
         cdef cni_error err
@@ -53,7 +54,8 @@ cdef class Netlink:
             raise failure(&err)
 
     def __dealloc__(self):
-        cni_netlink_close(&self.netlink)
+        with nogil:
+            cni_netlink_close(&self.netlink)
 
     def __enter__(self) -> Netlink:
         return self
@@ -62,7 +64,8 @@ cdef class Netlink:
         self.close()
 
     def close(self) -> None:
-        cni_netlink_close(&self.netlink)
+        with nogil:
+            cni_netlink_close(&self.netlink)
 
     def fileno(self) -> int:
         return self.netlink.fd
@@ -88,7 +91,7 @@ cdef class Netlink:
         header.ifa_index = index
         found = self.dump(sys.RTM_GETADDR, (<char *>&header)[:sizeof(header)], (), "list addresses")
         # A kernel without strict checks ignores the filter.
-        return [address for address in found if not index or address.index == index]
+        return [a for a in found if isinstance(a, Address) and (not index or a.index == index)]
 
     def routes(self, int family=0, table=254) -> list:
         cdef sys.rtmsg header
@@ -101,21 +104,23 @@ cdef class Netlink:
             if error.errno == _errno.ENOENT:  # a table that has never had a route
                 return []
             raise
-        return [route for route in found if not table or route.table == table]
+        # Multicast, MPLS and others answer too where no family is given.
+        return [r for r in found if isinstance(r, Route) and (not table or r.table == table)]
 
     def dump(self, int type, bytes header, attributes, str what) -> list:
         cdef cni_error err
         cdef cni_messages answers
         cdef Batch request = self.batch()
+        cdef uint32_t sequence = 0
         cdef int status
         memset(&answers, 0, sizeof(answers))
-        request.request(type, sys.NLM_F_DUMP, header, attributes, what)
+        request.queue(type, sys.NLM_F_DUMP, header, attributes)
         try:
             with nogil:
-                status = cni_netlink_dump(&self.netlink, &request.requests, &answers, &err)
+                status = cni_netlink_dump(&self.netlink, &request.requests, &answers, &sequence, &err)
             if status < 0:
                 raise netlink_failure(&err, what)
-            return read_answers(&answers)
+            return read_answers(&answers, sequence)
         finally:
             cni_messages_free(&answers)
 
@@ -127,7 +132,7 @@ cdef class Netlink:
     def wait(self, float seconds) -> list:
         cdef cni_error err
         cdef cni_messages answers
-        cdef int status, milliseconds = <int>(seconds * 1000)
+        cdef int status, milliseconds = <int>(min(max(seconds, 0), LONGEST_WAIT) * 1000)
         memset(&answers, 0, sizeof(answers))
         try:
             with nogil:
@@ -139,13 +144,15 @@ cdef class Netlink:
             cni_messages_free(&answers)
 
 
-cdef list read_answers(const cni_messages *answers):
-    """Every answer but the acknowledgements and the end of a dump."""
+cdef list read_answers(const cni_messages *answers, int64_t sequence=-1):
+    """Every answer (to one request, unless it is -1) but the acknowledgements and the end of a dump."""
     cdef sys.nlmsghdr header
     cdef const unsigned char *payload
     cdef size_t length, offset = 0
     cdef list found = []
     while cni_next_message(answers.data, answers.length, &offset, &header, &payload, &length) > 0:
+        if sequence >= 0 and header.nlmsg_seq != sequence:
+            continue
         if header.nlmsg_type not in (sys.NLMSG_DONE, sys.NLMSG_ERROR):
             found.append(read_object(header.nlmsg_type, payload, length))
     return found
@@ -166,7 +173,7 @@ cdef class LinkSpec:
     cdef int set_name(self, object name) except -1:
         if name is None:
             return 0
-        self.name = fsencode(name)
+        self.name = c_text(name)
         self.link.name = self.name
         return 0
 
@@ -187,7 +194,7 @@ cdef class LinkSpec:
     cdef int set_alias(self, object alias) except -1:
         if alias is None:
             return 0
-        self.alias = alias.encode()
+        self.alias = c_text(alias)
         self.link.alias = self.alias
         return 0
 
@@ -202,6 +209,12 @@ cdef class LinkSpec:
 
 cdef str explain(template, arguments):
     return template % tuple([format_ip(a) if isinstance(a, bytes) else a for a in arguments])
+
+
+cdef int family(bytes packed, int prefix) except -1:
+    if len(packed) not in (4, 16) or not 0 <= prefix <= 8 * len(packed):
+        raise ValueError(f"{packed.hex(':')}/{prefix} is no address with a prefix")
+    return sys.AF_INET if len(packed) == 4 else sys.AF_INET6
 
 
 cdef class Batch:
@@ -225,6 +238,7 @@ cdef class Batch:
                     up=None, data=(), exist_ok=False) -> Batch:
         cdef LinkSpec spec = LinkSpec()
         cdef size_t start, info
+        cdef bytes kind_text = c_text(kind)
         spec.set_name(name)
         spec.set_hwaddr(hwaddr)
         spec.set_flag(sys.IFF_UP, up)
@@ -234,7 +248,7 @@ cdef class Batch:
         spec.link.netns = netns
         start = cni_link_begin(&self.requests, sys.NLM_F_CREATE | sys.NLM_F_EXCL, &spec.link)
         info = cni_nest_begin(&self.requests, sys.IFLA_LINKINFO)
-        cni_attribute_text(&self.requests, sys.IFLA_INFO_KIND, kind.encode())
+        cni_attribute_text(&self.requests, sys.IFLA_INFO_KIND, kind_text)
         if data:
             self.nest(sys.IFLA_INFO_DATA, data)
         cni_nest_end(&self.requests, info)
@@ -263,6 +277,7 @@ cdef class Batch:
                  int netns=-1, int txqlen=-1, port_kind=None, port_data=()) -> Batch:
         cdef LinkSpec spec = LinkSpec()
         cdef size_t start, info
+        cdef bytes kind
         if name is not None and not isinstance(link, int):
             raise TypeError("a link is renamed by its index")
         spec.set_name(name)
@@ -277,8 +292,9 @@ cdef class Batch:
         spec.link.txqlen = txqlen
         start = cni_link_begin(&self.requests, 0, &spec.link)
         if port_kind is not None:
+            kind = c_text(port_kind)
             info = cni_nest_begin(&self.requests, sys.IFLA_LINKINFO)
-            cni_attribute_text(&self.requests, sys.IFLA_INFO_SLAVE_KIND, port_kind.encode())
+            cni_attribute_text(&self.requests, sys.IFLA_INFO_SLAVE_KIND, kind)
             self.nest(sys.IFLA_INFO_SLAVE_DATA, port_data)
             cni_nest_end(&self.requests, info)
         cni_message_end(&self.requests, start)
@@ -292,7 +308,7 @@ cdef class Batch:
         if isinstance(link, int):
             header.ifi_index = link
         else:
-            name = [(sys.IFLA_IFNAME, link)]
+            name = [(sys.IFLA_IFNAME, c_text(link) + b"\0")]
         return self.request(sys.RTM_DELLINK, 0, (<char *>&header)[:sizeof(header)], name, "delete the link %s", (link,),
                             (_errno.ENODEV,) if missing_ok else ())
 
@@ -301,7 +317,7 @@ cdef class Batch:
         if isinstance(link, int):
             cni_link_get(&self.requests, NULL, link)
         else:
-            name = fsencode(link)
+            name = c_text(link)
             cni_link_get(&self.requests, name, 0)
         self.asked.append(("look up the link %s", (link,), (_errno.ENODEV,) if missing_ok else (), True))
         return self
@@ -312,7 +328,7 @@ cdef class Batch:
         cdef sys.ifaddrmsg header
         cdef size_t start
         memset(&header, 0, sizeof(header))
-        header.ifa_family = sys.AF_INET if len(packed) == 4 else sys.AF_INET6
+        header.ifa_family = family(packed, prefix)
         header.ifa_prefixlen = prefix
         header.ifa_index = index
         start = cni_message_begin(&self.requests, type, sys.NLM_F_ACK | flags, &header, sizeof(header))
@@ -341,7 +357,8 @@ cdef class Batch:
     cdef object route(self, int type, int flags, sys.rtmsg *header, bytes dst, int prefix, gateway, int index, src,
                       uint32_t priority, uint32_t table, uint32_t mtu, uint32_t advmss, str what, tuple ok):
         cdef size_t start, metrics
-        header.rtm_family = sys.AF_INET if len(dst) == 4 else sys.AF_INET6
+        via = ("" if gateway is None else f" via {format_ip(gateway)}") + (f" on link {index}" if index else "")
+        header.rtm_family = family(dst, prefix)
         header.rtm_dst_len = prefix
         header.rtm_table = table if table < 256 else sys.RT_TABLE_COMPAT
         start = cni_message_begin(&self.requests, type, sys.NLM_F_ACK | flags, header, sizeof(header[0]))
@@ -365,7 +382,6 @@ cdef class Batch:
                 cni_attribute_u32(&self.requests, sys.RTAX_ADVMSS, advmss)
             cni_nest_end(&self.requests, metrics)
         cni_message_end(&self.requests, start)
-        via = ("" if gateway is None else f" via {format_ip(gateway)}") + (f" on link {index}" if index else "")
         self.asked.append((what, (dst, prefix, via), ok, False))
         return self
 
@@ -395,12 +411,19 @@ cdef class Batch:
 
     def request(self, int type, int flags, bytes header, attributes, str what, tuple arguments=(),
                 tuple overlook=()) -> Batch:
+        # Of every four numbers the third is the GET; elsewhere these bits say REPLACE and EXCL.
+        if type & 3 == 2 and flags & sys.NLM_F_DUMP:
+            raise ValueError(f"a list is not asked for in a batch but with Netlink.dump: {explain(what, arguments)}")
+        self.queue(type, flags, header, attributes)
+        self.asked.append((what, arguments, overlook, False))
+        return self
+
+    cdef int queue(self, int type, int flags, bytes header, attributes) except -1:
         cdef size_t start = cni_message_begin(&self.requests, type, sys.NLM_F_ACK | flags, <const char *>header,
                                               len(header))
         self.attributes(attributes)
         cni_message_end(&self.requests, start)
-        self.asked.append((what, arguments, overlook, False))
-        return self
+        return 0
 
     cdef int nest(self, int type, attributes) except -1:
         cdef size_t start = cni_nest_begin(&self.requests, type)
@@ -421,50 +444,55 @@ cdef class Batch:
     def commit(self) -> list:
         cdef cni_error err
         cdef cni_messages answers
+        # Ours alone from here on: another thread may fill the batch again meanwhile.
+        cdef cni_messages requests = self.requests
+        cdef list asked = self.asked
         cdef uint32_t first = 0
         cdef int status
+        memset(&self.requests, 0, sizeof(requests))
         memset(&answers, 0, sizeof(answers))
+        self.asked = []
         try:
             with nogil:
-                status = cni_netlink_transact(&self.netlink.netlink, &self.requests, &answers, &first, &err)
+                status = cni_netlink_transact(&self.netlink.netlink, &requests, &answers, &first, &err)
             if status < 0:
-                raise netlink_failure(&err, "; ".join([explain(a[0], a[1]) for a in self.asked]))
-            return self.read(&answers, first)
+                raise netlink_failure(&err, "; ".join([explain(a[0], a[1]) for a in asked]))
+            return read_batch(asked, &answers, first)
         finally:
             cni_messages_free(&answers)
-            cni_messages_clear(&self.requests)
-            self.asked = []
+            cni_messages_free(&requests)
 
-    cdef list read(self, const cni_messages *answers, uint32_t first):
-        """One entry a get (None: it is not there); the first failure raises."""
-        cdef sys.nlmsghdr header
-        cdef const unsigned char *payload
-        cdef size_t length, offset = 0
-        cdef uint32_t number
-        cdef dict data = {}
-        cdef list failures = []
-        while cni_next_message(answers.data, answers.length, &offset, &header, &payload, &length) > 0:
-            number = header.nlmsg_seq - first
-            if number >= <uint32_t>len(self.asked):
-                continue
-            if header.nlmsg_type != sys.NLMSG_ERROR:
-                data[number] = read_object(header.nlmsg_type, payload, length)
-                continue
-            error = self.refusal(number, &header, payload, length)
-            if error is not None:
-                failures.append(error)
-        if failures:
-            failures[0].others = tuple(failures[1:])
-            raise failures[0]
-        return [data.get(i) for i, asked in enumerate(self.asked) if asked[3]]
 
-    cdef object refusal(self, uint32_t number, const sys.nlmsghdr *header, const unsigned char *payload,
-                        size_t length):
-        cdef char words[256]
-        cdef int status = cni_acknowledgement(header, payload, length, words, sizeof(words))
-        what, arguments, overlook, _ = self.asked[number]
-        if status < 0:
-            raise ValueError(f"malformed netlink message: the answer to: {explain(what, arguments)}")
-        if status == 0 or status in overlook:
-            return None
-        return NetlinkError(status, explain(what, arguments), words.decode("utf-8", "replace"))
+cdef list read_batch(list asked, const cni_messages *answers, uint32_t first):
+    """One entry a get (None: it is not there); the first failure raises."""
+    cdef sys.nlmsghdr header
+    cdef const unsigned char *payload
+    cdef size_t length, offset = 0
+    cdef uint32_t number
+    cdef dict data = {}
+    cdef list failures = []
+    while cni_next_message(answers.data, answers.length, &offset, &header, &payload, &length) > 0:
+        number = header.nlmsg_seq - first
+        if number >= <uint32_t>len(asked):
+            continue
+        if header.nlmsg_type != sys.NLMSG_ERROR:
+            data[number] = read_object(header.nlmsg_type, payload, length)
+            continue
+        error = refusal(asked[number], &header, payload, length)
+        if error is not None:
+            failures.append(error)
+    if failures:
+        failures[0].others = tuple(failures[1:])
+        raise failures[0]
+    return [data.get(i) for i, request in enumerate(asked) if request[3]]
+
+
+cdef object refusal(tuple asked, const sys.nlmsghdr *header, const unsigned char *payload, size_t length):
+    cdef char words[256]
+    cdef int status = cni_acknowledgement(header, payload, length, words, sizeof(words))
+    what, arguments, overlook, _ = asked
+    if status < 0:
+        raise ValueError(f"malformed netlink message: the answer to: {explain(what, arguments)}")
+    if status == 0 or status in overlook:
+        return None
+    return NetlinkError(status, explain(what, arguments), words.decode("utf-8", "replace"))

@@ -76,7 +76,7 @@ static int enter(int netns, struct cni_error *err)
 {
     int home;
 
-    if (netns < 0)
+    if (netns == CNI_NETNS_OWN)
         return -1;
     home = cni_netns_current(err);
     if (home < 0)
@@ -119,7 +119,7 @@ int cni_netns_open_file(int netns, const char *path, int flags, struct cni_error
 
     if (home == -2)
         return -1;
-    fd = open(path, flags | O_CLOEXEC | O_NOCTTY);
+    fd = open(path, flags | O_CLOEXEC | O_NOCTTY, 0600); /* the mode is for O_CREAT */
     leave(home);
     return fd < 0 ? cni_fail(err, errno, "open \"%s\"", path) : fd;
 }

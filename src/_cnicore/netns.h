@@ -32,8 +32,9 @@ int cni_netns_share(const char *folder, struct cni_error *err);
 /* Undo the bind mount and remove its file. A missing one is success. */
 int cni_netns_remove(const char *path, struct cni_error *err);
 
-/* A socket, or an open file, that belongs to the namespace `netns` (or to the
- * thread's own, with netns < 0).  Enter, act and return in this one call. */
+/* A socket, or an open file, that belongs to the namespace `netns`, or with
+ * CNI_NETNS_OWN to the thread's own.  Enter, act and return in this one call. */
+#define CNI_NETNS_OWN (-1)
 int cni_netns_socket(int netns, int domain, int type, int protocol, struct cni_error *err);
 int cni_netns_open_file(int netns, const char *path, int flags, struct cni_error *err);
 

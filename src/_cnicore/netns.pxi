@@ -27,7 +27,7 @@ def netns_current() -> int:
 def netns_open(path) -> int:
     cdef cni_error err
     cdef int fd
-    cdef bytes encoded = fsencode(path)
+    cdef bytes encoded = c_text(path)
     cdef const char *text = encoded
     with nogil:
         fd = cni_netns_open(text, &err)
@@ -38,7 +38,7 @@ def netns_open(path) -> int:
 
 def netns_verify(int fd, str name) -> None:
     cdef cni_error err
-    cdef bytes encoded = fsencode(name)
+    cdef bytes encoded = c_text(name)
     if cni_netns_verify(fd, encoded, &err) < 0:
         raise failure(&err)
 
@@ -49,7 +49,7 @@ def netns_create(path=None) -> int:
     cdef bytes encoded
     cdef const char *text = NULL
     if path is not None:
-        encoded = fsencode(path)
+        encoded = c_text(path)
         text = encoded
     with nogil:
         fd = cni_netns_create(text, &err)
@@ -61,7 +61,7 @@ def netns_create(path=None) -> int:
 def netns_share(folder) -> None:
     cdef cni_error err
     cdef int status
-    cdef bytes encoded = fsencode(folder)
+    cdef bytes encoded = c_text(folder)
     cdef const char *text = encoded
     with nogil:
         status = cni_netns_share(text, &err)
@@ -72,7 +72,7 @@ def netns_share(folder) -> None:
 def netns_remove(path) -> None:
     cdef cni_error err
     cdef int status
-    cdef bytes encoded = fsencode(path)
+    cdef bytes encoded = c_text(path)
     cdef const char *text = encoded
     with nogil:
         status = cni_netns_remove(text, &err)
@@ -93,7 +93,7 @@ def netns_socket(int netns, int domain, int type, int protocol=0) -> int:
 def netns_open_file(int netns, path, int flags) -> int:
     cdef cni_error err
     cdef int fd
-    cdef bytes encoded = fsencode(path)
+    cdef bytes encoded = c_text(path)
     cdef const char *text = encoded
     with nogil:
         fd = cni_netns_open_file(netns, text, flags, &err)
@@ -104,5 +104,8 @@ def netns_open_file(int netns, path, int flags) -> int:
 
 def netns_pin(int netns) -> None:
     cdef cni_error err
-    if cni_netns_pin(netns, &err) < 0:
+    cdef int status
+    with nogil:
+        status = cni_netns_pin(netns, &err)
+    if status < 0:
         raise failure(&err)

@@ -225,7 +225,9 @@ cdef list read_nexthops(const unsigned char *data, size_t length):
     cdef Attributes walk
     cdef list found = []
     cdef size_t step
-    while length >= sizeof(hop):
+    while length:
+        if length < sizeof(hop):
+            raise ValueError("malformed netlink message: a next hop is shorter than its header")
         memcpy(&hop, data, sizeof(hop))
         if hop.rtnh_len < sizeof(hop) or hop.rtnh_len > length:
             raise ValueError("malformed netlink message: a next hop is longer than what holds it")
@@ -280,6 +282,9 @@ cdef object read_object(uint16_t type, const unsigned char *payload, size_t leng
     """A Link, an Address, a Route, or (type, the message's bytes) for all else."""
     if type == sys.RTM_NEWLINK:
         return read_link(payload, length)
+    # Other families (MPLS, CAN, multicast) use these numbers with headers of their own.
+    if length and payload[0] not in (sys.AF_INET, sys.AF_INET6):
+        return type, payload[:length]
     if type == sys.RTM_NEWADDR:
         return read_address(payload, length)
     if type == sys.RTM_NEWROUTE:

@@ -12,3 +12,11 @@ def fsencode(path) -> bytes:
 
 def fsdecode(bytes path) -> str:
     return PyUnicode_DecodeFSDefaultAndSize(path, len(path))
+
+
+cdef bytes c_text(object text):
+    """A path, a name: as C takes it, which would go no further than a NUL."""
+    cdef bytes encoded = fsencode(text)
+    if b"\0" in encoded:
+        raise ValueError(f"{text!r} has a NUL in it")
+    return encoded

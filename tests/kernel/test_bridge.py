@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from cni.netns import NetNS
 from cni_plugins.main.bridge import plugin
 
 if TYPE_CHECKING:
-    from tests.kernel.conftest import Node
+    from tests.conftest import Node
+    from tests.kernel.conftest import Call
 
 Json = dict[str, Any]
 
@@ -37,8 +39,9 @@ class Refused(Exception):
 class Network:
     """One network configuration on a node, and the attachments made to it."""
 
-    def __init__(self, node: Node, plugins: Path, state: Path) -> None:
+    def __init__(self, node: Node, call: Call, plugins: Path, state: Path) -> None:
         self.node = node
+        self.call = call
         self.paths = [str(plugins)]
         self.state = state
         self.config: Json = {"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0"}
@@ -58,14 +61,13 @@ class Network:
         return log
 
     def run(self, command: str, environ: dict[str, str], **keys: Any) -> Any:
-        """Serve a call in a thread that is in the node, as a process there would be."""
-        config = json.dumps({**self.config, **keys}).encode()
+        """What the plugin prints for a call in the node; an error is raised."""
         variables = {"CNI_COMMAND": command, "CNI_PATH": ":".join(self.paths), **environ}
-        printed: list[str] = []
-        with NetNS.open(self.node.path) as host:
-            status = host.run(plugin.run, variables, lambda: config, printed.append, print)
-        answer = json.loads("".join(printed) or "null")
-        if status:
+        config = json.dumps({**self.config, **keys})
+        done = self.call("cni_plugins.main.bridge", self.node.path, variables, config)
+        print(done["stderr"])
+        answer = json.loads(done["stdout"] or "null")
+        if done["status"]:
             raise Refused(**answer)
         return answer
 
@@ -116,7 +118,7 @@ class Attachment:
         *,
         id: str = "",
         ifname: str = "eth0",
-        args: str = "",
+        cni_args: str = "",
         netns: str = "",
         **config: Any,
     ) -> None:
@@ -129,7 +131,7 @@ class Attachment:
             "CNI_CONTAINERID": self.id,
             "CNI_NETNS": netns or container.path,
             "CNI_IFNAME": ifname,
-            "CNI_ARGS": args,
+            "CNI_ARGS": cni_args,
         }
         self.result: Json = {}
 
@@ -195,9 +197,9 @@ def setting(node: Node, name: str, value: str | None = None) -> str:
     return value
 
 
-def pings(source: Node, address: str) -> bool:
+def pings(source: Node, address: str, seconds: float = 1) -> bool:
     """Whether the first packet is answered."""
-    return source.run(["ping", "-n", "-c1", "-W1", address], check=False).returncode == 0
+    return source.run(["ping", "-n", "-c1", f"-W{seconds}", address], check=False).returncode == 0
 
 
 def mac_of(address: str) -> str:
@@ -218,8 +220,8 @@ def leaves_nothing(network: Network, *containers: Node) -> None:
 
 
 @pytest.fixture
-def network(node: Node, plugins: Path, tmp_path: Path) -> Network:
-    return Network(node, plugins, tmp_path / "state")
+def network(node: Node, call: Call, plugins: Path, tmp_path: Path) -> Network:
+    return Network(node, call, plugins, tmp_path / "state")
 
 
 @pytest.fixture(params=list(FAMILIES))
@@ -391,7 +393,7 @@ def test_a_bridge_that_is_there_is_used(network: Network) -> None:
 
 
 def test_another_kind_of_device_with_the_bridges_name(network: Network) -> None:
-    network.node.run(["ip", "link", "add", "br0", "type", "dummy"])
+    network.node.run(["ip", "link", "add", "br0", "type", "veth", "peer", "other"])
     one = network.attachment()
     with pytest.raises(Refused, match='^failed to create bridge "br0": "br0" already exists but is not a bridge$'):
         one.add()
@@ -399,7 +401,7 @@ def test_another_kind_of_device_with_the_bridges_name(network: Network) -> None:
         network.status()
     assert refusal.value.code == 50
     leaves_nothing(network, one.container)
-    assert link(network.node, "br0")["linkinfo"]["info_kind"] == "dummy"
+    assert link(network.node, "br0")["linkinfo"]["info_kind"] == "veth"
 
 
 def test_the_default_name_of_the_bridge(network: Network) -> None:
@@ -604,7 +606,7 @@ def test_the_bridge_keeps_its_mac_while_ports_come_and_go(
     first = network.attach()
     mac = link(network.node, "br0")["address"]
     # One that sorts below every other would become the bridge's, had it not been set.
-    network.node.run(["ip", "link", "add", "low", "address", "00:00:00:00:00:01", "master", "br0", "type", "dummy"])
+    network.node.run(["ip", "link", "add", "low", "address", "00:00:00:00:00:01", "master", "br0", "type", "veth", "peer", "x"])
     second = network.attach()
     for one in (first, second):
         one.check()
@@ -643,7 +645,7 @@ MACS = {
 @pytest.mark.parametrize("layer", [2, 3])
 def test_a_mac_that_is_asked_for(network: Network, given: list[str], winner: str, layer: int) -> None:
     one = network.attach(
-        args=f"IgnoreUnknown=1;K8S_POD_NAME=p;MAC={MACS['args']}" if "args" in given else "",
+        cni_args=f"IgnoreUnknown=1;K8S_POD_NAME=p;MAC={MACS['args']}" if "args" in given else "",
         **({"args": {"cni": {"mac": MACS["args.cni"]}}} if "args.cni" in given else {}),
         **({"runtimeConfig": {"mac": MACS["capability"].upper()}} if "capability" in given else {}),
         **({"ipam": {}} if layer == 2 else {}),
@@ -731,8 +733,11 @@ def outside(network: Network) -> Node:
     network.node.run(["ip", "link", "add", "up0", "type", "veth", "peer", "eth0", "netns", outside.name])
     for node, name, number in ((network.node, "up0", 1), (outside, "eth0", 2)):
         node.run(["ip", "address", "add", f"192.0.2.{number}/24", "dev", name])
-        node.run(["ip", "address", "add", f"2001:db8:ffff::{number}/64", "dev", name, "nodad"])
+        setting(node, f"ipv6/conf/{name}/accept_dad", "0")
+        node.run(["ip", "address", "add", f"2001:db8:ffff::{number}/64", "dev", name])
         node.run(["ip", "link", "set", name, "up"])
+    for address in ("192.0.2.2", "2001:db8:ffff::2"):  # the kernel takes up to a second to notice the carrier
+        assert any(pings(network.node, address, 0.1) for _ in range(50))
     return outside
 
 
@@ -769,7 +774,7 @@ TAMPERED = [
     ("link gone", "ip link delete eth0", "", "Container interface eth0 not found in "),
     (
         "link of another kind",
-        "ip link delete eth0 && ip link add eth0 type dummy",
+        "ip link delete eth0 && ip link add eth0 type bridge",
         "",
         "Error: Container interface eth0 not of type veth",
     ),
@@ -831,7 +836,7 @@ TAMPERED = [
     (
         "bridge of another kind",
         "",
-        "ip link delete br0 && ip link add br0 type dummy",
+        "ip link delete br0 && ip link add br0 type veth peer other",
         "Interface br0 does not have link type of bridge",
     ),
     (
@@ -1030,10 +1035,10 @@ def test_the_same_add_twice(network: Network) -> None:
 
 def test_an_interface_of_that_name(network: Network) -> None:
     one = network.attachment()
-    one.container.run(["ip", "link", "add", "eth0", "type", "dummy"])
+    one.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
     with pytest.raises(Refused, match='^container interface name "eth0" already exists$'):
         one.add()
-    assert link(one.container, "eth0")["linkinfo"]["info_kind"] == "dummy"
+    assert link(one.container, "eth0")["linkinfo"]["info_kind"] == "bridge"
     assert network.reserved == set()
     assert network.ports == set()
 
@@ -1064,8 +1069,9 @@ def test_masquerading_that_fails(
     network: Network, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masqueraded(network, backend)
+    for command in ("iptables", "ip6tables", "iptables-restore"):
+        (tmp_path / command).symlink_to(shutil.which(command) or command)
     (tmp_path / "ip6tables-restore").symlink_to("/bin/false")
-    (tmp_path / "iptables-restore").symlink_to("/usr/sbin/iptables-restore")
     monkeypatch.setenv("PATH", str(tmp_path))
     if backend == "nftables":  # of another type than what the chain is to be
         network.node.nft("add table inet cni_plugins_masquerade")

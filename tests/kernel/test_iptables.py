@@ -11,7 +11,7 @@ from cni.iptables import Iptables, IptablesError
 from cni.netns import NetNS
 
 if TYPE_CHECKING:
-    from tests.kernel.conftest import Node
+    from tests.conftest import Node
 
 COMMENT = ["-m", "comment", "--comment", 'name: "my\\net" id: "cid1"\'s $x']
 ADDRESS = {4: "10.1.2.3/32", 6: "2001:db8::3/128"}

@@ -17,7 +17,7 @@ from cni.ip import CIDR
 from cni.netns import NetNS
 
 if TYPE_CHECKING:
-    from tests.kernel.conftest import Node
+    from tests.conftest import Node
 
 NETWORK, CID = "mynet", "cid1"
 CHAIN = chain_name(NETWORK, CID)

@@ -12,7 +12,7 @@ from cni.netns import NetNS
 from cni.nftables import Nft, NftError
 
 if TYPE_CHECKING:
-    from tests.kernel.conftest import Node
+    from tests.conftest import Node
 
 TABLE = """
 add table inet t

@@ -224,6 +224,12 @@ class Containerd:
         """A container on the network that runs the script and is removed: what it printed."""
         return run(*self._run_command(name, script))
 
+    def kill(self, name: str) -> None:
+        self.ctr("task", "kill", "-s", "KILL", self._id(name))
+
+    def _id(self, name: str) -> str:
+        return f"{self._node.name}-{name}"  # runc's folder is the machine's own, and so shared by all tests' containers
+
     def start(self, name: str, script: str) -> tuple[subprocess.Popen[str], str]:
         """A container on the network that stays: `ctr`, which waits for it, and the first line it printed."""
         command = [str(word) for word in self._run_command(name, script)]
@@ -234,7 +240,8 @@ class Containerd:
 
     def _run_command(self, name: str, script: str) -> list[str | Path]:
         enter = [self._recipes / "with-cni", self._conf, self._plugins, "-n", self._node.name, "--"]
-        return [*enter, "ctr", "-a", self.folder / "sock", "run", "--rm", "--cni", IMAGE, name, "/bin/sh", "-c", script]
+        ctr = ["ctr", "-a", self.folder / "sock", "run", "--rm", "--cni", IMAGE]
+        return [*enter, *ctr, self._id(name), "/bin/sh", "-c", script]
 
     def cri(self, *arguments: str) -> str:
         return run(sys.executable, self._recipes / "cri.py", self.folder / "sock", *arguments)

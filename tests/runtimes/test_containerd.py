@@ -52,7 +52,7 @@ def test_ctr_run(
     assert address in c.ctr_state.addresses()
     assert c.ctr_state.rules()
 
-    c.ctr("task", "kill", "-s", "KILL", "one")
+    c.kill("one")
     job.wait(30)  # it has called DEL then
     c.ctr_state.nothing_left()
     for plugin in ("bridge", "host-local"):

@@ -92,8 +92,6 @@ def test_an_empty_configuration_has_the_defaults() -> None:
         "capabilities": {},
         "dns": DNS(),
         "prevResult": {},
-        "runtimeConfig": {},
-        "args": {},
         "valid_attachments": [],
         "bridge": "cni0",
         "master": None,
@@ -160,8 +158,6 @@ def test_null_leaves_every_default() -> None:
         ('{"example.com/c-group": "x"}', "cgroup", "x"),
         ('{"cgroup": "x"}', "cgroup", ""),
         ('{"capabilities": {"mac": true, "ips": false}}', "capabilities", {"mac": True, "ips": False}),
-        ('{"runtimeConfig": {"mac": "x"}}', "runtimeConfig", {"mac": "x"}),
-        ('{"args": {"cni": {}}}', "args", {"cni": {}}),
         ('{"prevResult": {"cniVersion": "1.0.0"}}', "prevResult", {"cniVersion": "1.0.0"}),
         ('{"cni.dev/valid-attachments": null}', "valid_attachments", []),
         ('{"unknown": {"x": 1}}', "name", ""),
@@ -171,7 +167,7 @@ def test_null_leaves_every_default() -> None:
         ('{"mtu": 1, "MTU": 2}', "mtu", 2),
         ('{"MTU": 2, "mtu": 1}', "mtu", 1),
         ('{"MTU": 2, "mtu": "wrong", "Mtu": 3}', "mtu", 3),
-        ('{"RuntimeConfig": {"x": 1}}', "runtimeConfig", {"x": 1}),
+        ('{"PrevResult": {"x": 1}}', "prevResult", {"x": 1}),
     ],
 )
 def test_a_value_is_read(text: str, name: str, value: Any) -> None:
@@ -304,8 +300,6 @@ def test_fields_are_the_table_in_order() -> None:
         "ipam",
         "dns",
         "prevResult",
-        "runtimeConfig",
-        "args",
         "valid_attachments",
     ]
     assert names[len(head) : len(head) + 3] == ["bridge", "master", "isGateway"]

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from cni import invoke, launcher, process
+from cni import invoke, ipam, launcher, process
 from cni.config import Config
 from cni.errors import CNIError
 from cni.ip import CIDR
 from cni.result import IPConfig, Result
 from cni.skel import Plugin, Request
+from cni.undo import Undo
 
 CONFIG = {"cniVersion": "1.0.0", "name": "net", "type": "outer"}
 RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.2.3/24"}]}
@@ -377,42 +378,47 @@ def test_delegate_with_another_configuration(given: dict[str, str], decoded: str
     assert Path(f"{path}.stdin").read_bytes() == config
 
 
+WITH_IPAM = {**CONFIG, "ipam": {"type": "ipam"}}
+
+
 def verbs(tmp_path: Path) -> list[str]:
     return [line.split()[0] for line in (tmp_path / "ipam.calls").read_text().splitlines() if line[0] != "{"]
 
 
-def test_delegated_stays_when_all_goes_well(tmp_path: Path) -> None:
+def test_addresses_stay_when_all_goes_well(tmp_path: Path) -> None:
     shell_plugin(tmp_path, "ipam", RECORDING)
-    asked, log = request(tmp_path)
-    with invoke.Delegated("ipam", asked) as result:
-        assert str(result.ips[0].address) == "10.1.2.3/24"
+    asked, log = request(tmp_path, WITH_IPAM)
+    with Undo(asked.stderr) as undo:
+        assert str(ipam.add(asked, undo).ips[0].address) == "10.1.2.3/24"
     assert (verbs(tmp_path), log) == (["ADD"], ["log\n"])
 
 
-def test_delegated_is_undone_when_something_fails(tmp_path: Path) -> None:
+def test_addresses_are_given_back_when_something_fails(tmp_path: Path) -> None:
     shell_plugin(tmp_path, "ipam", RECORDING)
-    asked, _ = request(tmp_path)
-    with pytest.raises(ValueError, match="the first failure"), invoke.Delegated("ipam", asked):
+    asked, _ = request(tmp_path, WITH_IPAM)
+    with pytest.raises(ValueError, match="the first failure"), Undo(asked.stderr) as undo:
+        ipam.add(asked, undo)
         raise ValueError("the first failure")
     assert verbs(tmp_path) == ["ADD", "DEL"]
 
 
 def test_a_failing_undo_is_logged_and_the_first_failure_reported(tmp_path: Path) -> None:
     shell_plugin(tmp_path, "ipam", RECORDING)
-    asked, log = request(tmp_path, FAIL="DEL")
-    with pytest.raises(ValueError, match="the first failure"), invoke.Delegated("ipam", asked):
+    asked, log = request(tmp_path, WITH_IPAM, FAIL="DEL")
+    with pytest.raises(ValueError, match="the first failure"), Undo(asked.stderr) as undo:
+        ipam.add(asked, undo)
         raise ValueError("the first failure")
-    assert log == ["log\n", "undoing the ADD of ipam after a failure: no luck; with DEL\n"]
+    assert log == ["log\n", "undoing what failed: no luck; with DEL\n"]
 
 
 def test_a_delegate_that_fails_is_not_undone(tmp_path: Path) -> None:
     """As in Go: an ADD that host-local refuses as a duplicate must not free the first one's address."""
     shell_plugin(tmp_path, "ipam", RECORDING)
-    asked, _ = request(tmp_path, FAIL="ADD")
+    asked, _ = request(tmp_path, WITH_IPAM, FAIL="ADD")
 
     def body() -> None:
-        with invoke.Delegated("ipam", asked):
-            raise AssertionError("not reached")
+        with Undo(asked.stderr) as undo:
+            ipam.add(asked, undo)
 
     assert error_of(body) == (11, "no luck", "with ADD")
     assert not (tmp_path / "ipam.calls").exists()
@@ -425,6 +431,7 @@ import sys
 from cni.errors import CNIError
 from cni.ip import CIDR
 from cni.result import IPConfig, Result
+from cni.undo import Undo
 from cni.skel import Plugin
 
 def add(request):

@@ -414,8 +414,17 @@ class TestDelete:
             node.cni.delete(network, runtime_conf())
         assert str(caught.value) == 'plugin type="b" failed (delete): busy'
         assert caught.value.code == errors.TRY_AGAIN_LATER
-        assert node.plugins.done == ["DEL c", "DEL b"]
+        assert node.plugins.done == ["DEL c", "DEL b", "DEL a"]  # the others' addresses and rules must not stay
         assert node.cached().exists()
+
+    def test_several_failures(self, node: Node) -> None:
+        network = config_list()
+        node.cni.add(network, runtime_conf())
+        node.plugins.answers |= {"DEL c": CNIError("stuck", 100), "DEL a": CNIError("busy", 11)}
+        with pytest.raises(CNIError) as caught:
+            node.cni.delete(network, runtime_conf())
+        assert str(caught.value) == 'plugin type="c" failed (delete): stuck\nplugin type="a" failed (delete): busy'
+        assert caught.value.code == 100
 
     def test_a_failure_of_a_single_one_is_not_wrapped(self, node: Node) -> None:
         node.plugins.answers["DEL a"] = CNIError("busy", 11)
@@ -545,7 +554,7 @@ class TestGC:
             "failed to GC plugin a: no way; really"
         )
         assert caught.value.code == 11
-        assert node.plugins.done == ["DEL b", "DEL b", "DEL a", "GC a", "GC b"]
+        assert node.plugins.done == ["DEL b", "DEL a", "DEL b", "DEL a", "GC a", "GC b"]
 
     def test_a_missing_plugin(self, node: Node) -> None:
         node.plugins.missing = {"a"}

@@ -77,10 +77,8 @@ class Conf(Config):
 
     # The base class has these as any plugin reads them.
     ipam = Table(IPAMConf, "the ranges, and what to tell of them")  # type: ignore[assignment]
-    runtimeConfig = Section(  # type: ignore[assignment]
-        RuntimeConf, "values of the capabilities ipRanges and ips, put in by the runtime"
-    )
-    args = Section(Args, "free metadata")  # type: ignore[assignment]
+    runtimeConfig = Section(RuntimeConf, "values of the capabilities ipRanges and ips, put in by the runtime")
+    args = Section(Args, "free metadata")
 
 
 def add(request: Request) -> Result:

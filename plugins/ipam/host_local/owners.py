@@ -83,7 +83,7 @@ class Owners:
             self.current = False
 
     def remove(self, reservations: dict[str, bytes]) -> None:
-        if not self.current:
+        if not (self.current and reservations):
             return
         self._changed = True
         gone = {address.encode() for address in reservations}

@@ -59,7 +59,8 @@ cdef extern from "netlink.h" nogil:
     int cni_netlink_subscribe(cni_netlink *netlink, uint32_t group, cni_error *err)
     int cni_netlink_transact(cni_netlink *netlink, cni_messages *requests, cni_messages *answers, uint32_t *first,
                              cni_error *err)
-    int cni_netlink_dump(cni_netlink *netlink, cni_messages *request, cni_messages *answers, cni_error *err)
+    int cni_netlink_dump(cni_netlink *netlink, cni_messages *request, cni_messages *answers, uint32_t *sequence,
+                         cni_error *err)
     int cni_netlink_wait(cni_netlink *netlink, cni_messages *answers, int milliseconds, cni_error *err)
     int cni_next_message(const unsigned char *data, size_t length, size_t *offset, nlmsghdr *header,
                          const unsigned char **payload, size_t *payload_length)
