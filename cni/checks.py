@@ -8,7 +8,7 @@ from cni.ip import CIDR, IP
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni import _core
-    from cni._core import Netlink
+    from cni._core import Link, Netlink
     from cni.request import Request
     from cni.result import Interface, IPConfig, Result, Route
 
@@ -31,6 +31,19 @@ def container_interface(request: Request, result: Result) -> Interface:
         f"Sandbox in prevResult doesn't match configured netns: {request.netns}",
         details=f"no interface {quote(request.ifname)} there",
     )
+
+
+def container_link(request: Request, inside: Netlink, result: Result, kind: str) -> Link:
+    """The container's link, if it is still of that kind and has the MAC that was reported. Raises CNIError."""
+    recorded = container_interface(request, result)
+    link = inside.find_link(recorded.name)
+    if link is None:
+        raise CNIError(f"Container interface {recorded.name} not found in {request.netns}")
+    if link.kind != kind:
+        raise CNIError(f"Error: Container interface {link.name} not of type {kind}")
+    if recorded.mac and recorded.mac != link.hwaddr:
+        raise CNIError(f"Interface {link.name} Mac {recorded.mac} doesn't match container Mac: {link.hwaddr}")
+    return link
 
 
 def expect_addresses(inside: Netlink, name: str, ips: list[IPConfig]) -> None:

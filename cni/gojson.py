@@ -80,7 +80,7 @@ def _scan(text: str) -> Any:
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
     except SystemError:
-        # The scanner's exception is json.decoder's, and before Python 3.13 it only takes it from there if it is imported.
+        # What the scanner raises is json.decoder's, and before Python 3.13 it doesn't import that itself.
         import json.decoder  # noqa: F401
 
         return _scan(text)

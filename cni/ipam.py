@@ -7,6 +7,7 @@ import time
 from cni import invoke, sysctl
 from cni.errors import CNIError, quote
 from cni.ip import IP
+from cni.result import Interface
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,45 @@ def add(request: Request, undo: Undo) -> Result:
     if not result.ips:
         raise CNIError("IPAM plugin returned missing IP config")
     return result.to_current()
+
+
+def delete(request: Request) -> None:
+    """Give the addresses back, where the configuration names an IPAM plugin. Raises CNIError."""
+    _ask("DEL", request)
+
+
+def check(request: Request) -> None:
+    """Have the IPAM plugin look whether the addresses are still the attachment's. Raises CNIError."""
+    _ask("CHECK", request)
+
+
+def gc(request: Request) -> None:
+    """Have the IPAM plugin take back what belongs to attachments that are gone. Raises CNIError."""
+    _ask("GC", request)
+
+
+def status(request: Request) -> None:
+    """The IPAM plugin is ready. Raises CNIError."""
+    _ask("STATUS", request)
+
+
+def _ask(verb: str, request: Request) -> None:
+    if request.config.ipam.type:
+        invoke.delegate(verb, request.config.ipam.type, request)
+
+
+def attach(request: Request, container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
+    """Make ``link``, which is all that the attachment has, usable: addresses and routes if there are any, and up.
+
+    It becomes the result's only interface. Raises CNIError, KernelError.
+    """
+    result.interfaces = [Interface(link.name, link.hwaddr, request.netns)]
+    for ip in result.ips:
+        ip.interface = 0
+    if result.ips:
+        configure(container, inside, link, result)
+    else:
+        inside.batch().link_set(link.index, up=True).commit()
 
 
 def configure(container: NetNS, inside: Netlink, link: Link, result: Result) -> None:

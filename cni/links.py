@@ -9,11 +9,12 @@ import time
 from cni import sysctl
 from cni._core import Netlink, NetlinkError, u8
 from cni.errors import CNIError, quote
+from cni.netns import NetNS, NetNSNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link
-    from cni.netns import NetNS
+    from cni.request import Request
 
 # linux/if_link.h, rtnetlink.h
 _IFLA_BRPORT_MODE = 4
@@ -98,6 +99,12 @@ def await_operational(netns: NetNS, port: Link) -> None:
             port = node.link(port.index)
 
 
+def announce(container: NetNS, name: str) -> None:
+    """When the link comes up, the kernel shall tell the neighbours about its addresses. To be called before that."""
+    sysctl.try_write(container, f"net/ipv4/conf/{name}/arp_notify", "1")
+    sysctl.try_write(container, f"net/ipv6/conf/{name}/ndisc_notify", "1")
+
+
 def delete(netns: NetNS, name: str) -> None:
     """Delete a link. One that is not there is fine. Raises CNIError."""
     try:
@@ -105,3 +112,16 @@ def delete(netns: NetNS, name: str) -> None:
             inside.batch().link_delete(name, missing_ok=True).commit()
     except OSError as error:
         raise CNIError(f"failed to delete {quote(name)}: {error}") from error
+
+
+def delete_attachment(request: Request) -> None:
+    """Delete the container's link, for DEL. One that is gone is fine, alone or with its namespace. Raises CNIError."""
+    if not request.netns:
+        return
+    try:
+        with NetNS.open(request.netns) as container:
+            delete(container, request.ifname)
+    except NetNSNotFound:
+        return
+    except OSError as error:
+        raise CNIError(f"failed to open netns {quote(request.netns)}: {error}") from error

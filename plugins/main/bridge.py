@@ -10,12 +10,11 @@ Without an IPAM plugin the container gets a link and no address.
 
 from __future__ import annotations
 
-from cni import gojson, hwaddr, invoke, ipam, links, sysctl
-from cni.checks import container_interface, expect_addresses, expect_routes, previous_result
+from cni import gojson, hwaddr, ipam, links, sysctl
+from cni.checks import container_link, expect_addresses, expect_routes, previous_result
 from cni.config import Config, Flag, Integer, ListOf, Object, Section, Settings, Text
 from cni.errors import PLUGIN_NOT_AVAILABLE, UNSUPPORTED_FIELD, CNIError, quote
 from cni.ip import CIDR, IP
-from cni.netns import NetNS, NetNSNotFound
 from cni.result import Interface, Result, Route
 from cni.skel import Plugin
 from cni.undo import Undo, do_all
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from cni._core import Link, Netlink
+    from cni.netns import NetNS
     from cni.request import Request
 
 _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
@@ -113,9 +113,10 @@ def add(request: Request) -> Result:
 def delete(request: Request) -> None:
     """Take back link, addresses and rules, whichever are still there; go on past failures and report them all."""
     conf: Conf = request.config
-    steps: list[Callable[[], object]] = [lambda: _delete_link(request)]
-    if conf.ipam.type:
-        steps.append(lambda: invoke.delegate("DEL", conf.ipam.type, request))
+    steps: list[Callable[[], object]] = [
+        lambda: links.delete_attachment(request),
+        lambda: ipam.delete(request),
+    ]
     if conf.ipMasq:
         # First, as removing rules is not over until a grace period that deleting the link has to wait for as well.
         steps.insert(0, lambda: _forget_masquerade(request))
@@ -126,11 +127,10 @@ def check(request: Request) -> None:
     """Everything that ADD reported is still so."""
     conf: Conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
-        if conf.ipam.type:
-            invoke.delegate("CHECK", conf.ipam.type, request)
+        ipam.check(request)
         result = previous_result(request)
         bridge = _check_bridge(conf, node, result)
-        link = _check_container(request, inside, result)
+        link = container_link(request, inside, result, "veth")
         _check_port(node, bridge, link, result)
         expect_addresses(inside, request.ifname, result.ips)
         expect_routes(inside, result.routes)
@@ -141,9 +141,7 @@ def check(request: Request) -> None:
 def gc(request: Request) -> None:
     """Take back addresses and rules of attachments that are gone. Their links went with their namespaces."""
     conf: Conf = request.config
-    steps: list[Callable[[], object]] = []
-    if conf.ipam.type:
-        steps.append(lambda: invoke.delegate("GC", conf.ipam.type, request))
+    steps: list[Callable[[], object]] = [lambda: ipam.gc(request)]
     if conf.ipMasq and conf.has("cni.dev/valid-attachments"):
         valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
         steps.append(lambda: _masquerade().gc(conf.name, valid, request.foreign_host))
@@ -153,8 +151,7 @@ def gc(request: Request) -> None:
 def status(request: Request) -> None:
     """The IPAM plugin is ready, and no other kind of device has the bridge's name."""
     conf: Conf = request.config
-    if conf.ipam.type:
-        invoke.delegate("STATUS", conf.ipam.type, request)
+    ipam.status(request)
     with request.host.netlink() as node:
         link = node.find_link(conf.bridge)
         if link and link.kind != "bridge":
@@ -304,16 +301,6 @@ def _tune(conf: Conf, container: NetNS, name: str) -> None:
     sysctl.try_write(container, f"net/ipv4/conf/{name}/arp_notify", "1")
 
 
-def _delete_link(request: Request) -> None:
-    if not request.netns:
-        return
-    try:
-        with NetNS.open(request.netns) as container:
-            links.delete(container, request.ifname)
-    except NetNSNotFound:
-        return  # and the link with it
-
-
 def _masquerade() -> ModuleType:
     """Imported where it is asked for: half the networks have no use for it, and it is a tenth of the start-up."""
     from cni import masquerade
@@ -358,18 +345,6 @@ def _check_bridge(conf: Conf, node: Netlink, result: Result) -> Link:
             f"doesn't match current state: {gojson.dumps(bridge.is_promiscuous)}"
         )
     return bridge
-
-
-def _check_container(request: Request, inside: Netlink, result: Result) -> Link:
-    recorded = container_interface(request, result)
-    link = inside.find_link(recorded.name)
-    if link is None:
-        raise CNIError(f"Container interface {recorded.name} not found in {request.netns}")
-    if link.kind != "veth":
-        raise CNIError(f"Error: Container interface {link.name} not of type veth")
-    if recorded.mac and recorded.mac != link.hwaddr:
-        raise CNIError(f"Interface {link.name} Mac {recorded.mac} doesn't match container Mac: {link.hwaddr}")
-    return link
 
 
 def _check_port(node: Netlink, bridge: Link, link: Link, result: Result) -> None:

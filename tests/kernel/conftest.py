@@ -17,7 +17,7 @@ Call = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def call() -> Iterator[Call]:
-    """Run a plugin: `call(module, netns, environ, config)` is its `status`, `stdout` and `stderr`."""
+    """Run a plugin: `call(module, netns, environ, config)` is its `status`, `stdout` and `stderr` (see forker.py)."""
     path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("forker.py"))],
@@ -31,10 +31,10 @@ def call() -> Iterator[Call]:
         assert forker.stdout
         requests, answers = forker.stdin, forker.stdout
 
-        def call(module: str, netns: str, environ: dict[str, str], config: str) -> dict[str, Any]:
+        def call(module: str, netns: str, environ: dict[str, str], config: str, **more: int) -> dict[str, Any]:
             # A test may have changed PATH since.
             variables = {"PATH": os.environ["PATH"], **environ}
-            request = {"plugin": module, "netns": netns, "environ": variables, "config": config}
+            request = {"plugin": module, "netns": netns, "environ": variables, "config": config, **more}
             requests.write(json.dumps(request) + "\n")
             answer: dict[str, Any] = json.loads(answers.readline())
             return answer

@@ -126,7 +126,7 @@ class TestOpen:
     def test_regular_file(self, tmp_path: Path) -> None:
         file = tmp_path / "net"
         file.write_text("no namespace")
-        with pytest.raises(NotANetNS, match='^unknown FS magic on ".*/net": [0-9a-f]+$'):
+        with pytest.raises(NotANetNS, match=r'^unknown FS magic on ".*/net": [0-9a-f]+$'):
             NetNS.open(str(file))
 
     def test_fifo_is_not_waited_for(self, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ class TestOpen:
             lambda: netns.run(where),
             lambda: netns.identity,
         ):
-            with pytest.raises(OSError, match="(?i)bad file descriptor"):
+            with pytest.raises(OSError, match=r"(?i)bad file descriptor"):
                 use()
 
     def test_closed_one_is_no_place_to_make_a_link_in(self, netns: NetNS) -> None:
@@ -209,9 +209,8 @@ class TestCreate:
                 assert identity(netns.path) == netns.identity
                 listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
                 assert name in listed.stdout.split()
-                shown = subprocess.run(
-                    ["ip", "netns", "exec", name, "readlink", "/proc/self/ns/net"], capture_output=True, text=True
-                )
+                look = ["ip", "netns", "exec", name, "readlink", "/proc/self/ns/net"]
+                shown = subprocess.run(look, capture_output=True, text=True)
                 assert shown.stdout == f"net:[{netns.identity[1]}]\n"
             finally:
                 netns.remove()
@@ -273,7 +272,7 @@ class TestCreate:
 
     def test_failure_leaves_nothing(self, tmp_path: Path) -> None:
         for folder in (tmp_path, *tmp_path.parents[:3]):
-            folder.chmod(0o755)
+            folder.chmod(0o711)
         folder = tmp_path / "theirs"
         folder.mkdir()
         os.chown(folder, 65534, 65534)
@@ -339,17 +338,15 @@ class TestInside:
 
     def test_errors_say_what_was_attempted(self, netns: NetNS) -> None:
         before = where()
-        with pytest.raises(OSError, match='^open "/proc/sys/net/nothing": no such file or directory$'):
+        with pytest.raises(OSError, match=r'^open "/proc/sys/net/nothing": no such file or directory$'):
             netns.open_file("/proc/sys/net/nothing")
         assert where() == before
-        with pytest.raises(
-            OSError, match=r"^open a socket \(family 4095, type 1, protocol 0\): address family not supp"
-        ):
+        with pytest.raises(OSError, match=r"^open a socket \(family 4095, type 1, protocol 0\): address family"):
             netns.socket(4095, 1)
         assert where() == before
         with (
             open("/dev/null") as null,
-            pytest.raises(OSError, match="^enter the network namespace .*: invalid argument$"),
+            pytest.raises(OSError, match=r"^enter the network namespace .*: invalid"),
         ):
             _core.netns_socket(null.fileno(), socket.AF_INET, socket.SOCK_STREAM)
         assert where() == before

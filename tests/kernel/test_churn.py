@@ -1,0 +1,233 @@
+"""Many, at once, and killed: whatever happens, no address is given twice and nothing is left over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cni import invoke
+from cni.netns import NetNS
+from cni_plugins.main.bridge import plugin
+
+if TYPE_CHECKING:
+    from tests.conftest import Node
+    from tests.kernel.conftest import Call
+
+Json = dict[str, Any]
+BACKENDS = ["no masquerading", "iptables", "nftables"]
+
+
+class Network:
+    """A bridge network on a node, with 64 addresses of each family."""
+
+    def __init__(self, node: Node, call: Call, plugins: Path, state: Path, backend: str) -> None:
+        self.node = node
+        self.call = call
+        self.plugins = plugins
+        self.state = state
+        ranges = [
+            [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.10", "rangeEnd": "10.1.2.73"}],
+            [{"subnet": "2001:db8:1::/64", "rangeStart": "2001:db8:1::10", "rangeEnd": "2001:db8:1::4f"}],
+        ]
+        config: Json = {
+            "cniVersion": "1.1.0",
+            "name": "net",
+            "type": "bridge",
+            "bridge": "br0",
+            "isDefaultGateway": True,
+            "ipam": {"type": "host-local", "ranges": ranges, "dataDir": str(state)},
+        }
+        if backend in BACKENDS[1:]:
+            config |= {"ipMasq": True, "ipMasqBackend": backend}
+        self.config = json.dumps(config)
+        self.config_file = state.parent / "net.conf"
+        self.config_file.write_text(self.config)
+
+    def environ(self, command: str, container: Node, id: str) -> dict[str, str]:
+        return {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": id,
+            "CNI_NETNS": container.path,
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": str(self.plugins),
+        }
+
+    def run(self, command: str, container: Node, id: str = "c", **more: int) -> Json:
+        """In a forked process."""
+        environ = self.environ(command, container, id)
+        return self.call("cni_plugins.main.bridge", self.node.path, environ, self.config, **more)
+
+    def add(self, container: Node, id: str = "c") -> list[str]:
+        """The addresses."""
+        done = self.run("ADD", container, id)
+        assert done["status"] == 0, done
+        return [ip["address"] for ip in json.loads(done["stdout"])["ips"]]
+
+    def delete(self, container: Node, id: str = "c") -> None:
+        done = self.run("DEL", container, id)
+        assert (done["status"], done["stdout"]) == (0, ""), done
+
+    def start(self, command: str, container: Node, id: str = "c") -> subprocess.Popen[str]:
+        """The executable; nsenter becomes it."""
+        with self.config_file.open() as stdin:
+            return subprocess.Popen(
+                ["nsenter", f"--net={self.node.path}", str(self.plugins / "bridge")],
+                env={**os.environ, **self.environ(command, container, id)},
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+
+    @property
+    def reserved(self) -> set[str]:
+        return {path.name for path in self.state.glob("net/*") if path.name[0].isdigit()}
+
+    @property
+    def left_over(self) -> list[str]:
+        """Every link, address file and rule of an attachment."""
+        links = [link["ifname"] for link in self.node.ip("link") if link["ifname"].startswith("veth")]
+        rules = [json.dumps(entry) for entry in self.node.nft_ruleset()]  # iptables' are among them
+        ours = [rule for rule in rules if '"CNI-' in rule or '"comment": "' in rule and '"masq_checks"' in rule]
+        return [*links, *self.reserved, *(rule for rule in ours if '"rule"' in rule or '"CNI-' in rule)]
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", BACKENDS[0]))
+
+
+@pytest.fixture
+def network(node: Node, call: Call, plugins: Path, tmp_path: Path, backend: str) -> Network:
+    return Network(node, call, plugins, tmp_path / "state", backend)
+
+
+@pytest.mark.slow
+def test_200_in_a_row(network: Network) -> None:
+    container = network.node.container()
+    given = []
+    for _ in range(200):
+        given.append(network.add(container)[0])
+        network.delete(container)
+    # The range is gone through before an address comes again.
+    assert given[:64] == [f"10.1.2.{number}/24" for number in range(10, 74)]
+    assert given[64:128] == given[:64]
+    assert network.left_over == []
+
+
+def test_a_process_that_serves_many_calls_keeps_nothing_open(network: Network) -> None:
+    container = network.node.container()
+    opened = []
+    with NetNS.open(network.node.path) as host:
+        for _ in range(10):
+            for command in ("ADD", "DEL"):
+                environ = network.environ(command, container, "c")
+                invoke.call(plugin, network.config.encode(), environ, host=host)
+            opened.append(len(os.listdir("/proc/self/fd")))
+    assert opened[1:] == opened[:-1]
+    assert network.left_over == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_64_at_once(network: Network) -> None:
+    containers = {f"c{number}": network.node.container() for number in range(64)}
+
+    def all_at_once(command: str) -> list[str]:
+        running = [network.start(command, container, id) for id, container in containers.items()]
+        answers = [process.communicate(timeout=120)[0] for process in running]
+        failed = [answer for process, answer in zip(running, answers, strict=True) if process.returncode]
+        assert not failed, f"{len(failed)} failed: {failed[0]}"
+        return answers
+
+    results = [json.loads(answer) for answer in all_at_once("ADD")]
+    given = {ip["address"].partition("/")[0] for result in results for ip in result["ips"]}
+    assert len(given) == 128
+    assert network.reserved == given
+    ports = {link["ifname"] for link in network.node.ip("link", "show", "master", "br0")}
+    assert ports == {result["interfaces"][1]["name"] for result in results}
+    for container, result in zip(containers.values(), results, strict=True):
+        (eth0,) = container.ip("address", "show", "dev", "eth0")
+        found = {f"{a['local']}/{a['prefixlen']}" for a in eth0["addr_info"] if a["scope"] == "global"}
+        assert found == {ip["address"] for ip in result["ips"]}
+    first, last = (list(containers.values())[number] for number in (0, -1))
+    assert first.run(["ping", "-n", "-c1", "-W1", results[-1]["ips"][0]["address"].partition("/")[0]])
+    assert last.run(["ping", "-n", "-c1", "-W1", "10.1.2.1"])
+
+    refused = network.run("ADD", network.node.container(), "one-too-many")
+    assert "no IP addresses available in range set" in json.loads(refused["stdout"])["msg"]
+
+    assert all_at_once("DEL") == [""] * 64
+    assert network.left_over == []
+    assert {link["ifname"] for container in containers.values() for link in container.ip("link")} == {"lo"}
+
+
+def assert_that_del_makes_it_good(network: Network, container: Node, moment: str) -> None:
+    network.delete(container)
+    assert network.left_over == [], moment
+    assert [link["ifname"] for link in container.ip("link")] == ["lo"], moment
+    addresses = network.add(container)
+    assert len(addresses) == 2, moment
+    network.delete(container)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
+def test_the_executable_killed_at_any_moment(network: Network) -> None:
+    container = network.node.container()
+    durations = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert network.start("ADD", container).communicate()[0]
+        durations.append(time.monotonic() - started)
+        network.delete(container)
+    moments, killed = 30, 0
+    for number in range(moments + 1):
+        delay = max(durations) * number / moments
+        with network.start("ADD", container) as running:
+            time.sleep(delay)
+            running.kill()
+            running.communicate()
+        killed += running.returncode == -signal.SIGKILL
+        assert_that_del_makes_it_good(network, container, f"killed after {delay:.4f} s")
+    assert killed > moments / 2
+    assert network.left_over == []
+
+
+def moments_of_an_add(network: Network, container: Node, number: int) -> range:
+    """That many lines out of all that an ADD comes to. Their number differs a little: the last ones are left out."""
+    lines: int = network.run("ADD", container, die_at=-1)["lines"]
+    network.delete(container)
+    return range(0, lines - lines // 20, lines // number)
+
+
+def killed_at(network: Network, container: Node, line: int) -> None:
+    assert network.run("ADD", container, die_at=line)["status"] == -signal.SIGKILL
+    assert_that_del_makes_it_good(network, container, f"killed at line {line}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
+def test_killed_between_any_two_lines_that_change_something(network: Network) -> None:
+    container = network.node.container()
+    network.add(container)  # the bridge's making has its own lines
+    network.delete(container)
+    for line in moments_of_an_add(network, container, 60):
+        killed_at(network, container, line)
+    assert network.left_over == []
+
+
+@pytest.mark.slow
+def test_killed_while_the_bridge_is_made(network: Network) -> None:
+    container = network.node.container()
+    for line in moments_of_an_add(network, container, 30):
+        network.node.run(["ip", "link", "delete", "br0"])
+        killed_at(network, container, line)
+        (bridge,) = network.node.ip("link", "show", "dev", "br0")
+        assert bridge["address"] == "0a:58:0a:01:02:01"
