@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix
 import sys
 
-from cni import gojson, version
+from cni import __version__, gojson, version
 from cni._core import fsdecode
 from cni.config import Config
 from cni.errors import (
@@ -50,7 +50,8 @@ class Plugin:
     """A CNI plugin: a name, a table of its configuration, and a handler for each verb it has something to do for.
 
     `add` returns the Result; the other handlers return None, and a verb without a handler succeeds.
-    `versions` are the spec versions it can be configured in; `about` is told to who starts it by hand;
+    `versions` are the spec versions it can be configured in; `about` is told to who starts it by hand, by default its
+    name and the version of this package; None is nothing, and an error then.
     `netconf_error` goes before what is wrong with the configuration.
     """
 
@@ -67,7 +68,7 @@ class Plugin:
         gc: Callable[[Request], None] | None = None,
         status: Callable[[Request], None] | None = None,
         versions: Iterable[str] = version.ALL,
-        about: str | None = None,
+        about: str | None = "",
         netconf_error: str = "failed to load netconf: ",
     ) -> None:
         self.name = name
@@ -80,7 +81,7 @@ class Plugin:
             "STATUS": status,
         }
         self.versions = tuple(versions)
-        self.about = about
+        self.about = f"CNI {name} plugin v{__version__}" if about == "" else about
         self.netconf_error = netconf_error
 
     def main(self) -> NoReturn:

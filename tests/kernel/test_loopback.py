@@ -9,8 +9,7 @@ import pytest
 from cni import version
 
 if TYPE_CHECKING:
-    from tests.conftest import Node
-    from tests.kernel.conftest import Call
+    from tests.conftest import Call, Node
 
 Json = dict[str, Any]
 WITH_CHECK = [spec for spec in version.ALL if version.at_least(spec, "0.4.0")]

@@ -1,7 +1,4 @@
-"""Container runtimes as they are, each test's own: started by the recipes that lie beside the project.
-
-The recipes are scripts in ../shared/recipes, seen from the project's root; CNI_RECIPES names another folder.
-"""
+"""Container runtimes as they are, each test's own: started by the recipes that lie beside the project."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import re
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +20,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.conftest import Node
 
-BESIDE = Path(__file__).resolve().parents[3] / "shared" / "recipes"
 IMAGE = "localhost/test/busybox:1"
 
 
@@ -37,21 +34,20 @@ def run(*argv: str | Path, check: bool = True, timeout: float = 60, env: dict[st
     return done.stdout if check else done.stdout + done.stderr
 
 
-@pytest.fixture(scope="session")
-def recipes() -> Path:
-    folder = Path(os.environ.get("CNI_RECIPES") or BESIDE)
-    if not (folder / "podman-cni").is_file():
-        pytest.fail(f"the recipes that start the runtimes are not in {folder}; CNI_RECIPES can name another folder")
-    return folder
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """The runtime's own. Its name is short: under a longer one podman waits 20 s for each container that exits."""
+    with tempfile.TemporaryDirectory(prefix="cni-") as name:
+        yield Path(name)
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(tmp_path: Path) -> Iterator[None]:
+def nothing_left(folder: Path) -> Iterator[None]:
     """No process, mount or socket of the test's runtime is there after it."""
     shims = _entries("/run/containerd/s")
     yield
     deadline = time.monotonic() + 10
-    while (left := _processes_of(tmp_path)) and time.monotonic() < deadline:
+    while (left := _processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left == []
     if "PYTEST_XDIST_WORKER" not in os.environ:  # else a neighbour's come and go
@@ -131,7 +127,8 @@ class Logged:
 
 @pytest.fixture
 def logged(recipes: Path, tmp_path: Path) -> Callable[[Path], Logged]:
-    return lambda folder: Logged(recipes, folder, tmp_path)
+    """Wraps the plugins of a folder."""
+    return lambda plugins: Logged(recipes, plugins, tmp_path)
 
 
 class State:
@@ -189,12 +186,12 @@ class Podman:
 
 
 @pytest.fixture
-def podman(recipes: Path, tmp_path: Path) -> Iterator[Callable[[Path], Podman]]:
+def podman(recipes: Path, folder: Path) -> Iterator[Callable[[Path], Podman]]:
     """Starts one with the plugins of a folder."""
     with contextlib.ExitStack() as stack:
 
         def start(plugins: Path) -> Podman:
-            started = Podman(recipes, tmp_path / "p", plugins)
+            started = Podman(recipes, folder / "p", plugins)
             stack.callback(started.down)
             return started
 
@@ -255,14 +252,14 @@ class Containerd:
 
 
 @pytest.fixture
-def containerd(recipes: Path, tmp_path: Path, node: Node) -> Iterator[Callable[[Path, dict[str, Any]], Containerd]]:
+def containerd(recipes: Path, folder: Path, node: Node) -> Iterator[Callable[[Path, dict[str, Any]], Containerd]]:
     """Starts one with the plugins of a folder and a network."""
     # The recipe hides /opt, where ctr has its plugins' folder built in.
     assert not os.path.realpath(sys.executable).startswith("/opt/"), "ctr's plugins cannot start a Python below /opt"
     with contextlib.ExitStack() as stack:
 
         def start(plugins: Path, network: dict[str, Any]) -> Containerd:
-            started = Containerd(recipes, tmp_path, plugins, node, network)
+            started = Containerd(recipes, folder, plugins, node, network)
             stack.callback(started.down)
             return started
 

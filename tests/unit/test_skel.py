@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cni import names, process, version
+from cni import __version__, names, process, version
 from cni.config import Config, Integer
 from cni.errors import CNIError
 from cni.ip import CIDR
@@ -180,7 +180,7 @@ def test_empty_names(check: Callable[[str], None], code: int, msg: str) -> None:
 
 @pytest.mark.parametrize("verb", [None, ""])
 def test_without_a_verb(verb: str | None) -> None:
-    assert serve(verb).error == (4, "required env variables [CNI_COMMAND] missing", "")
+    assert serve(verb, plugin={"about": None}).error == (4, "required env variables [CNI_COMMAND] missing", "")
 
 
 @pytest.mark.parametrize("verb", [None, ""])
@@ -189,6 +189,12 @@ def test_about(verb: str | None) -> None:
     answer = serve(verb, plugin=about)
     assert (answer.code, answer.stdout) == (0, "")
     assert answer.stderr == "AWESOME PLUGIN\nCNI protocol versions supported: 9.8.7, 10.0.0\n"
+
+
+def test_what_a_plugin_says_of_itself_by_default() -> None:
+    answer = serve(None)
+    assert (answer.code, answer.stdout) == (0, "")
+    assert answer.stderr.splitlines()[0] == f"CNI test plugin v{__version__}"
 
 
 # stdin

@@ -1,0 +1,57 @@
+"""What ADD and DEL really import, functions that import late included."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cni import launcher
+
+if TYPE_CHECKING:
+    from tests.conftest import Node
+
+PROGRAM = """
+import sys, posix
+folder, reference, verb, netns, path = sys.argv[1:]
+sys.path.insert(0, folder)
+from cni import launcher
+environ = {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c", "CNI_NETNS": netns, "CNI_IFNAME": "eth0", "CNI_PATH": path}
+said = []
+status = launcher.load(reference).run(environ, lambda: posix.read(0, 65536), said.append, said.append)
+print(*sorted(sys.modules))
+if status:
+    sys.exit("".join(said))
+"""
+
+CONFIGURATIONS = {
+    "bridge": {"isDefaultGateway": True},
+    "bridge, masqueraded by iptables": {"isDefaultGateway": True, "ipMasq": True, "ipMasqBackend": "iptables"},
+    "bridge, masqueraded by nftables": {"isDefaultGateway": True, "ipMasq": True, "ipMasqBackend": "nftables"},
+    "bridge, without addresses": {"ipam": {}},
+    "loopback": {},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_add_and_delete_import_what_is_cheap(
+    name: str, node: Node, plugins: Path, foreign: Callable[[set[str]], set[str]], tmp_path: Path
+) -> None:
+    plugin = name.partition(",")[0]
+    trailer = launcher.read(str(plugins / plugin))
+    assert trailer
+    config = {
+        "cniVersion": "1.0.0",
+        "name": "net",
+        "ipam": {"type": "host-local", "dataDir": str(tmp_path), "subnet": "10.9.0.0/24"},
+        **CONFIGURATIONS[name],
+    }
+    container = node.container()
+    for verb in ("ADD", "DEL"):
+        command = [sys.executable, "-I", "-S", "-E", "-c", PROGRAM, launcher.PACKAGES, trailer.reference, verb]
+        done = node.run([*command, container.path, str(plugins)], stdin=json.dumps(config))
+        assert foreign(set(done.stdout.split())) == set(), verb
