@@ -37,20 +37,21 @@ class BuildNative(build_ext):
         folder = Path("cni") if self.inplace else Path(self.build_lib, "cni")
         folder.mkdir(parents=True, exist_ok=True)
         self.build_launcher(folder / "_launcher")
-        if not self.inplace:
+        if not self.inplace and Path(self.build_lib, "cni/bundle.py").exists():  # not for build_ext alone
             self.build_bundle(Path(self.build_lib))
 
     def build_bundle(self, root: Path) -> None:
         """All that plugins import, in one file (cni/bundle.py)."""
         bundle = runpy.run_path("cni/bundle.py")
-        files = [path.relative_to(root).as_posix() for top in ("cni", "cni_plugins") for path in root.glob(f"{top}/**/*.py")]
-        bundle["write"](str(root), sorted(name for name in files if not name.startswith(("cni/cli/", "cni/runtime/"))))
+        files = (path for top in ("cni", "cni_plugins") for path in root.glob(f"{top}/**/*.py"))
+        names = sorted(path.relative_to(root).as_posix() for path in files)
+        bundle["write"](str(root), [name for name in names if not name.startswith(("cni/cli/", "cni/runtime/"))])
 
     def build_launcher(self, target: Path) -> None:
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
         command = [*compiler, "-std=gnu11", "-Os", *WARNINGS, str(CORE / "launcher.c"), "-o", str(target), "-s"]
         # Static where the C library allows it: it starts in half the time. Else libc alone.
-        if subprocess.run([*command, "-static"], stderr=subprocess.DEVNULL).returncode:
+        if subprocess.run([*command, "-static"], stderr=subprocess.DEVNULL, check=False).returncode:
             subprocess.run(command, check=True)
         target.chmod(0o755)
 

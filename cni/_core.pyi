@@ -182,8 +182,8 @@ class Netlink:
     def addresses(self, index: int = 0, family: int = 0) -> list[Address]:
         """Addresses of one link (0: of all) and family (0: both)."""
 
-    def routes(self, family: int = 0, table: int = 254) -> list[Route]:
-        """Routes of one table (254: main; 0: of all); of one that has none, an empty list."""
+    def routes(self, family: int = 0, table: int = 254, *, index: int = 0) -> list[Route]:
+        """Routes of one table (254: main; 0: of all) and link (0: of all); none, if the table has never had any."""
 
     def dump(self, type: int, header: bytes, attributes: Iterable[_Attribute], what: str) -> list[Any]:
         """Any list, asked for again while the kernel says that it changed; NetlinkError EAGAIN if it never rests."""
@@ -192,9 +192,8 @@ class Netlink:
         """Hear of changes: an RTNLGRP_ number. From then on the socket is for ``wait`` alone."""
 
     def wait(self, seconds: float) -> list[Any]:
-        """The next notification's objects; empty when the time is up or a signal came.
-
-        KernelError ENOBUFS: more came than was fetched, and some were lost.
+        """The next notification's objects; empty when the time is up, a signal came, or
+        there was more news than the socket holds.
         """
 
 class Batch:
@@ -212,6 +211,7 @@ class Batch:
         kind: str,
         name: str,
         *,
+        index: int = 0,
         mtu: int = 0,
         hwaddr: str | None = None,
         link: int = 0,
@@ -237,6 +237,20 @@ class Batch:
     ) -> Self:
         """A veth pair whose peer is born, down, in the namespace ``netns``."""
 
+    def netkit(
+        self,
+        name: str,
+        peer: str,
+        *,
+        netns: int = -1,
+        mtu: int = 0,
+        hwaddr: str | None = None,
+        peer_hwaddr: str | None = None,
+        master: int = -1,
+        up: bool | None = None,
+    ) -> Self:
+        """The same as a netkit pair of layer 2. Linux has it from 6.7 on; commit raises EOPNOTSUPP elsewhere."""
+
     def link_set(
         self,
         link: int | str,
@@ -258,8 +272,17 @@ class Batch:
         """A link to be found in what ``commit`` returns."""
 
     def address_add(
-        self, index: int, packed: bytes, prefix: int, *, nodad: bool = False, exist_ok: bool = False
-    ) -> Self: ...
+        self,
+        index: int,
+        packed: bytes,
+        prefix: int,
+        *,
+        nodad: bool = False,
+        noprefixroute: bool = False,
+        exist_ok: bool = False,
+    ) -> Self:
+        """``noprefixroute``: without the route to its network that the kernel would make (of IPv4 since 4.18)."""
+
     def address_delete(self, index: int, packed: bytes, prefix: int, *, missing_ok: bool = False) -> Self: ...
     def route_add(
         self,

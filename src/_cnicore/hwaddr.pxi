@@ -17,7 +17,7 @@ cdef str hwaddr_text(const uint8_t *hwaddr):
 
 def parse_hwaddr(str text not None) -> bytes:
     cdef uint8_t out[CNI_HWADDR_LEN]
-    cdef bytes encoded = text.encode()
+    cdef bytes encoded = text.encode("utf-8", "replace")
     if cni_hwaddr_parse(encoded, out) < 0 or b"\0" in encoded:
         raise ValueError(f"address {text}: invalid MAC address")
     return (<char *>out)[:CNI_HWADDR_LEN]
@@ -25,7 +25,7 @@ def parse_hwaddr(str text not None) -> bytes:
 
 def parse_ip(str text not None) -> bytes:
     cdef uint8_t out[16]
-    cdef bytes encoded = text.encode()
+    cdef bytes encoded = text.encode("utf-8", "replace")
     cdef int length = -1 if b"\0" in encoded else cni_ip_parse(encoded, out)
     if length < 0:
         raise ValueError(f"invalid IP address: {text}")

@@ -2,9 +2,18 @@
 
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
+#include <linux/veth.h>
 #include <sys/socket.h>
 
 #include "hwaddr.h"
+
+/* linux/if_link.h of Linux 6.7 */
+enum { NETKIT_PEER_INFO = 1, NETKIT_MODE = 5 };
+enum { NETKIT_MODE_L2 = 0 };
+
+const struct cni_pair_kind cni_veth = {.name = "veth", .peer = VETH_INFO_PEER};
+const struct cni_pair_kind cni_netkit = {
+    .name = "netkit", .peer = NETKIT_PEER_INFO, .mode = NETKIT_MODE, .mode_value = NETKIT_MODE_L2};
 
 static struct ifinfomsg header(const struct cni_link *link)
 {
@@ -43,7 +52,7 @@ size_t cni_link_begin(struct cni_messages *messages, uint16_t flags, const struc
     return start;
 }
 
-void cni_link_pair(struct cni_messages *messages, const char *kind, uint16_t attribute, const struct cni_link *link,
+void cni_link_pair(struct cni_messages *messages, const struct cni_pair_kind *kind, const struct cni_link *link,
                    const struct cni_link *peer)
 {
     size_t start = cni_link_begin(messages, NLM_F_CREATE | NLM_F_EXCL, link);
@@ -51,9 +60,11 @@ void cni_link_pair(struct cni_messages *messages, const char *kind, uint16_t att
     struct ifinfomsg peer_info = {.ifi_family = AF_UNSPEC};
     size_t data, nest;
 
-    cni_attribute_text(messages, IFLA_INFO_KIND, kind);
+    cni_attribute_text(messages, IFLA_INFO_KIND, kind->name);
     data = cni_nest_begin(messages, IFLA_INFO_DATA);
-    nest = cni_nest_begin(messages, attribute);
+    if (kind->mode)
+        cni_attribute_u32(messages, kind->mode, kind->mode_value);
+    nest = cni_nest_begin(messages, kind->peer);
     cni_append(messages, &peer_info, sizeof peer_info);
     attributes(messages, peer);
     cni_nest_end(messages, nest);

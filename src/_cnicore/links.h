@@ -26,10 +26,20 @@ struct cni_link {
 /* A request about one link, up to its kind-specific part. */
 size_t cni_link_begin(struct cni_messages *messages, uint16_t flags, const struct cni_link *link);
 
-/* Two ends in one request, the peer born in its own namespace. `attribute` is the
- * kind's number for its peer: VETH_INFO_PEER, IFLA_NETKIT_PEER_INFO.
+/* A kind of device that comes in pairs, and its attributes. */
+struct cni_pair_kind {
+    const char *name;
+    uint16_t peer; /* the other end */
+    uint16_t mode; /* 0: there are no modes */
+    uint32_t mode_value;
+};
+
+extern const struct cni_pair_kind cni_veth;
+extern const struct cni_pair_kind cni_netkit; /* of layer 2, so both ends have a hardware address */
+
+/* Two ends in one request, the peer born in its own namespace.
  * The peer's flags are not sent: IFF_UP there fails with ENOTCONN. */
-void cni_link_pair(struct cni_messages *messages, const char *kind, uint16_t attribute, const struct cni_link *link,
+void cni_link_pair(struct cni_messages *messages, const struct cni_pair_kind *kind, const struct cni_link *link,
                    const struct cni_link *peer);
 
 /* Ask for one link, by name or by index. */

@@ -93,11 +93,13 @@ cdef class Netlink:
         # A kernel without strict checks ignores the filter.
         return [a for a in found if isinstance(a, Address) and (not index or a.index == index)]
 
-    def routes(self, int family=0, table=254) -> list:
+    def routes(self, int family=0, table=254, *, int index=0) -> list:
         cdef sys.rtmsg header
         memset(&header, 0, sizeof(header))
         header.rtm_family = family
-        wanted = [(sys.RTA_TABLE, u32(table))] if table else ()
+        wanted = [(sys.RTA_TABLE, u32(table))] if table else []
+        if index:
+            wanted.append((sys.RTA_OIF, u32(index)))
         try:
             found = self.dump(sys.RTM_GETROUTE, (<char *>&header)[:sizeof(header)], wanted, "list routes")
         except NetlinkError as error:
@@ -105,7 +107,10 @@ cdef class Netlink:
                 return []
             raise
         # Multicast, MPLS and others answer too where no family is given.
-        return [r for r in found if isinstance(r, Route) and (not table or r.table == table)]
+        found = [r for r in found if isinstance(r, Route) and (not table or r.table == table)]
+        if not index:
+            return found
+        return [r for r in found if r.index == index or any([hop[0] == index for hop in r.nexthops])]
 
     def dump(self, int type, bytes header, attributes, str what) -> list:
         cdef cni_error err
@@ -137,6 +142,8 @@ cdef class Netlink:
         try:
             with nogil:
                 status = cni_netlink_wait(&self.netlink, &answers, milliseconds, &err)
+            if status < 0 and err.status == _errno.ENOBUFS:
+                return []  # there was more news than the socket holds: who waits has to look for himself
             if status < 0:
                 raise failure(&err)
             return read_answers(&answers)
@@ -234,14 +241,15 @@ cdef class Batch:
 
     # ---- links ----
 
-    def link_create(self, str kind, str name, *, int mtu=0, hwaddr=None, int link=0, int master=-1, int netns=-1,
-                    up=None, data=(), exist_ok=False) -> Batch:
+    def link_create(self, str kind, str name, *, int index=0, int mtu=0, hwaddr=None, int link=0, int master=-1,
+                    int netns=-1, up=None, data=(), exist_ok=False) -> Batch:
         cdef LinkSpec spec = LinkSpec()
         cdef size_t start, info
         cdef bytes kind_text = c_text(kind)
         spec.set_name(name)
         spec.set_hwaddr(hwaddr)
         spec.set_flag(sys.IFF_UP, up)
+        spec.link.index = index
         spec.link.mtu = mtu
         spec.link.link = link
         spec.link.master = master
@@ -258,6 +266,14 @@ cdef class Batch:
 
     def veth(self, str name, str peer, *, int netns=-1, int mtu=0, hwaddr=None, peer_hwaddr=None, int master=-1,
              up=None) -> Batch:
+        return self.pair(&cni_veth, name, peer, netns, mtu, hwaddr, peer_hwaddr, master, up)
+
+    def netkit(self, str name, str peer, *, int netns=-1, int mtu=0, hwaddr=None, peer_hwaddr=None, int master=-1,
+               up=None) -> Batch:
+        return self.pair(&cni_netkit, name, peer, netns, mtu, hwaddr, peer_hwaddr, master, up)
+
+    cdef object pair(self, const cni_pair_kind *kind, str name, str peer, int netns, int mtu, hwaddr, peer_hwaddr,
+                     int master, up):
         cdef LinkSpec host = LinkSpec()
         cdef LinkSpec container = LinkSpec()
         host.set_name(name)
@@ -269,8 +285,8 @@ cdef class Batch:
         container.set_hwaddr(peer_hwaddr)
         container.link.mtu = mtu
         container.link.netns = netns
-        cni_link_pair(&self.requests, "veth", sys.VETH_INFO_PEER, &host.link, &container.link)
-        self.asked.append(("create the veth pair %s, %s", (name, peer), (), False))
+        cni_link_pair(&self.requests, kind, &host.link, &container.link)
+        self.asked.append(("create the %s pair %s, %s", (kind.name.decode(), name, peer), (), False))
         return self
 
     def link_set(self, link, *, up=None, promisc=None, name=None, int mtu=0, hwaddr=None, alias=None, int master=-1,
@@ -324,7 +340,8 @@ cdef class Batch:
 
     # ---- addresses ----
 
-    cdef object address(self, int type, int flags, int index, bytes packed, int prefix, bint nodad, str what, tuple ok):
+    cdef object address(self, int type, int flags, int index, bytes packed, int prefix, uint32_t properties, str what,
+                        tuple ok):
         cdef sys.ifaddrmsg header
         cdef size_t start
         memset(&header, 0, sizeof(header))
@@ -338,18 +355,20 @@ cdef class Batch:
             broadcast = int.from_bytes(packed, "big") | (1 << 32 - prefix) - 1
             packed_broadcast = broadcast.to_bytes(4, "big")
             cni_attribute(&self.requests, sys.IFA_BROADCAST, <const char *>packed_broadcast, 4)
-        if nodad:
-            cni_attribute_u32(&self.requests, sys.IFA_FLAGS, sys.IFA_F_NODAD)
+        if properties:
+            cni_attribute_u32(&self.requests, sys.IFA_FLAGS, properties)
         cni_message_end(&self.requests, start)
         self.asked.append((what, (packed, prefix, index), ok, False))
         return self
 
-    def address_add(self, int index, bytes packed, int prefix, *, nodad=False, exist_ok=False) -> Batch:
-        return self.address(sys.RTM_NEWADDR, sys.NLM_F_CREATE | sys.NLM_F_EXCL, index, packed, prefix, nodad,
+    def address_add(self, int index, bytes packed, int prefix, *, nodad=False, noprefixroute=False,
+                    exist_ok=False) -> Batch:
+        properties = (sys.IFA_F_NODAD if nodad else 0) | (sys.IFA_F_NOPREFIXROUTE if noprefixroute else 0)
+        return self.address(sys.RTM_NEWADDR, sys.NLM_F_CREATE | sys.NLM_F_EXCL, index, packed, prefix, properties,
                             "add the address %s/%d to link %d", (_errno.EEXIST,) if exist_ok else ())
 
     def address_delete(self, int index, bytes packed, int prefix, *, missing_ok=False) -> Batch:
-        return self.address(sys.RTM_DELADDR, 0, index, packed, prefix, False, "delete the address %s/%d from link %d",
+        return self.address(sys.RTM_DELADDR, 0, index, packed, prefix, 0, "delete the address %s/%d from link %d",
                             (_errno.EADDRNOTAVAIL, _errno.ENODEV) if missing_ok else ())
 
     # ---- routes ----

@@ -84,7 +84,12 @@ cdef extern from "links.h" nogil:
         uint32_t flags
         uint32_t change
 
+    struct cni_pair_kind:
+        const char *name
+
+    const cni_pair_kind cni_veth
+    const cni_pair_kind cni_netkit
+
     size_t cni_link_begin(cni_messages *messages, uint16_t flags, const cni_link *link)
-    void cni_link_pair(cni_messages *messages, const char *kind, uint16_t attribute, const cni_link *link,
-                       const cni_link *peer)
+    void cni_link_pair(cni_messages *messages, const cni_pair_kind *kind, const cni_link *link, const cni_link *peer)
     void cni_link_get(cni_messages *messages, const char *name, uint32_t index)

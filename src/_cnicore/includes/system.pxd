@@ -51,10 +51,6 @@ cdef extern from "linux/if_link.h" nogil:
     int IFLA_INFO_SLAVE_DATA
 
 
-cdef extern from "linux/veth.h" nogil:
-    int VETH_INFO_PEER
-
-
 cdef extern from "linux/if_addr.h" nogil:
     struct ifaddrmsg:
         uint8_t ifa_family
@@ -69,6 +65,7 @@ cdef extern from "linux/if_addr.h" nogil:
     int IFA_BROADCAST
     int IFA_FLAGS
     unsigned int IFA_F_NODAD
+    unsigned int IFA_F_NOPREFIXROUTE
 
 
 cdef extern from "linux/rtnetlink.h" nogil:
