@@ -1,4 +1,4 @@
-"""For all tests: a node of their own (a private network namespace), the plugins, ours and Go's, and ways to run them."""
+"""For all tests: a node of their own (a private network namespace), and the plugins, ours and Go's."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Node:
     def python(self, code: str, *arguments: str, env: dict[str, str] | None = None) -> str:
         """Run Python code that can import what this process can; its stdout."""
         path = os.pathsep.join(filter(None, sys.path))
-        return self.run([sys.executable, "-c", code, *arguments], env={"PYTHONPATH": path, **(env or {})}).stdout
+        return self.run([sys.executable, "-P", "-c", code, *arguments], env={"PYTHONPATH": path, **(env or {})}).stdout
 
     def ip(self, *arguments: str) -> Any:
         """`ip -json -details`, parsed; None where it prints nothing."""
@@ -173,6 +173,7 @@ def go_plugins() -> Path:
     folder = Path("/usr/lib/cni")
     assert (folder / "bridge").exists(), "Debian's package containernetworking-plugins is not installed"
     return folder
+
 
 @pytest.fixture(scope="session")
 def recipes() -> Path:

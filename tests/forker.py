@@ -19,7 +19,7 @@ from typing import Any
 from cni import _core
 
 # Where ADD changes something, or waits for who does.
-CHANGING = ("bridge", "store", "masquerade", "iptables", "nftables", "process", "links", "ipam", "undo", "sysctl")
+CHANGING = ("bridge", "store", "owners", "masquerade", "iptables", "nftables", "process", "links", "ipam", "undo", "sysctl")
 
 
 class Killer:

@@ -26,10 +26,14 @@ class Conf(Config):
 
 def add(request: Request) -> Result:
     """Bring lo up."""
+    try:
+        previous = request.prev_result
+    except CNIError as error:
+        raise error.prefixed("failed to parse prevResult: ") from None
     with request.open_container() as container, container.netlink() as inside:
         inside.batch().link_set(LO, up=True).commit()
-        if request.prev_result is not None:
-            return request.prev_result
+        if previous is not None:
+            return previous
         link = inside.link(LO)
         ips = _addresses(inside, link.index)
     return Result([Interface(LO, link.hwaddr, request.netns)], ips)

@@ -92,9 +92,10 @@ class Network:
     def left_over(self) -> list[str]:
         """Every link, address file and rule of an attachment."""
         links = [link["ifname"] for link in self.node.ip("link") if link["ifname"].startswith("veth")]
-        rules = [json.dumps(entry) for entry in self.node.nft_ruleset()]  # iptables' are among them
-        ours = [rule for rule in rules if '"CNI-' in rule or '"comment": "' in rule and '"masq_checks"' in rule]
-        return [*links, *self.reserved, *(rule for rule in ours if '"rule"' in rule or '"CNI-' in rule)]
+        chains = [line for version in (4, 6) for line in self.node.iptables_save(version) if "CNI-" in line]
+        rules = [entry["rule"] for entry in self.node.nft_ruleset() if "rule" in entry]
+        comments = [rule["comment"] for rule in rules if rule["chain"] == "masq_checks"]
+        return [*links, *self.reserved, *chains, *comments]
 
 
 @pytest.fixture

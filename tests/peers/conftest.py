@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.conftest import Node
 
+
 class Answer:
     """What a plugin said and ended with."""
 
@@ -89,8 +90,19 @@ def network(node: Node, folders: dict[str, Path], tmp_path: Path) -> Callable[..
     """Makes a network on the node: bridge and host-local, with changes to either's configuration."""
 
     def make(version: str = "1.0.0", *, ipam: dict[str, Any] | None = None, **changes: Any) -> Network:
-        host_local = {"type": "host-local", "dataDir": str(tmp_path / "networks"), **(ipam or {"subnet": "10.1.2.0/24"})}
-        config = {"cniVersion": version, "name": "net", "type": "bridge", "bridge": "br0", "ipam": host_local, **changes}
+        host_local = {
+            "type": "host-local",
+            "dataDir": str(tmp_path / "networks"),
+            **(ipam or {"subnet": "10.1.2.0/24"}),
+        }
+        config = {
+            "cniVersion": version,
+            "name": "net",
+            "type": "bridge",
+            "bridge": "br0",
+            "ipam": host_local,
+            **changes,
+        }
         return Network(node, config, folders, "ours", "ours")
 
     return make

@@ -119,9 +119,7 @@ def test_several_interfaces_of_a_container(
 
 @pytest.mark.parametrize(("adder", "deleter"), BOTH_WAYS)
 @pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"])
-def test_host_local_alone(
-    network: Callable[..., Network], node: Node, adder: str, deleter: str, version: str
-) -> None:
+def test_host_local_alone(network: Callable[..., Network], node: Node, adder: str, deleter: str, version: str) -> None:
     net = network(version, ipam=DUAL, type="host-local")
     container = node.container()
     net.by(adder).add(container)
@@ -138,9 +136,7 @@ def test_host_local_alone(
 
 
 @pytest.mark.parametrize(("one", "other"), BOTH_WAYS)
-def test_files_of_host_local(
-    network: Callable[..., Network], node: Node, tmp_path: Path, one: str, other: str
-) -> None:
+def test_files_of_host_local(network: Callable[..., Network], node: Node, tmp_path: Path, one: str, other: str) -> None:
     """The folder as either leaves it, in every byte; the files' modes only of the lock: releases differ in the rest."""
     folders = {}
     container = node.container()

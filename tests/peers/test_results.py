@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 VERSIONS = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"]  # that both support
 V4: dict[str, Any] = {"subnet": "10.1.2.0/24"}
 DUAL: dict[str, Any] = {"ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd01::/64"}]]}
-OF_THE_CLUSTER = {"nameservers": ["10.1.2.53"], "domain": "cluster.local", "search": ["a.local", "b.local"], "options": ["ndots:5"]}
+OF_THE_CLUSTER = {
+    "nameservers": ["10.1.2.53"],
+    "domain": "cluster.local",
+    "search": ["a.local", "b.local"],
+    "options": ["ndots:5"],
+}
 
 # Rich in every version; each as (changes to bridge's configuration, host-local's).
 IN_EVERY_VERSION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -38,7 +43,10 @@ IN_THE_NEWEST: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "v6": ({"isGateway": True, "ipMasq": True}, {"subnet": "fd01::/64", "routes": [{"dst": "::/0"}]}),
     "two v4 networks": ({}, {"ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "10.1.3.0/24"}]]}),
     "gateway elsewhere": ({"isGateway": True}, {"subnet": "10.1.2.0/24", "gateway": "10.1.2.254"}),
-    "default route with gateway": ({"isDefaultGateway": True}, {**V4, "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.2.7"}]}),
+    "default route with gateway": (
+        {"isDefaultGateway": True},
+        {**V4, "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.2.7"}]},
+    ),
     "mtu": ({"mtu": 1400}, V4),
     "hairpin": ({"isGateway": True, "hairpinMode": True}, V4),
     "promisc": ({"promiscMode": True}, V4),
@@ -56,9 +64,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("version", "bridge", "ipam"), [(v, b, i) for v, _, b, i in CASES], ids=[f"{n}-{v}" for v, n, *_ in CASES])
+@pytest.mark.parametrize(
+    ("version", "bridge", "ipam"), [(v, b, i) for v, _, b, i in CASES], ids=[f"{n}-{v}" for v, n, *_ in CASES]
+)
 def test_bridge(
-    network: Callable[..., Network], node: Node, tmp_path: Path, version: str, bridge: dict[str, Any], ipam: dict[str, Any]
+    network: Callable[..., Network],
+    node: Node,
+    tmp_path: Path,
+    version: str,
+    bridge: dict[str, Any],
+    ipam: dict[str, Any],
 ) -> None:
     container = node.container()
     outcomes = []
@@ -156,7 +171,12 @@ HOST_LOCAL: dict[str, dict[str, Any]] = {
     "v4": {**V4, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.1.2.9"}]},
     "v6": {"subnet": "fd01::/64", "routes": [{"dst": "::/0"}]},
     "dual": {**DUAL, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "fd02::/16", "gw": "fd01::9"}]},
-    "parts of a network": {"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.20", "rangeEnd": "10.1.2.29", "gateway": "10.1.2.20"},
+    "parts of a network": {
+        "subnet": "10.1.2.0/24",
+        "rangeStart": "10.1.2.20",
+        "rangeEnd": "10.1.2.29",
+        "gateway": "10.1.2.20",
+    },
     "not canonical": {"subnet": "fd01:0:0::0/64", "rangeStart": "FD01::00aB"},
     "resolv.conf": {**V4, "resolvConf": "resolv.conf"},
 }
@@ -169,7 +189,9 @@ def test_host_local(
 ) -> None:
     if "resolvConf" in ipam:
         file = tmp_path / ipam["resolvConf"]
-        file.write_text("# dns\nnameserver 10.0.0.1\nnameserver 10.0.0.2\ndomain a\nsearch b c\noptions x y\n;end\nfoo\n")
+        file.write_text(
+            "# dns\nnameserver 10.0.0.1\nnameserver 10.0.0.2\ndomain a\nsearch b c\noptions x y\n;end\nfoo\n"
+        )
         ipam = {**ipam, "resolvConf": str(file)}
     container = node.container()
     outcomes = []
@@ -177,7 +199,9 @@ def test_host_local(
         net = network(version, ipam={**ipam, "dataDir": str(tmp_path / by)}, type="host-local").by(by)
         added, again = net.call("ADD", container, "eth0"), net.call("ADD", container, "eth1")
         assert added.status == 0, added
-        outcomes.append((comparable(version, added.stdout), comparable(version, again.stdout), added.stderr, net.reserved()))
+        outcomes.append(
+            (comparable(version, added.stdout), comparable(version, again.stdout), added.stderr, net.reserved())
+        )
     assert outcomes[1] == outcomes[0]
 
 

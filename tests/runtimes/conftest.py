@@ -23,12 +23,10 @@ if TYPE_CHECKING:
 IMAGE = "localhost/test/busybox:1"
 
 
-def run(*argv: str | Path, check: bool = True, timeout: float = 60, env: dict[str, str] | None = None) -> str:
-    """A command's stdout; a failure shows what it said."""
+def run(*argv: str | Path, check: bool = True) -> str:
+    """A command's stdout; a failure shows what it said. Without `check`, all that it said."""
     command = [str(word) for word in argv]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     if check and done.returncode:
         pytest.fail(f"{command} ended with {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}")
     return done.stdout if check else done.stdout + done.stderr
@@ -174,7 +172,9 @@ class Podman:
 
     def start(self, name: str, network: str, *options: str) -> None:
         """A container that serves the image's page."""
-        self("run", "-d", "--name", name, "--network", network, *options, IMAGE, "httpd", "-f", "-p", "80", "-h", "/www")
+        self(
+            "run", "-d", "--name", name, "--network", network, *options, IMAGE, "httpd", "-f", "-p", "80", "-h", "/www"
+        )
 
     def inside(self, *argv: str) -> str:
         return run(self._program, "in", self.folder, *argv)
@@ -208,11 +208,13 @@ class Containerd:
         self._conf = folder / "conf"
         self._conf.mkdir()
         (self._conf / "10-net.conflist").write_text(json.dumps(network))
-        self.log = run(recipes / "containerd-up", self.folder, self._conf, plugins, node.name)
-        run_in_node = lambda *argv: node.run(list(argv)).stdout  # noqa: E731
+        run(recipes / "containerd-up", self.folder, self._conf, plugins, node.name)
         # ctr is libcni's caller itself, and sees another /var/lib/cni than the daemon, which calls it for pods.
-        self.ctr_state = State(run_in_node, self._conf / ".state")
-        self.pod_state = State(run_in_node, self.folder / "cni")
+        self.ctr_state = State(self._inside, self._conf / ".state")
+        self.pod_state = State(self._inside, self.folder / "cni")
+
+    def _inside(self, *argv: str) -> str:
+        return self._node.run(list(argv)).stdout
 
     def ctr(self, *arguments: str) -> str:
         return run("ctr", "-a", self.folder / "sock", *arguments)

@@ -22,7 +22,13 @@ OURS = ("bridge", "host-local")
 
 def network(version: str, **ipam: Any) -> dict[str, Any]:
     """A network of our plugins alone."""
-    bridge = {"type": "bridge", "bridge": "br0", "isGateway": True, "ipMasq": True, "ipam": {"type": "host-local", **ipam}}
+    bridge = {
+        "type": "bridge",
+        "bridge": "br0",
+        "isGateway": True,
+        "ipMasq": True,
+        "ipam": {"type": "host-local", **ipam},
+    }
     return {"cniVersion": version, "name": "own", "plugins": [bridge]}
 
 
