@@ -33,17 +33,29 @@ def container_interface(request: Request, result: Result) -> Interface:
     )
 
 
-def container_link(request: Request, inside: Netlink, result: Result, kind: str) -> Link:
-    """The container's link, if it is still of that kind and has the MAC that was reported. Raises CNIError."""
+def container_link(request: Request, inside: Netlink, result: Result, kind: str | None = None) -> Link:
+    """The container's link, if it is still of that kind (None: any) with the MAC that was reported. Raises CNIError."""
     recorded = container_interface(request, result)
     link = inside.find_link(recorded.name)
     if link is None:
         raise CNIError(f"Container interface {recorded.name} not found in {request.netns}")
-    if link.kind != kind:
+    if kind is not None and link.kind != kind:
         raise CNIError(f"Error: Container interface {link.name} not of type {kind}")
     if recorded.mac and recorded.mac != link.hwaddr:
         raise CNIError(f"Interface {link.name} Mac {recorded.mac} doesn't match container Mac: {link.hwaddr}")
     return link
+
+
+def expect_up(link: Link) -> None:
+    """The link is up. Raises CNIError."""
+    if not link.is_up:
+        raise CNIError(f"Interface {link.name} is down")
+
+
+def expect_mtu(link: Link, mtu: int) -> None:
+    """The link has the configured MTU, if one is (not 0). Raises CNIError."""
+    if mtu and link.mtu != mtu:
+        raise CNIError(f"Interface {link.name} MTU {link.mtu} does not match configured MTU: {mtu}")
 
 
 def expect_addresses(inside: Netlink, name: str, ips: list[IPConfig]) -> None:

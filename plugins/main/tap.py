@@ -1,0 +1,278 @@
+"""tap: a TAP device in the container, whose other end is a file for a virtual machine monitor to open.
+
+ADD makes the device in the container's namespace, persistent, with its final name, and gives it its MAC,
+its MTU, what the IPAM plugin says, and a bridge in the container to be a port of. DEL deletes it.
+
+Without an IPAM plugin the device gets no address.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import posix
+import sys
+
+from cni import gojson, hwaddr, ipam, launcher, links, process, sysctl
+from cni._core import fsencode, u16
+from cni.checks import container_link, expect_addresses, expect_routes, expect_up, previous_result
+from cni.config import Config, Flag, Integer, Section, Settings, Text
+from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
+from cni.result import Interface, Result
+from cni.skel import Plugin
+from cni.undo import Undo, do_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni._core import Link, Netlink
+    from cni.netns import NetNS
+    from cni.request import Request
+
+_DEVICE = "/dev/net/tun"
+_SELINUX = "/sys/fs/selinux/enforce"
+_EXEC_LABEL = "/proc/thread-self/attr/exec"
+
+# linux/if_tun.h
+_TUNSETIFF = 0x400454CA
+_TUNSETPERSIST = 0x400454CB
+_TUNSETOWNER = 0x400454CC
+_TUNSETGROUP = 0x400454CE
+_IFF_TAP = 0x0002
+_IFF_MULTI_QUEUE = 0x0100
+_IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
+_IFF_TUN_EXCL = 0x8000
+
+# linux/if_link.h
+_IFLA_TUN_OWNER = 1
+_IFLA_TUN_GROUP = 2
+_IFLA_TUN_TYPE = 3
+_IFLA_TUN_MULTI_QUEUE = 7
+
+_HIGHEST_ID = 2**32 - 2  # of users and groups; the next one is no id
+
+# What a process with another SELinux context is started for. It inherits the namespace.
+_LABELLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from cni import gojson
+from cni_plugins.main import tap
+tap.make(None, *gojson.loads(sys.argv[2]))
+"""
+
+
+class RuntimeConf(Settings):
+    """What the runtime adds."""
+
+    mac = Text("", "the device's MAC; goes before MAC in CNI_ARGS, and that before the key mac")
+
+
+class Conf(Config):
+    """The configuration of tap."""
+
+    multiQueue = Flag("the device may be opened several times, once for each queue")
+    mtu = Integer(0, "MTU in bytes; 0 leaves it to the kernel", minimum=0)
+    mac = Text("", "the device's MAC")
+    owner = Integer(None, "id of the user who may open the device", minimum=0, maximum=_HIGHEST_ID)
+    group = Integer(None, "id of the group whose members may open the device", minimum=0, maximum=_HIGHEST_ID)
+    selinuxContext = Text("", "SELinux context that the device is made in, and so belongs to")
+    bridge = Text("", "name of a bridge in the container that the device becomes a port of")
+    deterministicMAC = Flag("the MAC follows from the IP address; false leaves it to the kernel", default=True)
+    runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
+
+
+def add(request: Request) -> Result:
+    """Make the device, or leave nothing behind."""
+    conf: Conf = request.config
+    mac = _asked_mac(request)
+    _refuse_contradictions(request)
+    with (
+        request.open_container() as container,
+        container.netlink() as inside,
+        Undo(request.stderr) as undo,
+    ):
+        links.refuse_existing(inside, request.ifname)
+        bridge = _bridge(conf, inside)
+        result = ipam.add(request, undo) if conf.ipam.type else Result()
+        if not mac and result.ips and conf.deterministicMAC:
+            mac = hwaddr.of_addresses(result.ips)
+        _make_labelled(conf, container, request.ifname)
+        undo.push(links.delete, container, request.ifname)
+        batch = inside.batch().link_set(request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge)
+        link = batch.link_get(request.ifname).commit()[0]
+        links.announce(container, link.name)
+        # Until somebody opens the device it has no carrier, and so no duplicate would ever be found: the addresses
+        # would stay tentative, and ADD would wait for them in vain.
+        sysctl.try_write(container, f"net/ipv6/conf/{link.name}/accept_dad", "0")
+        ipam.attach(request, container, inside, link, result)
+    result.dns = conf.dns
+    return result
+
+
+def delete(request: Request) -> None:
+    """Take back device and addresses, whichever are still there; go on past failures and report them all."""
+    do_all([lambda: links.delete_attachment(request), lambda: ipam.delete(request)])
+
+
+def check(request: Request) -> None:
+    """Everything that ADD reported is still so, and the device is what the configuration asks for."""
+    conf: Conf = request.config
+    with request.open_container() as container, container.netlink() as inside:
+        ipam.check(request)
+        result = previous_result(request)
+        link = container_link(request, inside, result, "tun")
+        _check_device(conf, link)
+        expect_up(link)
+        if conf.bridge and link.master != _bridge(conf, inside):
+            raise CNIError(f"Interface {link.name} is not a port of bridge {conf.bridge}")
+        expect_addresses(inside, request.ifname, result.ips)
+        expect_routes(inside, result.routes)
+
+
+def gc(request: Request) -> None:
+    """Take back addresses of attachments that are gone. Their devices went with their namespaces."""
+    ipam.gc(request)
+
+
+def status(request: Request) -> None:
+    """The IPAM plugin is ready, and the kernel makes TAP devices."""
+    ipam.status(request)
+    try:
+        posix.close(_open(None))
+    except CNIError as error:
+        raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
+
+
+# ---- the configuration ----
+
+
+def _asked_mac(request: Request) -> str:
+    conf: Conf = request.config
+    asked = conf.runtimeConfig.mac or request.cni_args("MAC").get("MAC", "") or conf.mac
+    try:
+        return hwaddr.normalize(asked) if asked else ""
+    except ValueError as error:
+        raise CNIError(f"failed to create tap: {error}") from error
+
+
+def _refuse_contradictions(request: Request) -> None:
+    conf: Conf = request.config
+    if conf.selinuxContext and not _has_selinux():
+        raise CNIError(
+            f"failed set socket label: selinuxContext is {quote(conf.selinuxContext)}, but SELinux is off",
+            details=f"there is no {_SELINUX}",
+        )
+    if not conf.ipam.type:
+        Result([Interface(request.ifname)]).encode(request.version)  # versions that cannot say it
+
+
+def _has_selinux() -> bool:
+    try:
+        posix.stat(_SELINUX)
+    except OSError:
+        return False
+    return True
+
+
+def _bridge(conf: Conf, inside: Netlink) -> int:
+    """The index of the bridge, -1 if none is wanted. Raises CNIError."""
+    if not conf.bridge:
+        return -1
+    link = inside.find_link(conf.bridge)
+    if link is None:
+        raise CNIError(f"failed to get bridge {conf.bridge}: Link not found", details="it has to be in the container")
+    if link.kind != "bridge":
+        raise CNIError(f"failed to get bridge {conf.bridge}: {quote(conf.bridge)} is not a bridge")
+    return link.index
+
+
+# ---- the device ----
+
+
+def make(container: NetNS | None, name: str, multi_queue: bool, owner: int | None, group: int | None) -> None:
+    """A TAP device that outlives whoever opens it, in a namespace (None: this process's). Raises CNIError.
+
+    All flags but the one for more queues are taken anew from whoever opens the device next.
+    """
+    flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_TUN_EXCL | (_IFF_MULTI_QUEUE if multi_queue else 0)
+    fd = _open(container)
+    try:
+        # struct ifreq: the name in 16 bytes, the flags, and what is left of a union of 24
+        fcntl.ioctl(fd, _TUNSETIFF, fsencode(name).ljust(16, b"\0") + u16(flags).ljust(24, b"\0"))
+        if owner is not None:
+            fcntl.ioctl(fd, _TUNSETOWNER, _signed(owner))
+        if group is not None:
+            fcntl.ioctl(fd, _TUNSETGROUP, _signed(group))
+        fcntl.ioctl(fd, _TUNSETPERSIST, 1)
+    except OSError as error:
+        reason = "the name is taken" if error.errno == errno.EBUSY else error.strerror
+        raise CNIError(f"failed to create tap {quote(name)}: {reason}") from error
+    finally:
+        posix.close(fd)
+
+
+def _open(container: NetNS | None) -> int:
+    """A file for a new device, which belongs to the namespace that the file is opened in. Raises CNIError."""
+    try:
+        if container is None:
+            return posix.open(_DEVICE, posix.O_RDWR | posix.O_CLOEXEC)
+        return container.open_file(_DEVICE, posix.O_RDWR)
+    except OSError as error:
+        raise CNIError(
+            f"failed to open {_DEVICE}: {error.strerror}", details="the kernel needs the module tun"
+        ) from error
+
+
+def _signed(number: int) -> int:
+    """What ioctl() takes for an argument of 32 bits."""
+    return (number ^ 1 << 31) - (1 << 31)
+
+
+def _make_labelled(conf: Conf, container: NetNS, name: str) -> None:
+    """Make the device; it belongs to the SELinux context of the process that makes it, which is set by an exec."""
+    wanted = (name, conf.multiQueue, conf.owner, conf.group)
+    if not conf.selinuxContext:
+        make(container, *wanted)
+        return
+    _label_next_exec(conf.selinuxContext)
+    try:
+        program = [sys.executable, "-I", "-S", "-E", "-c", _LABELLED, launcher.PACKAGES, gojson.dumps(wanted)]
+        done = process.run(program, netns=container)
+    finally:
+        _label_next_exec("")
+    if done.status:
+        said = done.stderr.decode(errors="replace").strip()
+        raise CNIError(
+            f"failed to create tap {quote(name)} in SELinux context {conf.selinuxContext}: {done.outcome}", details=said
+        )
+
+
+def _label_next_exec(context: str) -> None:
+    """Of this thread and those that it starts; "" for none. Raises CNIError."""
+    try:
+        fd = posix.open(_EXEC_LABEL, posix.O_WRONLY | posix.O_CLOEXEC)
+        try:
+            posix.write(fd, context.encode())
+        finally:
+            posix.close(fd)
+    except OSError as error:
+        raise CNIError(f"failed set socket label: {quote(context)}: {error.strerror}") from error
+
+
+# ---- CHECK ----
+
+
+def _check_device(conf: Conf, link: Link) -> None:
+    """The device is a TAP device with owner, group and queues as configured. Raises CNIError."""
+    numbers = {attribute: int.from_bytes(value, sys.byteorder) for attribute, value in link.data.items()}
+    for attribute, what, wanted in (
+        (_IFLA_TUN_TYPE, "device type", _IFF_TAP),
+        (_IFLA_TUN_OWNER, "owner", conf.owner),
+        (_IFLA_TUN_GROUP, "group", conf.group),
+        (_IFLA_TUN_MULTI_QUEUE, "multi_queue", int(conf.multiQueue)),
+    ):
+        if wanted is not None and numbers.get(attribute) != wanted:
+            raise CNIError(f"Interface {link.name} has {what} {numbers.get(attribute)}, not {wanted}")
+
+
+plugin = Plugin("tap", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
