@@ -7,11 +7,14 @@ follows from its gateway address keeps it while ports come and go.
 
 from __future__ import annotations
 
+import posix
+
 from cni import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.ip import IP
+    from cni.result import IPConfig
 
 
 def leading(ips: list[IP]) -> IP:
@@ -22,6 +25,17 @@ def leading(ips: list[IP]) -> IP:
 def from_ip(ip: IP) -> str:
     """``0a:58`` (locally administered) and the IPv4 address, or the last four bytes of an IPv6 one."""
     return _core.hwaddr_from_ip(ip.packed)
+
+
+def of_addresses(ips: list[IPConfig]) -> str:
+    """The MAC of an interface with these addresses, of which there is at least one."""
+    return from_ip(leading([ip.address.ip for ip in ips]))
+
+
+def random() -> str:
+    """One that nobody has: locally administered, of a single station (IEEE 802)."""
+    first, *others = posix.urandom(6)
+    return bytes([first & 0xFC | 0x02, *others]).hex(":")
 
 
 def normalize(text: str) -> str:

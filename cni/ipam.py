@@ -11,6 +11,8 @@ from cni.result import Interface
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cni._core import Batch, Link, Netlink
     from cni.netns import NetNS
     from cni.request import Request
@@ -22,6 +24,7 @@ _IFA_F_DADFAILED = 0x08
 _IFA_F_TENTATIVE = 0x40
 _AF_INET6 = 10
 _RTNLGRP_IPV6_IFADDR = 9
+_RTNH_F_ONLINK = 4
 
 _SETTLED = 5.0  # seconds that duplicate address detection may take
 
@@ -64,6 +67,11 @@ def _ask(verb: str, request: Request) -> None:
         invoke.delegate(verb, request.config.ipam.type, request)
 
 
+def needs_link(request: Request) -> bool:
+    """Whether the IPAM plugin works over the interface, which then has to be there when it is asked: dhcp does."""
+    return bool(request.config.ipam.type == "dhcp")
+
+
 def attach(request: Request, container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
     """Make ``link``, which is all that the attachment has, usable: addresses and routes if there are any, and up.
 
@@ -78,11 +86,19 @@ def attach(request: Request, container: NetNS, inside: Netlink, link: Link, resu
         inside.batch().link_set(link.index, up=True).commit()
 
 
-def configure(container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
+def configure(
+    container: NetNS,
+    inside: Netlink,
+    link: Link,
+    result: Result,
+    *,
+    reach: Callable[[Batch, Link, IPConfig], object] | None = None,
+) -> None:
     """Give a link its addresses, bring it up, and set the routes: one batch.
 
     Only the result's addresses that name this link by their interface index are its own. A route without
-    gateway goes by the first gateway of its family. Raises CNIError, KernelError.
+    gateway goes by the first gateway of its family. ``reach`` queues what leads to an address's network and
+    gateway, where the kernel's own route to the network is not wanted. Raises CNIError, KernelError.
     """
     addresses = _own_addresses(link, result)
     if any(ip.address.version == 6 for ip in addresses):
@@ -90,17 +106,23 @@ def configure(container: NetNS, inside: Netlink, link: Link, result: Result) -> 
     gateways: dict[int, IP] = {}
     batch = inside.batch()
     for ip in addresses:
-        batch.address_add(link.index, ip.address.ip.packed, ip.address.prefix)
+        batch.address_add(link.index, ip.address.ip.packed, ip.address.prefix, noprefixroute=reach is not None)
         if ip.gateway:
             gateways.setdefault(ip.gateway.version, ip.gateway)
     batch.link_set(link.index, up=True)
     if 6 in gateways:
         # A route may name an address as its source, which the kernel refuses while it is tentative.
         batch.commit()
-        _settle(container, inside, link)
+        settle(container, inside, link)
         batch = inside.batch()
+    if reach:
+        for ip in addresses:
+            reach(batch, link, ip)
     for route in result.routes:
-        _add_route(batch, link, route, route.gw or gateways.get(route.dst.version))
+        gateway = route.gw or gateways.get(route.dst.version)
+        # Without the kernel's routes nothing says that a neighbour other than a gateway is on the link.
+        onlink = bool(reach and gateway and _is_mere_neighbour(gateway, addresses))
+        _add_route(batch, link, route, gateway, onlink)
     batch.commit()
 
 
@@ -130,7 +152,11 @@ def _enable_ipv6(container: NetNS, name: str) -> None:
         raise CNIError(f"failed to enable keep_addr_on_down for interface {quote(name)}: {error}") from error
 
 
-def _add_route(batch: Batch, link: Link, route: Route, gateway: IP | None) -> None:
+def _is_mere_neighbour(gateway: IP, addresses: list[IPConfig]) -> bool:
+    return any(gateway in ip.address for ip in addresses) and all(gateway != ip.gateway for ip in addresses)
+
+
+def _add_route(batch: Batch, link: Link, route: Route, gateway: IP | None, onlink: bool) -> None:
     batch.route_add(
         route.dst.network.ip.packed,
         route.dst.prefix,
@@ -141,10 +167,11 @@ def _add_route(batch: Batch, link: Link, route: Route, gateway: IP | None) -> No
         scope=route.scope or 0,
         mtu=route.mtu,
         advmss=route.advmss,
+        flags=_RTNH_F_ONLINK if onlink else 0,
     )
 
 
-def _settle(container: NetNS, inside: Netlink, link: Link) -> None:
+def settle(container: NetNS, inside: Netlink, link: Link) -> None:
     """Wait until no IPv6 address of the link is tentative, by the kernel's notifications. Raises CNIError."""
     if not _tentative(inside, link):
         return

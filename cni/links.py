@@ -7,20 +7,28 @@ import posix
 import time
 
 from cni import sysctl
-from cni._core import Netlink, NetlinkError, u8
+from cni._core import Batch, Netlink, NetlinkError, u8
 from cni.errors import CNIError, quote
 from cni.netns import NetNS, NetNSNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
     from cni._core import Link
     from cni.request import Request
+    from cni.undo import Undo
 
 # linux/if_link.h, rtnetlink.h
 _IFLA_BRPORT_MODE = 4
 _IFLA_BRPORT_ISOLATED = 33
 _RTNLGRP_LINK = 1
 
+# How each kind of pair is made, and what the name of the node's end begins with.
+_PAIRS = {"veth": (Batch.veth, "veth"), "netkit": (Batch.netkit, "nk")}
+
+_ANY = 0  # index: the kernel's choice
 _NAME_ATTEMPTS = 10
 _OPERATIONAL = 2.5  # seconds that a port may take to come up
 
@@ -31,25 +39,28 @@ def refuse_existing(inside: Netlink, name: str) -> None:
         raise CNIError(f"container interface name {quote(name)} already exists")
 
 
-def make_veth(
+def make_pair(
     node: Netlink,
     container: NetNS,
     name: str,
     *,
+    kind: str = "veth",
     mtu: int = 0,
     hwaddr: str | None = None,
     host_hwaddr: str | None = None,
     master: int = -1,
 ) -> Link:
-    """A veth pair: ``name``, down, in the container; its other end, down and enslaved, on the node.
+    """A pair of veth or netkit: ``name``, down, in the container; its other end, down and enslaved, on the node.
 
     Both are born where they belong, with their final name, MAC, MTU (0: the kernel's) and master.
     Returns the node's end. Raises CNIError, leaving nothing.
     """
+    make, prefix = _PAIRS[kind]
     with container.netlink() as inside:
         for _ in range(_NAME_ATTEMPTS):
-            peer = f"veth{posix.urandom(4).hex()}"
-            batch = node.batch().veth(
+            peer = f"{prefix}{posix.urandom(4).hex()}"
+            batch = make(
+                node.batch(),
                 peer,
                 name,
                 netns=container.fd,
@@ -63,11 +74,61 @@ def make_veth(
                 return made
             except NetlinkError as error:
                 if error.errno != errno.EEXIST:
-                    raise CNIError(f"failed to make veth pair: {error}") from error
+                    raise CNIError(f"failed to make {kind} pair: {error}", details=_remedy(kind, error)) from error
             # The kernel does not say which of the two names is taken.
             if inside.find_link(name):
-                raise CNIError(f"container veth name ({quote(name)}) peer provided ({quote(peer)}) already exists")
-    raise CNIError("failed to find a unique veth name")
+                raise CNIError(f"container {kind} name ({quote(name)}) peer provided ({quote(peer)}) already exists")
+    raise CNIError(f"failed to find a unique {kind} name")
+
+
+def _remedy(kind: str, error: NetlinkError) -> str:
+    if error.errno != errno.EOPNOTSUPP:
+        return ""
+    since = " (netkit came with Linux 6.7, CONFIG_NETKIT)" if kind == "netkit" else ""
+    return f"this kernel has no {kind} devices{since}; another linkType may do"
+
+
+def make(
+    place: Netlink,
+    container: NetNS,
+    kind: str,
+    name: str,
+    undo: Undo,
+    *,
+    link: int = 0,
+    mtu: int = 0,
+    hwaddr: str = "",
+    data: Sequence[tuple[int, Any]] = (),
+) -> None:
+    """A link, born down in the container, that is deleted again if what follows fails.
+
+    ``link`` is the device below it, if it has one, in the namespace of ``place``. 0 and "" leave a thing to the
+    kernel. Raises CNIError.
+    """
+
+    def create(index: int) -> None:
+        batch = place.batch()
+        batch.link_create(
+            kind, name, index=index, netns=container.fd, link=link, mtu=mtu, hwaddr=hwaddr or None, data=data
+        )
+        batch.commit()
+
+    try:
+        try:
+            create(_ANY)
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            # Before Linux 6.14 a link of this name that `place` has counts too, unless the request goes by index.
+            create(_free_index())
+    except OSError as error:
+        raise CNIError(f"failed to create {kind}: {error}") from error
+    undo.push(delete, container, name)
+
+
+def _free_index() -> int:
+    """An index of seven or eight digits, which no namespace gets to by counting."""
+    return 1 << 24 | int.from_bytes(posix.urandom(3))
 
 
 def refuse_router_advertisements(netns: NetNS, name: str) -> None:
@@ -80,7 +141,7 @@ def bridge_port(*, hairpin: bool, isolated: bool) -> list[tuple[int, bytes]]:
     return [(_IFLA_BRPORT_MODE, u8(hairpin)), (_IFLA_BRPORT_ISOLATED, u8(isolated))]
 
 
-def await_operational(netns: NetNS, port: Link) -> None:
+def await_operational(netns: NetNS, port: Link, role: str = "bridge port") -> None:
     """Wait until ``port`` passes traffic, by the kernel's notifications. Raises CNIError with its last state.
 
     Kernels from 6.8 bring the state up to date whenever it is asked for, so there is nothing to wait for.
@@ -94,7 +155,7 @@ def await_operational(netns: NetNS, port: Link) -> None:
         while port.operstate != "up":
             remaining = deadline - time.monotonic()
             if remaining <= 0:
-                raise CNIError(f"bridge port in error state: {port.operstate}", details=f"port {port.name}")
+                raise CNIError(f"{role} in error state: {port.operstate}", details=f"port {port.name}")
             news.wait(remaining)
             port = node.link(port.index)
 

@@ -8,6 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.netns import NetNS
 
+_FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+
 
 def read(netns: NetNS, name: str) -> str:
     """The value of ``name``, a path below /proc/sys such as ``net/ipv4/ip_forward``. Raises OSError."""
@@ -31,6 +33,11 @@ def ensure(netns: NetNS, name: str, value: str) -> None:
     """Set ``name`` unless it has the value: where /proc/sys is read-only that is success. Raises OSError."""
     if read(netns, name) != value:
         write(netns, name, value)
+
+
+def ensure_forwarding(netns: NetNS, version: int) -> None:
+    """Have the namespace forward packets of an IP version. Raises OSError."""
+    ensure(netns, _FORWARDING[version], "1")
 
 
 def try_write(netns: NetNS, name: str, value: str) -> None:

@@ -17,7 +17,7 @@ class Undo:
     """What is to be taken back if the rest of a ``with`` block fails: in reverse, to the end.
 
         with Undo(request.stderr) as undo:
-            port = links.make_veth(...)
+            port = links.make_pair(...)
             undo.push(links.delete, container, "eth0")
 
     The failure of the block is what is raised; failures of undoing go to the log.

@@ -5,15 +5,19 @@ the container's end born in its namespace, and gives it its addresses and routes
 gets the gateway addresses, and the node forwards; with ipMasq what leaves the network bears the node's
 address. DEL takes back all but the bridge, which other containers share.
 
-Without an IPAM plugin the container gets a link and no address.
+With vlan and vlanTrunk the bridge keeps the containers of different VLANs apart; the gateway of a VLAN is
+an interface of its own, BRIDGE.VLAN, which is shared and stays as well. With macspoofchk the container can
+send from its own MAC only. Without an IPAM plugin the container gets a link and no address.
 """
 
 from __future__ import annotations
 
-from cni import gojson, hwaddr, ipam, links, sysctl
+import errno
+
+from cni import gojson, hwaddr, ipam, ipmasq, links, sysctl
 from cni.checks import container_link, expect_addresses, expect_routes, previous_result
-from cni.config import Config, Flag, Integer, ListOf, Object, Section, Settings, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, UNSUPPORTED_FIELD, CNIError, quote
+from cni.config import Config, Flag, Integer, ListOf, Section, Settings, Table, Text
+from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
 from cni.ip import CIDR, IP
 from cni.result import Interface, Result, Route
 from cni.skel import Plugin
@@ -25,12 +29,14 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from cni._core import Link, Netlink
+    from cni.bridge_vlans import VLANs
     from cni.netns import NetNS
     from cni.request import Request
 
 _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
-_FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 _CONTAINER = 2  # the container's interface among the result's
+_LAST_VLAN = 4094
+_NATIVE = 1  # the VLAN of what a trunk carries untagged
 
 
 class RuntimeConf(Settings):
@@ -51,6 +57,14 @@ class Args(Settings):
     cni = Section(CNIArgs, "arguments of the CNI conventions")
 
 
+class Trunk(Settings):
+    """One VLAN of a trunk, or several, or both."""
+
+    minID = Integer(None, "first VLAN of a range")
+    maxID = Integer(None, "last VLAN of a range")
+    id = Integer(None, "one VLAN")
+
+
 class Conf(Config):
     """The configuration of bridge."""
 
@@ -67,17 +81,19 @@ class Conf(Config):
     enabledad = Flag("duplicate address detection for the container's IPv6 addresses")
     portIsolation = Flag("containers on the bridge reach the node, but not one another")
     disableContainerInterface = Flag("leave the container's interface down")
-    vlan = Integer(0, "VLAN of the container; not available yet", minimum=0, maximum=4094)
-    vlanTrunk = ListOf(Object(), "VLANs that reach the container tagged; not available yet")
-    macspoofchk = Flag("drop what the container sends from another MAC than its own; not available yet")
+    vlan = Integer(0, "VLAN of what the container sends and gets untagged", minimum=0, maximum=_LAST_VLAN)
+    vlanTrunk = ListOf(Table(Trunk), "VLANs that the container sends and gets tagged, each from 1 to 4094")
+    preserveDefaultVlan = Flag("the container is in the bridge's default VLAN as well")
+    macspoofchk = Flag("drop what the container sends from another MAC than its own")
     runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
     args = Section(Args, "free metadata")
 
 
 def add(request: Request) -> Result:
-    """Make the attachment, or leave nothing behind but the bridge."""
+    """Make the attachment, or leave nothing behind but the bridge and its VLANs' gateways."""
     conf: Conf = request.config
     _refuse_contradictions(request)
+    vlans = _vlans(conf)
     mac = _asked_mac(request)
     with (
         request.open_container() as container,
@@ -85,26 +101,40 @@ def add(request: Request) -> Result:
         container.netlink() as inside,
         Undo(request.stderr) as undo,
     ):
-        bridge = _ensure_bridge(conf, request.host, node)
+        bridge = _ensure_bridge(request, node)
         links.refuse_existing(inside, request.ifname)
-        result = ipam.add(request, undo) if conf.ipam.type else Result()
-        gateways = _complete(conf, result)
-        if _is_gateway(conf):
-            _ensure_gateways(conf, request.host, node, bridge, gateways)
+        over_link = ipam.needs_link(request)
+        result = ipam.add(request, undo) if conf.ipam.type and not over_link else Result()
         if not mac and result.ips and conf.deterministicMAC:
-            mac = hwaddr.from_ip(hwaddr.leading([address.ip for address in _addresses(result)]))
-        port = links.make_veth(node, container, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index)
+            mac = hwaddr.of_addresses(result.ips)
+        port = links.make_pair(node, container, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index)
         undo.push(links.delete, container, request.ifname)
-        _connect(request, container, node, inside, port, result)
-        if conf.ipMasq and result.ips:
-            undo.push(_forget_masquerade, request)
-            _masquerade().setup(conf.ipMasqBackend, _addresses(result), *_owner(request), request.foreign_host)
+        link = inside.link(request.ifname)
+        if conf.macspoofchk:
+            undo.push(_forget_spoof_check, request)
+            _spoofcheck().setup(port.name, link.hwaddr, request.container_id, request.ifname, request.foreign_host)
+        if vlans:
+            vlans.join(node, bridge, port, keep_default=conf.preserveDefaultVlan)
+        _bring_up_port(conf, request.host, node, port)
+        if over_link:
+            result = ipam.add(request, undo)
+        gateways = _complete(conf, result)
+        gateway = _ensure_gateways(conf, request.host, node, bridge, gateways) if _is_gateway(conf) else bridge
+        result.interfaces = [
+            Interface(bridge.name),  # its MAC may yet change
+            Interface(port.name, port.hwaddr),
+            Interface(link.name, link.hwaddr, request.netns),
+        ]
+        _bring_up_container(conf, container, inside, link, result)
+        ipmasq.setup(request, result, undo)
         port, bridge = node.batch().link_get(port.index).link_get(bridge.index).commit()
         if not conf.disableContainerInterface:
             links.await_operational(request.host, port)
-        if _is_gateway(conf) and not conf.deterministicMAC:
+        if _is_gateway(conf) and (conf.vlan or not conf.deterministicMAC):
             node.batch().link_set(bridge.index, hwaddr=bridge.hwaddr).commit()  # pinned as it is
     result.interfaces[0].mac = bridge.hwaddr
+    if gateway.index != bridge.index:
+        result.interfaces.append(Interface(gateway.name, gateway.hwaddr))
     if conf.dns.is_configured:
         result.dns = conf.dns
     return result
@@ -112,15 +142,11 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back link, addresses and rules, whichever are still there; go on past failures and report them all."""
-    conf: Conf = request.config
-    steps: list[Callable[[], object]] = [
-        lambda: links.delete_attachment(request),
-        lambda: ipam.delete(request),
-    ]
-    if conf.ipMasq:
-        # First, as removing rules is not over until a grace period that deleting the link has to wait for as well.
-        steps.insert(0, lambda: _forget_masquerade(request))
-    do_all(steps)
+    steps: list[Callable[[], object]] = [lambda: links.delete_attachment(request), lambda: ipam.delete(request)]
+    if ipam.needs_link(request):
+        steps.reverse()
+    # Rules first, as removing them is not over until a grace period that deleting the link has to wait for as well.
+    do_all([lambda: ipmasq.teardown(request), lambda: _forget_spoof_check(request), *steps])
 
 
 def check(request: Request) -> None:
@@ -131,21 +157,21 @@ def check(request: Request) -> None:
         result = previous_result(request)
         bridge = _check_bridge(conf, node, result)
         link = container_link(request, inside, result, "veth")
-        _check_port(node, bridge, link, result)
+        port = _check_port(node, bridge, link, result)
+        if vlans := _vlans(conf):
+            vlans.check(node, bridge, port)
+        if conf.vlan and _is_gateway(conf):
+            _check_vlan_gateway(node, _bridge_vlans().gateway_name(conf.bridge, conf.vlan), result)
         expect_addresses(inside, request.ifname, result.ips)
         expect_routes(inside, result.routes)
-    if conf.ipMasq and result.ips:
-        _masquerade().check(_addresses(result), *_owner(request), request.foreign_host)
+    ipmasq.check(request, result)
+    if conf.macspoofchk:
+        _spoofcheck().check(port.name, link.hwaddr, request.container_id, request.ifname, request.foreign_host)
 
 
 def gc(request: Request) -> None:
     """Take back addresses and rules of attachments that are gone. Their links went with their namespaces."""
-    conf: Conf = request.config
-    steps: list[Callable[[], object]] = [lambda: ipam.gc(request)]
-    if conf.ipMasq and conf.has("cni.dev/valid-attachments"):
-        valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
-        steps.append(lambda: _masquerade().gc(conf.name, valid, request.foreign_host))
-    do_all(steps)
+    do_all([lambda: ipam.gc(request), lambda: ipmasq.gc(request), lambda: _collect_spoof_checks(request)])
 
 
 def status(request: Request) -> None:
@@ -163,15 +189,13 @@ def status(request: Request) -> None:
 
 def _refuse_contradictions(request: Request) -> None:
     conf: Conf = request.config
-    for key in ("vlan", "vlanTrunk", "macspoofchk"):
-        if getattr(conf, key):
-            raise CNIError(f"{key}: {conf.raw.get(key)} is not supported yet", UNSUPPORTED_FIELD)
     if conf.disableContainerInterface and conf.ipam.type:
         raise CNIError("cannot use IPAM when DisableContainerInterface flag is set")
     if conf.hairpinMode and conf.promiscMode:
         raise CNIError("cannot set hairpin mode and promiscuous mode at the same time")
-    if conf.ipMasq and conf.ipMasqBackend not in (None, *_masquerade().BACKENDS):
-        raise CNIError(f"unknown ipmasq backend {quote(str(conf.ipMasqBackend))}")
+    ipmasq.validate(request)
+    if conf.vlan and _is_gateway(conf):
+        _bridge_vlans().gateway_name(conf.bridge, conf.vlan)
     if not conf.ipam.type:
         Result([Interface(request.ifname)]).encode(request.version)  # versions that cannot say it
 
@@ -188,6 +212,32 @@ def _asked_mac(request: Request) -> str:
 
 def _is_gateway(conf: Conf) -> bool:
     return conf.isGateway or conf.isDefaultGateway
+
+
+def _vlans(conf: Conf) -> VLANs | None:
+    """What the container's port is in; None where VLANs play no part."""
+    trunk: set[int] = set()
+    for number, part in enumerate(conf.vlanTrunk):
+        if part:
+            trunk.update(_trunk_vlans(part, f"vlanTrunk[{number}]"))
+    native = conf.vlan or (_NATIVE if trunk else 0)
+    return _bridge_vlans().VLANs(native, trunk) if native else None
+
+
+def _trunk_vlans(trunk: Trunk, path: str) -> list[int]:
+    first, last, one = trunk.minID, trunk.maxID, trunk.id
+    for name, vlan in (("minID", first), ("maxID", last), ("id", one)):
+        if vlan is not None and not 1 <= vlan <= _LAST_VLAN:
+            raise CNIError(f"incorrect trunk {name} parameter", details=f"{path}.{name} is {vlan}")
+    vlans = [] if one is None else [one]
+    if first is not None and last is not None:
+        if first > last:
+            raise CNIError("minID is greater than maxID in trunk parameter", details=f"{path}: {first} and {last}")
+        vlans += range(first, last + 1)
+    elif first is not None or last is not None:
+        missing = "maxID" if last is None else "minID"
+        raise CNIError(f"minID and maxID should be configured simultaneously, {missing} is missing", details=path)
+    return vlans
 
 
 def _complete(conf: Conf, result: Result) -> list[CIDR]:
@@ -213,119 +263,139 @@ def _everywhere(version: int) -> CIDR:
 # ---- the bridge ----
 
 
-def _ensure_bridge(conf: Conf, host: NetNS, node: Netlink) -> Link:
+def _ensure_bridge(request: Request, node: Netlink) -> Link:
+    conf: Conf = request.config
+    filtering = bool(conf.vlan) or conf.has("vlanTrunk")
     try:
         bridge = node.find_link(conf.bridge)
         if bridge is None:
-            batch = node.batch().link_create("bridge", conf.bridge, mtu=conf.mtu, exist_ok=True)
+            # One that is set at birth stays; else the kernel changes it with the ports that come and go.
+            mac = hwaddr.random() if _is_gateway(conf) else None
+            data = _bridge_vlans().FILTERING if filtering else ()
+            batch = node.batch().link_create("bridge", conf.bridge, mtu=conf.mtu, hwaddr=mac, data=data, exist_ok=True)
             bridge = batch.link_get(conf.bridge).commit()[0]
         if bridge.kind != "bridge":
             raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge")
-        links.refuse_router_advertisements(host, conf.bridge)
+        if filtering and not _bridge_vlans().is_filtering(bridge):
+            request.stderr(f"bridge {quote(conf.bridge)} does not filter VLANs: nothing keeps them apart\n")
+        links.refuse_router_advertisements(request.host, conf.bridge)
         if not bridge.is_up or conf.promiscMode:
             node.batch().link_set(bridge.index, up=True, promisc=True if conf.promiscMode else None).commit()
         return bridge
     except (CNIError, OSError) as error:
-        raise CNIError(f"failed to create bridge {quote(conf.bridge)}: {error}") from error
+        lacks_filtering = filtering and getattr(error, "errno", None) == errno.EOPNOTSUPP
+        details = "this kernel's bridges do not filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING)" if lacks_filtering else ""
+        raise CNIError(f"failed to create bridge {quote(conf.bridge)}: {error}", details=details) from error
 
 
-def _ensure_gateways(conf: Conf, host: NetNS, node: Netlink, bridge: Link, gateways: list[CIDR]) -> None:
-    """The bridge has the gateway addresses, and the node forwards their families."""
-    for version, switch in _FORWARDING.items():
+def _ensure_gateways(conf: Conf, host: NetNS, node: Netlink, bridge: Link, gateways: list[CIDR]) -> Link:
+    """The node has the gateway addresses and forwards their families. Returns the link that has them.
+
+    That is the bridge or, for a VLAN, a link of its own.
+    """
+    if not gateways:
+        return bridge
+    first = hwaddr.leading([gateway.ip for gateway in gateways])
+    mac = hwaddr.from_ip(first) if conf.deterministicMAC else None
+    link = bridge
+    if conf.vlan:
+        keep_default = conf.preserveDefaultVlan
+        link = _bridge_vlans().ensure_gateway(node, host, bridge, conf.vlan, mac=mac, keep_default=keep_default)
+    for version in _FAMILY:
         of_family = [gateway for gateway in gateways if gateway.version == version]
         for gateway in of_family:
-            _ensure_address(conf, node, bridge, gateway, gateways)
+            _ensure_address(conf, node, link, gateway, mac if gateway.ip == first else None)
         if of_family:
             try:
-                sysctl.ensure(host, switch, "1")
+                sysctl.ensure_forwarding(host, version)
             except OSError as error:
                 raise CNIError(f"failed to enable forwarding: {error}") from error
+    return node.link(link.index) if conf.vlan else bridge
 
 
-def _ensure_address(conf: Conf, node: Netlink, bridge: Link, gateway: CIDR, gateways: list[CIDR]) -> None:
-    present = [CIDR(IP(a.packed), a.prefix) for a in node.addresses(bridge.index, _FAMILY[gateway.version])]
+def _ensure_address(conf: Conf, node: Netlink, link: Link, gateway: CIDR, mac: str | None) -> None:
+    present = [CIDR(IP(a.packed), a.prefix) for a in node.addresses(link.index, _FAMILY[gateway.version])]
     if gateway in present:
         return
     batch = node.batch()
+    if mac:
+        # First, as another ADD that finds the address relies on the MAC.
+        batch.link_set(link.index, hwaddr=mac)
     for other in present:
         # Two IPv4 networks on one bridge would make it answer for the wrong one; IPv6 is made for several.
         if gateway.version == 6 and not other.overlaps(gateway):
             continue
         if not conf.forceAddress:
+            attempt = "set vlan interface for bridge with addr" if conf.vlan else "set bridge addr"
             raise CNIError(
-                f"failed to set bridge addr: {quote(bridge.name)} already has an IP address different from {gateway}",
+                f"failed to {attempt}: {quote(link.name)} already has an IP address different from {gateway}",
                 details=f"it has {other}; forceAddress would take that away",
             )
-        batch.address_delete(bridge.index, other.ip.packed, other.prefix, missing_ok=True)
-    batch.address_add(bridge.index, gateway.ip.packed, gateway.prefix, nodad=gateway.version == 6, exist_ok=True)
-    if conf.deterministicMAC and gateway.ip == hwaddr.leading([other.ip for other in gateways]):
-        # A MAC that was set stays; else the kernel changes it with the ports that come and go.
-        batch.link_set(bridge.index, hwaddr=hwaddr.from_ip(gateway.ip))
+        batch.address_delete(link.index, other.ip.packed, other.prefix, missing_ok=True)
+    batch.address_add(link.index, gateway.ip.packed, gateway.prefix, nodad=gateway.version == 6, exist_ok=True)
     batch.commit()
 
 
 # ---- the container's link ----
 
 
-def _connect(request: Request, container: NetNS, node: Netlink, inside: Netlink, port: Link, result: Result) -> None:
-    """Bring up both ends of the veth pair, the container's with what IPAM said, and report them."""
-    conf: Conf = request.config
-    _bring_up_port(conf, request.host, node, port)
-    link = inside.link(request.ifname)
-    result.interfaces = [
-        Interface(conf.bridge),  # its MAC may yet change
-        Interface(port.name, port.hwaddr),
-        Interface(link.name, link.hwaddr, request.netns),
-    ]
-    if result.ips:
-        _tune(conf, container, link.name)
-        ipam.configure(container, inside, link, result)
-    elif not conf.disableContainerInterface:
-        inside.batch().link_set(link.index, up=True).commit()
-
-
 def _bring_up_port(conf: Conf, host: NetNS, node: Netlink, port: Link) -> None:
+    """Before the container's end, so that what that announces on coming up gets through."""
     links.refuse_router_advertisements(host, port.name)
     batch = node.batch()
     if conf.hairpinMode or conf.portIsolation:
         flags = links.bridge_port(hairpin=conf.hairpinMode, isolated=conf.portIsolation)
         batch.link_set(port.index, port_kind="bridge", port_data=flags)
-    # Before the container's end, so that what it announces on coming up gets through.
     batch.link_set(port.index, up=True).commit()
 
 
-def _tune(conf: Conf, container: NetNS, name: str) -> None:
+def _bring_up_container(conf: Conf, container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
+    """With the addresses that there are, usable at once."""
+    if not result.ips:
+        if not conf.disableContainerInterface:
+            inside.batch().link_set(link.index, up=True).commit()
+        return
     if conf.enabledad:
-        sysctl.try_write(container, f"net/ipv6/conf/{name}/enhanced_dad", "1")
-    sysctl.try_write(container, f"net/ipv6/conf/{name}/accept_dad", "1" if conf.enabledad else "0")
-    sysctl.try_write(container, f"net/ipv4/conf/{name}/arp_notify", "1")
+        sysctl.try_write(container, f"net/ipv6/conf/{link.name}/enhanced_dad", "1")
+    sysctl.try_write(container, f"net/ipv6/conf/{link.name}/accept_dad", "1" if conf.enabledad else "0")
+    sysctl.try_write(container, f"net/ipv4/conf/{link.name}/arp_notify", "1")
+    ipam.configure(container, inside, link, result)
+    if conf.enabledad:
+        ipam.settle(container, inside, link)
 
 
-def _masquerade() -> ModuleType:
-    """Imported where it is asked for: half the networks have no use for it, and it is a tenth of the start-up."""
-    from cni import masquerade
-
-    return masquerade
+# ---- what few networks use, and is imported for them alone ----
 
 
-def _forget_masquerade(request: Request) -> None:
-    _masquerade().teardown(*_owner(request), request.foreign_host)
+def _bridge_vlans() -> ModuleType:
+    from cni import bridge_vlans
+
+    return bridge_vlans
 
 
-def _owner(request: Request) -> tuple[str, str, str]:
-    """Whose the rules are: network, interface, container."""
-    return request.config.name, request.ifname, request.container_id
+def _spoofcheck() -> ModuleType:
+    from cni import spoofcheck
+
+    return spoofcheck
 
 
-def _addresses(result: Result) -> list[CIDR]:
-    return [ip.address for ip in result.ips]
+def _forget_spoof_check(request: Request) -> None:
+    if request.config.macspoofchk:
+        _spoofcheck().teardown(request.container_id, request.ifname, request.foreign_host)
+
+
+def _collect_spoof_checks(request: Request) -> None:
+    conf: Conf = request.config
+    if conf.macspoofchk and conf.has("cni.dev/valid-attachments"):
+        valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
+        _spoofcheck().gc(valid, request.foreign_host)
 
 
 # ---- CHECK ----
 
 
 def _check_bridge(conf: Conf, node: Netlink, result: Result) -> Link:
-    recorded = next((interface for interface in result.interfaces if interface.name == conf.bridge), None)
+    recorded = _recorded(result, conf.bridge)
     if recorded is None:
         raise CNIError(f"Interface name missing: prevResult has no interface {quote(conf.bridge)}")
     if recorded.sandbox:
@@ -335,7 +405,8 @@ def _check_bridge(conf: Conf, node: Netlink, result: Result) -> Link:
         raise CNIError(f"Interface name {conf.bridge} not found")
     if bridge.kind != "bridge":
         raise CNIError(f"Interface {conf.bridge} does not have link type of bridge")
-    if recorded.mac and recorded.mac != bridge.hwaddr:
+    # Without a gateway its MAC changes with its ports.
+    if _is_gateway(conf) and recorded.mac not in ("", bridge.hwaddr):
         raise CNIError(
             f"Bridge interface {conf.bridge} Mac doesn't match: {recorded.mac}", details=f"is {bridge.hwaddr}"
         )
@@ -347,19 +418,40 @@ def _check_bridge(conf: Conf, node: Netlink, result: Result) -> Link:
     return bridge
 
 
-def _check_port(node: Netlink, bridge: Link, link: Link, result: Result) -> None:
+def _check_port(node: Netlink, bridge: Link, link: Link, result: Result) -> Link:
     """The other end of the container's link is a port of the bridge, and the one that ADD reported."""
     port = node.find_link(link.link)
     if port is None or port.kind != "veth" or port.link != link.index or port.master != bridge.index:
         raise CNIError(f"CNI veth created for bridge {bridge.name} was not found")
-    recorded = next((interface for interface in result.interfaces if interface.name == port.name), None)
+    recorded = _recorded(result, port.name)
     if recorded is None or recorded.sandbox:
         raise CNIError(
             f"CNI veth created for bridge {bridge.name} was not found", details=f"{port.name} is not reported"
         )
-    if recorded.mac and recorded.mac != port.hwaddr:
+    _expect_mac(port, recorded)
+    return port
+
+
+def _check_vlan_gateway(node: Netlink, name: str, result: Result) -> None:
+    recorded = _recorded(result, name)
+    if recorded is None or recorded.sandbox:
+        return
+    gateway = node.find_link(name)
+    if gateway is None:
+        raise CNIError(f"Interface name {name} not found")
+    if not gateway.is_up:
+        raise CNIError(f"Interface {name} is down")
+    _expect_mac(gateway, recorded)
+
+
+def _recorded(result: Result, name: str) -> Interface | None:
+    return next((interface for interface in result.interfaces if interface.name == name), None)
+
+
+def _expect_mac(link: Link, recorded: Interface) -> None:
+    if recorded.mac not in ("", link.hwaddr):
         raise CNIError(
-            f"Interface {port.name} Mac doesn't match: {recorded.mac} not found", details=f"is {port.hwaddr}"
+            f"Interface {link.name} Mac doesn't match: {recorded.mac} not found", details=f"is {link.hwaddr}"
         )
 
 

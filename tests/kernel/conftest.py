@@ -58,9 +58,9 @@ class Network:
         self.ipam_program(f"echo $CNI_COMMAND >>{log}\n[ $CNI_COMMAND != ADD ] || echo '{answer}'")
         return log
 
-    def run(self, verb: str, environ: dict[str, str] | None = None, **keys: Any) -> Any:
+    def run(self, verb: str, environ: dict[str, str], **keys: Any) -> Any:
         """What the plugin prints for a call on the node; an error is raised, what it logs is kept."""
-        variables = {"CNI_COMMAND": verb, "CNI_PATH": ":".join(self.paths), **(environ or {})}
+        variables = {"CNI_COMMAND": verb, "CNI_PATH": ":".join(self.paths), **environ}
         module = f"cni_plugins.main.{self.config['type'].replace('-', '_')}"
         done = self.call(module, self.node.path, variables, json.dumps({**self.config, **keys}))
         self.log = done["stderr"]
@@ -79,11 +79,11 @@ class Network:
         return made
 
     def status(self) -> None:
-        assert self.run("STATUS") is None
+        assert self.run("STATUS", {}) is None
 
     def gc(self, *valid: Attachment) -> None:
         attachments = [{"containerID": one.id, "ifname": one.ifname} for one in valid]
-        assert self.run("GC", **{"cni.dev/valid-attachments": attachments}) is None
+        assert self.run("GC", {}, **{"cni.dev/valid-attachments": attachments}) is None
 
     @property
     def reserved(self) -> set[str]:

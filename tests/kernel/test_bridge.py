@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ class Network:
         self.config["ipam"] = {"type": "host-local", "dataDir": str(self.state), **keys}
 
     def ipam_answers(self, folder: Path, **result: Any) -> Path:
-        """Addresses come from a program that always gives this answer. Returns where it notes the verbs it was given."""
+        """Addresses come from a program that always gives this answer. Returns where it notes its verbs."""
         program, log, answer = folder / "answers", folder / "verbs", json.dumps({"cniVersion": "1.1.0", **result})
         program.write_text(f"#!/bin/sh\necho $CNI_COMMAND >>{log}\n[ $CNI_COMMAND != ADD ] || echo '{answer}'\n")
         program.chmod(0o755)
@@ -160,7 +161,8 @@ class Attachment:
     def port(self) -> str:
         """The other end of the interface, by the kernel's index."""
         peer = link(self.container, self.ifname)["link_index"]
-        return next(one["ifname"] for one in self.network.node.ip("link") if one["ifindex"] == peer)
+        found: str = next(one["ifname"] for one in self.network.node.ip("link") if one["ifindex"] == peer)
+        return found
 
     @property
     def mac(self) -> str:
@@ -273,7 +275,7 @@ def test_life_of_an_attachment_in_every_version(network: Network, families: list
     if version.at_least(spec, "0.4.0"):
         one.check()
     else:
-        with pytest.raises(Refused, match="^config version does not allow CHECK$"):
+        with pytest.raises(Refused, match=r"^config version does not allow CHECK$"):
             one.check()
     one.delete()
     leaves_nothing(network, one.container)
@@ -293,11 +295,14 @@ def test_old_versions_refuse_two_addresses_of_a_family_in_add_and_del(network: N
 
 
 def test_two_ipv6_networks_beside_ipv4(network: Network) -> None:
-    network.config.update(isGateway=True)
+    network.config.update(isDefaultGateway=True)
     network.ipam(ranges=[[V4], [V6], [{"subnet": "2001:db8:2::/64"}]])
     one = network.attach()
     assert addresses(one.container, "eth0") == {"10.1.2.2/24", "2001:db8:1::2/64", "2001:db8:2::2/64"}
     assert addresses(network.node, "br0") == {"10.1.2.1/24", "2001:db8:1::1/64", "2001:db8:2::1/64"}
+    # One default route for each family, by its first gateway.
+    assert [route["gw"] for route in one.result["routes"]] == ["10.1.2.1", "2001:db8:1::1"]
+    assert routes(one.container, 6) == {("default", "2001:db8:1::1")}
     one.check()
 
 
@@ -338,14 +343,16 @@ def test_containers_reach_each_other_and_the_gateway_at_once(network: Network, f
 
 
 @pytest.mark.parametrize("enabledad", [False, True])
-def test_ipv6_addresses_are_usable_on_return(network: Network, enabledad: bool) -> None:
-    network.config.update(isGateway=True, enabledad=enabledad)
-    network.ipam(ranges=FAMILIES["v6"])
+@pytest.mark.parametrize("gateway", [False, True])
+def test_ipv6_addresses_are_usable_on_return(network: Network, tmp_path: Path, enabledad: bool, gateway: bool) -> None:
+    network.config.update(isGateway=gateway, enabledad=enabledad)
+    network.ipam_answers(tmp_path, ips=[{"address": "2001:db8:1::2/64"}])
     one = network.attach()
     assert addresses(one.container, "eth0") == {"2001:db8:1::2/64"}
     for node, name in ((one.container, "eth0"), (network.node, "br0")):
-        (found,) = node.ip("-6", "address", "show", "dev", name, "scope", "global")
-        assert not any(flag in address for address in found["addr_info"] for flag in ("tentative", "dadfailed"))
+        of_link = [address for found in node.ip("address", "show", "dev", name) for address in found["addr_info"]]
+        of_link = [address for address in of_link if address["scope"] == "global"]
+        assert not any(flag in address for address in of_link for flag in ("tentative", "dadfailed"))
     assert setting(one.container, "ipv6/conf/eth0/accept_dad") == str(int(enabledad))
 
 
@@ -394,9 +401,9 @@ def test_a_bridge_that_is_there_is_used(network: Network) -> None:
 def test_another_kind_of_device_with_the_bridges_name(network: Network) -> None:
     network.node.run(["ip", "link", "add", "br0", "type", "veth", "peer", "other"])
     one = network.attachment()
-    with pytest.raises(Refused, match='^failed to create bridge "br0": "br0" already exists but is not a bridge$'):
+    with pytest.raises(Refused, match=r'^failed to create bridge "br0": "br0" already exists but is not a bridge$'):
         one.add()
-    with pytest.raises(Refused, match='^"br0" already exists but is not a bridge$') as refusal:
+    with pytest.raises(Refused, match=r'^"br0" already exists but is not a bridge$') as refusal:
         network.status()
     assert refusal.value.code == 50
     leaves_nothing(network, one.container)
@@ -605,7 +612,9 @@ def test_the_bridge_keeps_its_mac_while_ports_come_and_go(
     first = network.attach()
     mac = link(network.node, "br0")["address"]
     # One that sorts below every other would become the bridge's, had it not been set.
-    network.node.run(["ip", "link", "add", "low", "address", "00:00:00:00:00:01", "master", "br0", "type", "veth", "peer", "x"])
+    network.node.run(
+        ["ip", "link", "add", "low", "address", "00:00:00:00:00:01", "master", "br0", "type", "veth", "peer", "x"]
+    )
     second = network.attach()
     for one in (first, second):
         one.check()
@@ -643,21 +652,47 @@ MACS = {
 )
 @pytest.mark.parametrize("layer", [2, 3])
 def test_a_mac_that_is_asked_for(network: Network, given: list[str], winner: str, layer: int) -> None:
-    one = network.attach(
-        cni_args=f"IgnoreUnknown=1;K8S_POD_NAME=p;MAC={MACS['args']}" if "args" in given else "",
-        **({"args": {"cni": {"mac": MACS["args.cni"]}}} if "args.cni" in given else {}),
-        **({"runtimeConfig": {"mac": MACS["capability"].upper()}} if "capability" in given else {}),
-        **({"ipam": {}} if layer == 2 else {}),
-    )
+    cni_args = f"IgnoreUnknown=1;K8S_POD_NAME=p;MAC={MACS['args']}" if "args" in given else ""
+    keys: Json = {"ipam": {}} if layer == 2 else {}
+    if "args.cni" in given:
+        keys["args"] = {"cni": {"mac": MACS["args.cni"]}}
+    if "capability" in given:
+        keys["runtimeConfig"] = {"mac": MACS["capability"].upper()}
+    one = network.attach(cni_args=cni_args, **keys)
     assert one.mac == one.result["interfaces"][2]["mac"] == MACS[winner]
     one.check()
 
 
 def test_no_mac(network: Network) -> None:
     one = network.attachment(runtimeConfig={"mac": "02:00:00:00:00:zz"})
-    with pytest.raises(Refused, match="^failed to make veth pair: address 02:00:00:00:00:zz: invalid MAC address$"):
+    with pytest.raises(Refused, match=r"^failed to make veth pair: address 02:00:00:00:00:zz: invalid MAC address$"):
         one.add()
     leaves_nothing(network, one.container)
+
+
+def test_check_does_not_mind_the_mac_of_a_bridge_that_is_no_gateway(network: Network) -> None:
+    """It is the lowest of the ports' MACs, and so changes when another container comes."""
+    one = network.attach()
+    network.node.run(
+        ["ip", "link", "add", "low", "address", "00:00:00:00:00:01", "master", "br0", "type", "veth", "peer", "x"]
+    )
+    assert link(network.node, "br0")["address"] == "00:00:00:00:00:01"
+    one.check()
+
+
+def test_the_macs_of_first_adds_at_once(network: Network, plugins: Path) -> None:
+    """All report the MAC that the bridge has in the end."""
+    network.config.update(isGateway=True, deterministicMAC=False)
+    attachments = [network.attachment() for _ in range(8)]
+
+    def add(one: Attachment) -> None:
+        environ = {**one.environ, "CNI_COMMAND": "ADD", "CNI_PATH": str(plugins)}
+        one.result = json.loads(network.node.run([str(plugins / "bridge")], json.dumps(network.config), environ).stdout)
+
+    with ThreadPoolExecutor(len(attachments)) as threads:
+        list(threads.map(add, attachments))
+    for one in attachments:
+        one.check()
 
 
 # ---- without addresses ----
@@ -683,7 +718,7 @@ def test_layer_2_in_versions_that_cannot_say_it(network: Network, spec: str) -> 
     network.config.update(cniVersion=spec)
     del network.config["ipam"]
     one = network.attachment()
-    with pytest.raises(Refused, match="^cannot convert: no valid IP addresses$"):
+    with pytest.raises(Refused, match=r"^cannot convert: no valid IP addresses$"):
         one.add()
     leaves_nothing(network, one.container)
 
@@ -711,7 +746,10 @@ FROM_FILE = {"nameservers": ["192.0.2.53"], "domain": "file.example", "search": 
         ({"domain": "own.example"}, {"domain": "own.example"}),
         ({"nameservers": []}, {}),
         ({"options": ["ndots:2"]}, {"options": ["ndots:2"]}),
-        ({"nameservers": ["192.0.2.1"], "search": ["c.example"]}, {"nameservers": ["192.0.2.1"], "search": ["c.example"]}),
+        (
+            {"nameservers": ["192.0.2.1"], "search": ["c.example"]},
+            {"nameservers": ["192.0.2.1"], "search": ["c.example"]},
+        ),
     ],
 )
 def test_dns(network: Network, tmp_path: Path, configured: Json | None, expected: Json) -> None:
@@ -745,7 +783,7 @@ def test_masqueraded_packets_get_an_answer(network: Network, outside: Node, back
     network.config.update(isDefaultGateway=True)
     network.ipam(ranges=FAMILIES["dual stack"])
     plain = network.attach()
-    keys = {} if backend is None else {"ipMasqBackend": backend}
+    keys: Json = {} if backend is None else {"ipMasqBackend": backend}
     one = network.attach(ipMasq=True, **keys)
     for address in ("192.0.2.2", "2001:db8:ffff::2"):
         assert pings(one.container, address)
@@ -761,7 +799,7 @@ def test_masqueraded_packets_get_an_answer(network: Network, outside: Node, back
 
 def test_an_unknown_backend(network: Network) -> None:
     one = network.attachment(ipMasq=True, ipMasqBackend="ebtables")
-    with pytest.raises(Refused, match='^unknown ipmasq backend "ebtables"$'):
+    with pytest.raises(Refused, match=r'^unknown ipmasq backend "ebtables"$'):
         one.add()
     leaves_nothing(network, one.container)
 
@@ -884,7 +922,9 @@ TAMPERED = [
 ]
 
 
-@pytest.mark.parametrize(("inside", "outside", "message"), [case[1:] for case in TAMPERED], ids=[c[0] for c in TAMPERED])
+@pytest.mark.parametrize(
+    ("inside", "outside", "message"), [case[1:] for case in TAMPERED], ids=[c[0] for c in TAMPERED]
+)
 def test_check_names_what_is_not_as_add_left_it(network: Network, inside: str, outside: str, message: str) -> None:
     network.config.update(isDefaultGateway=True, ipMasq=True, ipMasqBackend="iptables")
     network.ipam(
@@ -911,7 +951,7 @@ def test_check_of_nftables_masquerading(network: Network) -> None:
     one = network.attach()
     one.check()
     network.node.nft("flush chain inet cni_plugins_masquerade masq_checks")
-    with pytest.raises(Refused, match=" is not masqueraded in network net as "):
+    with pytest.raises(Refused, match=r" is not masqueraded in network net as "):
         one.check()
 
 
@@ -1023,9 +1063,9 @@ def test_the_same_add_twice(network: Network) -> None:
     masqueraded(network, "nftables")
     one = network.attach()
     before = network.masquerading, network.reserved, network.ports, one.result
-    with pytest.raises(Refused, match='^container interface name "eth0" already exists$'):
+    with pytest.raises(Refused, match=r'^container interface name "eth0" already exists$'):
         network.attach(one.container, id=one.id)
-    with pytest.raises(Refused, match="10.1.2.2 has been allocated to .*, duplicate allocation is not allowed$"):
+    with pytest.raises(Refused, match=r"10.1.2.2 has been allocated to .*, duplicate allocation is not allowed$"):
         network.attach(id=one.id)  # from another namespace
     assert (network.masquerading, network.reserved, network.ports, one.result) == before
     one.check()
@@ -1035,7 +1075,7 @@ def test_the_same_add_twice(network: Network) -> None:
 def test_an_interface_of_that_name(network: Network) -> None:
     one = network.attachment()
     one.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
-    with pytest.raises(Refused, match='^container interface name "eth0" already exists$'):
+    with pytest.raises(Refused, match=r'^container interface name "eth0" already exists$'):
         one.add()
     assert link(one.container, "eth0")["linkinfo"]["info_kind"] == "bridge"
     assert network.reserved == set()
@@ -1056,7 +1096,7 @@ def test_a_route_that_the_kernel_refuses(network: Network, ipam: Json) -> None:
     before = network.masquerading, network.reserved, network.ports
     network.ipam(ranges=FAMILIES["dual stack"], **ipam)
     one = network.attachment()
-    with pytest.raises(Refused, match="route"):
+    with pytest.raises(Refused, match=r"route"):
         one.add()
     assert names(one.container) == {"lo"}
     assert (network.masquerading, network.reserved, network.ports) == before
@@ -1074,9 +1114,7 @@ def test_masquerading_that_fails(
     monkeypatch.setenv("PATH", str(tmp_path))
     if backend == "nftables":  # of another type than what the chain is to be
         network.node.nft("add table inet cni_plugins_masquerade")
-        network.node.nft(
-            "add chain inet cni_plugins_masquerade postrouting { type filter hook input priority 0 ; }"
-        )
+        network.node.nft("add chain inet cni_plugins_masquerade postrouting { type filter hook input priority 0 ; }")
     one = network.attachment()
     with pytest.raises(Refused):
         one.add()
@@ -1091,17 +1129,37 @@ def test_an_ipv6_address_that_another_host_has(network: Network) -> None:
     first = network.attach()
     first.container.run(["ip", "address", "add", "2001:db8:1::3/64", "dev", "eth0", "nodad"])
     second = network.attachment()
-    with pytest.raises(Refused, match="address 2001:db8:1::3 in DADFAILED state"):
+    with pytest.raises(Refused, match=r"address 2001:db8:1::3 in DADFAILED state"):
         second.add()
     assert names(second.container) == {"lo"}
     assert network.reserved == {"2001:db8:1::2"}
     assert network.ports == {first.port}
 
 
+def test_an_address_plugin_that_works_over_the_link(network: Network, tmp_path: Path) -> None:
+    """DHCP needs the link when it asks for the address, and still when it gives it back."""
+    program, log, answer = tmp_path / "dhcp", tmp_path / "verbs", '{"ips": [{"address": "10.1.2.7/24"}]}'
+    look = "nsenter --net=$CNI_NETNS ip -o link show dev $CNI_IFNAME >/dev/null && nsenter --net=$CNI_NETNS ip -br link"
+    program.write_text(
+        f"#!/bin/sh\n({look} | grep eth0; echo $CNI_COMMAND) >>{log}\n[ $CNI_COMMAND != ADD ] || echo '{answer}'\n"
+    )
+    program.chmod(0o755)
+    network.paths.insert(0, str(tmp_path))
+    one = network.attach(ipam={"type": "dhcp"}, isGateway=True)
+    assert addresses(one.container, "eth0") == {"10.1.2.7/24"}
+    assert addresses(network.node, "br0") == {"10.1.2.1/24"}
+    one.check()
+    one.delete()
+    told = log.read_text().splitlines()
+    assert [line for line in told if not line.startswith("eth0")] == ["ADD", "CHECK", "DEL"]
+    assert len(told) == 6
+    leaves_nothing(network, one.container)
+
+
 def test_an_address_plugin_without_an_address(network: Network, tmp_path: Path) -> None:
     log = network.ipam_answers(tmp_path)
     one = network.attachment()
-    with pytest.raises(Refused, match="^IPAM plugin returned missing IP config$"):
+    with pytest.raises(Refused, match=r"^IPAM plugin returned missing IP config$"):
         one.add()
     assert log.read_text().split() == ["ADD", "DEL"]
     leaves_nothing(network, one.container)
@@ -1110,17 +1168,37 @@ def test_an_address_plugin_without_an_address(network: Network, tmp_path: Path) 
 def test_an_mtu_that_the_kernel_refuses(network: Network) -> None:
     network.attach().delete()
     one = network.attachment(mtu=67)
-    with pytest.raises(Refused, match="^failed to make veth pair: "):
+    with pytest.raises(Refused, match=r"^failed to make veth pair: "):
         one.add()
     leaves_nothing(network, one.container)
+
+
+TRUNKS = [
+    ([{"minID": 0, "maxID": 5}], "incorrect trunk minID parameter"),
+    ([{"minID": 4095, "maxID": 5}], "incorrect trunk minID parameter"),
+    ([{"minID": 1, "maxID": 0}], "incorrect trunk maxID parameter"),
+    ([{"minID": 1, "maxID": 4095}], "incorrect trunk maxID parameter"),
+    ([{"minID": 6, "maxID": 5}], "minID is greater than maxID in trunk parameter"),
+    ([{"maxID": 5}], "minID and maxID should be configured simultaneously, minID is missing"),
+    ([{"minID": 5}], "minID and maxID should be configured simultaneously, maxID is missing"),
+    ([{"id": 5}, {"id": 0}], "incorrect trunk id parameter"),
+    ([{"id": 4095}], "incorrect trunk id parameter"),
+    ([{"id": -1}], "incorrect trunk id parameter"),
+]
 
 
 @pytest.mark.parametrize(
     ("keys", "code", "message"),
     [
-        ({"vlan": 100}, 2, "vlan: 100 is not supported yet"),
-        ({"vlanTrunk": [{"id": 5}]}, 2, "vlanTrunk: "),
-        ({"macspoofchk": True}, 2, "macspoofchk: "),
+        *(({"vlanTrunk": trunk}, 999, message) for trunk, message in TRUNKS),
+        *(
+            (
+                {"bridge": name, "vlan": 100, "isGateway": True},
+                999,
+                f'failed to create vlan interface: "{name}.100" is longer',
+            )
+            for name in ("averylongbri", "brückebrüc")
+        ),
         ({"vlan": -100}, 999, "failed to load netconf: vlan: -100 "),
         ({"vlan": 5000}, 999, "failed to load netconf: vlan: 5000 "),
         ({"mtu": -1}, 999, "failed to load netconf: mtu: -1 "),
@@ -1151,13 +1229,13 @@ def test_configurations_that_cannot_be(network: Network, keys: Json, code: int, 
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
-def test_gc_takes_back_what_gone_attachments_held(
-    network: Network, backend: str, doomed: Callable[[], str]
-) -> None:
+def test_gc_takes_back_what_gone_attachments_held(network: Network, backend: str, doomed: Callable[[], str]) -> None:
     masqueraded(network, backend)
     alive = network.attach()
     expected = network.masquerading, network.reserved, network.ports
-    other_network = network.attach(name="other", ipam={**network.config["ipam"], "ranges": [[{"subnet": "10.1.2.0/24"}]]})
+    other_network = network.attach(
+        name="other", ipam={**network.config["ipam"], "ranges": [[{"subnet": "10.1.2.0/24"}]]}
+    )
     gone = doomed()
     network.attach(network.node, netns=f"/run/netns/{gone}")
     subprocess.run(["ip", "netns", "delete", gone], check=True)
@@ -1189,9 +1267,9 @@ def test_status(network: Network, tmp_path: Path) -> None:
     network.status()
     network.config["name"] = "full"
     network.attach()
-    with pytest.raises(Refused, match="^no IP addresses available in range set: ") as refusal:
+    with pytest.raises(Refused, match=r"^no IP addresses available in range set: ") as refusal:
         network.status()
     assert refusal.value.code == 50
     network.paths = [str(tmp_path)]
-    with pytest.raises(Refused, match='^failed to find plugin "host-local" in path '):
+    with pytest.raises(Refused, match=r'^failed to find plugin "host-local" in path '):
         network.status()

@@ -32,6 +32,7 @@ CONFIGURATIONS = {
     "bridge": {"isDefaultGateway": True},
     "bridge, masqueraded by iptables": {"isDefaultGateway": True, "ipMasq": True, "ipMasqBackend": "iptables"},
     "bridge, masqueraded by nftables": {"isDefaultGateway": True, "ipMasq": True, "ipMasqBackend": "nftables"},
+    "bridge, kept from spoofing": {"macspoofchk": True},
     "bridge, without addresses": {"ipam": {}},
     "loopback": {},
 }

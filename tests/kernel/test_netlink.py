@@ -463,6 +463,17 @@ class TestAddresses:
         assert not left & {"10.1.2.3", "fd01::2"}
         assert left >= {"10.9.9.9", "10.8.8.8", "fd02::2"}
 
+    @pytest.mark.parametrize("noprefixroute", [False, True])
+    @pytest.mark.parametrize(("text", "network"), [("10.6.6.6", "10.6.6.0"), ("fd06::6", "fd06::")])
+    def test_the_route_to_its_network(
+        self, text: str, network: str, noprefixroute: bool, netlink: Netlink, wire: int
+    ) -> None:
+        packed = parse_ip(text)
+        prefix = 24 if len(packed) == 4 else 64
+        netlink.batch().address_add(wire, packed, prefix, noprefixroute=noprefixroute).commit()
+        found = [route for route in netlink.routes(index=wire) if route.dst == parse_ip(network)]
+        assert [route.prefix for route in found] == ([] if noprefixroute else [prefix])
+
     @pytest.mark.parametrize(("text", "prefix"), [("10.0.0.1", 24), ("fd00::1", 64)])
     def test_existing(self, text: str, prefix: int, netlink: Netlink, wire: int) -> None:
         packed = parse_ip(text)
@@ -590,6 +601,18 @@ class TestRoutes:
         for last in (253, 254):
             netlink.batch().route_add(V4_ANY, 0, gateway=bytes([10, 0, 0, last])).commit()
         assert len([r for r in routes_of(node) if r["dst"] == "default"]) == 2
+
+    def test_of_one_link(self, node: Node, netlink: Netlink, wire: int) -> None:
+        node.run(["ip", "route", "add", "192.0.2.0/24", "nexthop", "dev", "w0", "nexthop", "dev", "w1"])
+        node.run(["ip", "route", "add", "198.51.100.0/24", "dev", "w1", "table", "77"])
+        other = netlink.link("w1").index
+        destinations = {format_ip(route.dst) for route in netlink.routes(socket.AF_INET, 0, index=other)}
+        assert destinations >= {"192.0.2.0", "198.51.100.0"}
+        here = netlink.routes(socket.AF_INET, 0, index=wire)
+        assert {route.index for route in here} == {wire, 0}  # 0: of several next hops
+        assert "192.0.2.0" in {format_ip(route.dst) for route in here}
+        with pytest.raises(NetlinkError, match=r"^list routes: no such device"):
+            netlink.routes(index=4242)
 
     @pytest.mark.parametrize("scope", [SCOPE_LINK, SCOPE_HOST])
     def test_scopes_v4(self, scope: int, node: Node, netlink: Netlink, wire: int) -> None:
@@ -860,10 +883,8 @@ class TestNews:
                 for _ in range(50):
                     batch.link_set(wire, alias="a").link_set(wire, alias="b")
                 batch.commit()
-            with pytest.raises(OSError, match="no buffer space") as caught:
-                while news.wait(0):
-                    pass
-            assert caught.value.errno == errno.ENOBUFS
+            assert news.wait(0) == []  # the kernel's ENOBUFS: look for yourself
+            assert news.wait(0) != []  # what it still had
             while news.wait(0):
                 pass
             netlink.batch().link_set(wire, alias="c").commit()

@@ -1,0 +1,86 @@
+"""dummy: a link of the container's that leads nowhere, to bear addresses.
+
+ADD asks the IPAM plugin for addresses and makes the link in the container's namespace; DEL takes back both.
+"""
+
+from __future__ import annotations
+
+from cni import hwaddr, ipam, links
+from cni.checks import container_link, expect_addresses, expect_routes, expect_up, previous_result
+from cni.config import Config, Flag
+from cni.errors import CNIError
+from cni.skel import Plugin
+from cni.undo import Undo, do_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.request import Request
+    from cni.result import Result
+
+
+class Conf(Config):
+    """The configuration of dummy."""
+
+    deterministicMAC = Flag("the MAC follows from the IP address; false leaves it to the kernel", default=True)
+
+
+def add(request: Request) -> Result:
+    """Make the attachment, or leave nothing behind."""
+    conf: Conf = request.config
+    _require_ipam(conf)
+    with (
+        request.open_container() as container,
+        container.netlink() as inside,
+        Undo(request.stderr) as undo,
+    ):
+        links.refuse_existing(inside, request.ifname)
+        result = ipam.add(request, undo)
+        mac = hwaddr.of_addresses(result.ips) if conf.deterministicMAC else ""
+        links.make(inside, container, "dummy", request.ifname, undo, hwaddr=mac)
+        ipam.attach(request, container, inside, inside.link(request.ifname), result)
+    return result
+
+
+def delete(request: Request) -> None:
+    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
+    do_all([lambda: links.delete_attachment(request), lambda: ipam.delete(request)])
+
+
+def check(request: Request) -> None:
+    """Everything that ADD reported is still so."""
+    _require_ipam(request.config)
+    with request.open_container() as container, container.netlink() as inside:
+        ipam.check(request)
+        result = previous_result(request)
+        link = container_link(request, inside, result, "dummy")
+        expect_up(link)
+        expect_addresses(inside, request.ifname, result.ips)
+        expect_routes(inside, result.routes)
+
+
+def gc(request: Request) -> None:
+    """Take back addresses of attachments that are gone. Their links went with their namespaces."""
+    ipam.gc(request)
+
+
+def status(request: Request) -> None:
+    """The IPAM plugin is ready."""
+    _require_ipam(request.config)
+    ipam.status(request)
+
+
+def _require_ipam(conf: Conf) -> None:
+    if not conf.ipam.type:
+        raise CNIError("dummy interface requires an IPAM configuration")
+
+
+plugin = Plugin(
+    "dummy",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    netconf_error="failed to parse network config: ",
+)

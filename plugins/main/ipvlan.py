@@ -1,0 +1,137 @@
+"""ipvlan: a link of the container's that shares a master device, and its MAC, with others.
+
+ADD asks the IPAM plugin for addresses and makes the link in the container's namespace, on a master of the
+node's or, with linkInContainer, of the container's own. Chained behind another plugin, it takes the master
+from the previous result, and the addresses too where no IPAM plugin is named. DEL takes back link and
+addresses, whatever became of the master.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from cni import ipam, links, masters
+from cni._core import u16
+from cni.checks import (
+    container_link,
+    expect_addresses,
+    expect_mtu,
+    expect_routes,
+    expect_up,
+    previous_result,
+)
+from cni.config import Choice, Config, Flag, Integer, Text
+from cni.errors import CNIError
+from cni.result import Result
+from cni.skel import Plugin
+from cni.undo import Undo, do_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni._core import Link, Netlink
+    from cni.request import Request
+
+# linux/if_link.h
+_IFLA_IPVLAN_MODE = 1
+_MODES = ("l2", "l3", "l3s")  # IPVLAN_MODE_L2 and so on: 0, 1, 2
+
+
+class Conf(Config):
+    """The configuration of ipvlan."""
+
+    master = Text("", "the device to stand on; chained, the previous result's; else that of the default route")
+    mode = Choice("l2", _MODES, "what the master does between containers: switch (l2), route (l3, l3s with netfilter)")
+    mtu = Integer(0, "MTU in bytes, at most the master's; 0 is the master's")
+    linkInContainer = Flag("the master is in the container's namespace")
+
+
+def add(request: Request) -> Result:
+    """Make the attachment, or leave nothing behind."""
+    conf: Conf = request.config
+    with (
+        request.open_container() as container,
+        request.host.netlink() as node,
+        container.netlink() as inside,
+        Undo(request.stderr) as undo,
+    ):
+        place = inside if conf.linkInContainer else node
+        master = _master(request, place)
+        masters.expect_mtu(conf.mtu, master)
+        links.refuse_existing(inside, request.ifname)
+        over_link = ipam.needs_link(request)
+        result = Result() if over_link else _chained_result(request) or ipam.add(request, undo)
+        mode = [(_IFLA_IPVLAN_MODE, u16(_MODES.index(conf.mode)))]
+        links.make(place, container, "ipvlan", request.ifname, undo, link=master.index, mtu=conf.mtu, data=mode)
+        if over_link:
+            result = ipam.add(request, undo)
+        links.announce(container, request.ifname)
+        ipam.attach(request, container, inside, inside.link(request.ifname), result)
+    result.dns = conf.dns
+    return result
+
+
+def delete(request: Request) -> None:
+    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
+    # The address first: dhcp gives it back over the link.
+    do_all([lambda: ipam.delete(request), lambda: links.delete_attachment(request)])
+
+
+def check(request: Request) -> None:
+    """Everything that ADD reported is still so."""
+    conf: Conf = request.config
+    with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
+        ipam.check(request)
+        result = previous_result(request)
+        link = container_link(request, inside, result, "ipvlan")
+        if conf.master:  # else ADD chose one, which the result doesn't tell
+            master = masters.find(inside if conf.linkInContainer else node, conf.master)
+            masters.expect(link, master, inside=conf.linkInContainer)
+        _expect_mode(link, conf.mode)
+        expect_mtu(link, conf.mtu)
+        expect_up(link)
+        expect_addresses(inside, request.ifname, result.ips)
+        expect_routes(inside, result.routes)
+
+
+def gc(request: Request) -> None:
+    """Take back addresses of attachments that are gone. Their links went with their namespaces."""
+    ipam.gc(request)
+
+
+def status(request: Request) -> None:
+    """The IPAM plugin is ready, and the master, if the node has to have one of that name, is there."""
+    conf: Conf = request.config
+    ipam.status(request)
+    if conf.master and not conf.linkInContainer:
+        with request.host.netlink() as node:
+            masters.expect_ready(node, conf.master)
+
+
+def _master(request: Request, place: Netlink) -> Link:
+    conf: Conf = request.config
+    if conf.master:
+        return masters.find(place, conf.master)
+    if request.prev_result is None:
+        return masters.of_default_route(place)
+    names = [interface.name for interface in request.prev_result.interfaces]
+    if len(names) != 1 or not names[0]:
+        raise CNIError("chained master failure. PrevResult lacks a single named interface")
+    return masters.find(place, names[0])
+
+
+def _chained_result(request: Request) -> Result | None:
+    """The previous result, where it has the addresses for want of an IPAM plugin."""
+    if request.config.ipam.type or request.prev_result is None or not request.prev_result.ips:
+        return None
+    return request.prev_result
+
+
+def _expect_mode(link: Link, expected: str) -> None:
+    number = int.from_bytes(link.data.get(_IFLA_IPVLAN_MODE, b""), sys.byteorder)
+    mode = _MODES[number] if number < len(_MODES) else str(number)
+    if mode != expected:
+        # The mode is the master's: whoever makes a link of another mode there changes it for all.
+        raise CNIError(f"Container IPVlan mode {mode} does not match expected value: {expected}")
+
+
+plugin = Plugin("ipvlan", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)

@@ -1,0 +1,243 @@
+"""macvlan: a link of the container's with a MAC of its own on a master device, as if on the master's network itself.
+
+ADD asks the IPAM plugin for addresses and makes the link in the container's namespace, on a master of the node's or,
+with linkInContainer, of the container's own. DEL takes back both, whatever became of the master.
+
+Without an IPAM plugin the container gets a link and no address.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+from cni import hwaddr, ipam, links, masters
+from cni._core import NetlinkError, parse_hwaddr, u32
+from cni.checks import container_link, expect_addresses, expect_mtu, expect_routes, expect_up, previous_result
+from cni.config import Choice, Config, Flag, Integer, ListOf, Section, Settings, Text
+from cni.errors import CNIError, ConfigError, quote
+from cni.result import Interface, Result
+from cni.skel import Plugin
+from cni.undo import Undo, do_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni._core import Link, Netlink
+    from cni.request import Request
+
+# linux/if_link.h
+_IFLA_MACVLAN_MODE = 1
+_IFLA_MACVLAN_MACADDR_MODE = 3
+_IFLA_MACVLAN_MACADDR = 4
+_IFLA_MACVLAN_MACADDR_DATA = 5
+_IFLA_MACVLAN_BC_QUEUE_LEN = 7
+_IFLA_MACVLAN_BC_CUTOFF = 9  # since Linux 6.4; older ones overlook it
+_MACVLAN_MACADDR_SET = 3
+_MODES = {"bridge": 4, "private": 1, "vepa": 2, "passthru": 8, "source": 16}
+
+_DEFAULT_CUTOFF = 1  # which the kernel does not report
+
+
+class RuntimeConf(Settings):
+    """What the runtime adds."""
+
+    mac = Text("", "the MAC of the container's interface; goes before MAC in CNI_ARGS, and that before the key mac")
+
+
+class Conf(Config):
+    """The configuration of macvlan."""
+
+    master = Text("", "the device to stand on; if none is named, that of the default route")
+    mode = Choice("bridge", tuple(_MODES), "who on the master reaches whom; source takes only what sourceMACs send")
+    sourceMACs = ListOf(Text(), "in mode source: the senders from whom the container's interface takes packets")
+    mtu = Integer(0, "MTU in bytes, at most the master's; 0 is the master's")
+    mac = Text("", "the MAC of the container's interface")
+    linkInContainer = Flag("the master is in the container's namespace")
+    bcqueuelen = Integer(
+        0, "broadcasts that may wait on the master; 0 is the kernel's default", minimum=0, maximum=2**32 - 1
+    )
+    bclim = Integer(
+        None,
+        "up to so many receivers get a broadcast without its waiting, -1: however many; for the whole master",
+        minimum=-1,
+        maximum=2**31 - 1,
+    )
+    deterministicMAC = Flag("the MAC follows from the IP address; false leaves it to the kernel", default=True)
+    runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
+
+
+def add(request: Request) -> Result:
+    """Make the attachment, or leave nothing behind."""
+    conf: Conf = request.config
+    asked = _asked_mac(request)
+    data = _data(conf)
+    if not conf.ipam.type:
+        Result([Interface(request.ifname)]).encode(request.version)  # versions that cannot say it
+    with (
+        request.open_container() as container,
+        request.host.netlink() as node,
+        container.netlink() as inside,
+        Undo(request.stderr) as undo,
+    ):
+        place = inside if conf.linkInContainer else node
+        master = _master(conf, place)
+        masters.expect_mtu(conf.mtu, master)
+        links.refuse_existing(inside, request.ifname)
+
+        def make(mac: str) -> Link:
+            links.make(
+                place,
+                container,
+                "macvlan",
+                request.ifname,
+                undo,
+                link=master.index,
+                mtu=conf.mtu,
+                hwaddr=mac,
+                data=data,
+            )
+            links.announce(container, request.ifname)
+            return inside.link(request.ifname)
+
+        over_link = ipam.needs_link(request)
+        result = ipam.add(request, undo) if conf.ipam.type and not over_link else Result()
+        link = make(asked or _own_mac(conf, result))
+        if asked and link.hwaddr != asked:
+            link = _set_mac(inside, link, asked)
+        if over_link:
+            result = ipam.add(request, undo)
+        _expect_cutoff(request, link)
+        try:
+            ipam.attach(request, container, inside, link, result)
+        except NetlinkError as error:
+            if asked or error.errno != errno.EADDRINUSE:
+                raise
+            # Another link on the master has the MAC: IPv6 addresses of two networks may end in the same four bytes.
+            links.delete(container, request.ifname)
+            ipam.attach(request, container, inside, make(""), result)
+    result.dns = conf.dns
+    return result
+
+
+def delete(request: Request) -> None:
+    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
+    # The address first: dhcp gives it back over the link.
+    do_all([lambda: ipam.delete(request), lambda: links.delete_attachment(request)])
+
+
+def check(request: Request) -> None:
+    """Everything that ADD made is still so."""
+    conf: Conf = request.config
+    with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
+        ipam.check(request)
+        result = previous_result(request)
+        link = container_link(request, inside, result, "macvlan")
+        if conf.master:  # else ADD chose one, which the result does not tell
+            _expect_master(conf, link, inside if conf.linkInContainer else node)
+        _expect_mode(link, conf.mode)
+        expect_mtu(link, conf.mtu)
+        expect_up(link)
+        expect_addresses(inside, request.ifname, result.ips)
+        expect_routes(inside, result.routes)
+
+
+def gc(request: Request) -> None:
+    """Take back addresses of attachments that are gone. Their links went with their namespaces."""
+    ipam.gc(request)
+
+
+def status(request: Request) -> None:
+    """The IPAM plugin is ready, and the master, if the node has to have one of that name, is there."""
+    conf: Conf = request.config
+    ipam.status(request)
+    if conf.master and not conf.linkInContainer:
+        with request.host.netlink() as node:
+            masters.expect_ready(node, conf.master)
+
+
+# ---- the configuration ----
+
+
+def _asked_mac(request: Request) -> str:
+    conf: Conf = request.config
+    asked = conf.runtimeConfig.mac or request.cni_args("MAC").get("MAC") or conf.mac
+    try:
+        return hwaddr.normalize(asked) if asked else ""
+    except ValueError as error:
+        raise CNIError(f"invalid args {asked} for MAC addr: {error}") from error
+
+
+def _own_mac(conf: Conf, result: Result) -> str:
+    # In passthru mode the link has the master's, and another would become the master's too: for who asks, no one else.
+    if not conf.deterministicMAC or not result.ips or conf.mode == "passthru":
+        return ""
+    return hwaddr.of_addresses(result.ips)
+
+
+def _data(conf: Conf) -> list[tuple[int, Any]]:
+    """The attributes of the kind."""
+    data: list[tuple[int, Any]] = [(_IFLA_MACVLAN_MODE, u32(_MODES[conf.mode]))]
+    if conf.sourceMACs:
+        if conf.mode != "source":
+            raise ConfigError("sourceMACs", f"mode {quote(conf.mode)} has no use for them")
+        data.append((_IFLA_MACVLAN_MACADDR_MODE, u32(_MACVLAN_MACADDR_SET)))
+        data.append((_IFLA_MACVLAN_MACADDR_DATA, [(_IFLA_MACVLAN_MACADDR, mac) for mac in _sources(conf)]))
+    if conf.bcqueuelen:
+        data.append((_IFLA_MACVLAN_BC_QUEUE_LEN, u32(conf.bcqueuelen)))
+    if conf.bclim is not None:
+        data.append((_IFLA_MACVLAN_BC_CUTOFF, conf.bclim.to_bytes(4, sys.byteorder, signed=True)))
+    return data
+
+
+def _sources(conf: Conf) -> list[bytes]:
+    try:
+        return [parse_hwaddr(mac) for mac in conf.sourceMACs]
+    except ValueError as error:
+        raise ConfigError("sourceMACs", str(error)) from error
+
+
+# ---- the link ----
+
+
+def _master(conf: Conf, place: Netlink) -> Link:
+    return masters.find(place, conf.master) if conf.master else masters.of_default_route(place)
+
+
+def _set_mac(inside: Netlink, link: Link, mac: str) -> Link:
+    """In passthru mode the link is born with the master's MAC, and shares with it the one that it is given.
+
+    When the link is deleted the kernel gives the master its own back.
+    """
+    try:
+        changed: Link = inside.batch().link_set(link.index, hwaddr=mac).link_get(link.index).commit()[0]
+        return changed
+    except NetlinkError as error:
+        raise CNIError(f"failed to set the MAC of {quote(link.name)} and its master to {mac}: {error}") from error
+
+
+def _expect_cutoff(request: Request, link: Link) -> None:
+    cutoff = request.config.bclim
+    if cutoff not in (None, _DEFAULT_CUTOFF) and _IFLA_MACVLAN_BC_CUTOFF not in link.data:
+        request.stderr(f"macvlan: this kernel has no bclim, which came with Linux 6.4: {cutoff} is of no effect\n")
+
+
+# ---- CHECK ----
+
+
+def _expect_master(conf: Conf, link: Link, place: Netlink) -> None:
+    master = masters.find(place, conf.master)
+    masters.expect_mtu(conf.mtu, master)
+    if master.kind != "macvlan":  # else the link stands on what that one stands on
+        masters.expect(link, master, inside=conf.linkInContainer)
+
+
+def _expect_mode(link: Link, expected: str) -> None:
+    number = int.from_bytes(link.data.get(_IFLA_MACVLAN_MODE, b""), sys.byteorder)
+    mode = next((name for name, value in _MODES.items() if value == number), str(number))
+    if mode != expected:
+        raise CNIError(f"container macvlan mode {mode} does not match expected value: {expected}")
+
+
+plugin = Plugin("macvlan", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)

@@ -1,0 +1,128 @@
+"""vlan: a link of the container's that carries one 802.1Q VLAN of a master device.
+
+ADD asks the IPAM plugin for addresses and makes the link in the container's namespace, on a master of the
+node's or, with linkInContainer, of the container's own. DEL takes back both, whatever became of the master.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from cni import hwaddr, ipam, links, masters
+from cni._core import u16
+from cni.checks import (
+    container_link,
+    expect_addresses,
+    expect_mtu,
+    expect_routes,
+    expect_up,
+    previous_result,
+)
+from cni.config import Config, Flag, Integer, Text
+from cni.errors import CNIError
+from cni.result import Result
+from cni.skel import Plugin
+from cni.undo import Undo, do_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni._core import Link
+    from cni.request import Request
+
+_IFLA_VLAN_ID = 1  # linux/if_link.h
+
+
+class Conf(Config):
+    """The configuration of vlan."""
+
+    master = Text("", "the device to stand on")
+    vlanId = Integer(0, "the VLAN's number", minimum=0, maximum=4094)
+    mtu = Integer(0, "MTU in bytes, at most the master's; 0 is the master's")
+    linkInContainer = Flag("the master is in the container's namespace")
+    deterministicMAC = Flag("the MAC follows from the IP address; false makes it the master's", default=True)
+
+
+def add(request: Request) -> Result:
+    """Make the attachment, or leave nothing behind."""
+    conf: Conf = request.config
+    _require_master(conf)
+    with (
+        request.open_container() as container,
+        request.host.netlink() as node,
+        container.netlink() as inside,
+        Undo(request.stderr) as undo,
+    ):
+        place = inside if conf.linkInContainer else node
+        master = masters.find(place, conf.master)
+        masters.expect_mtu(conf.mtu, master)
+        links.refuse_existing(inside, request.ifname)
+        over_link = ipam.needs_link(request)
+        result = Result() if over_link else ipam.add(request, undo)
+        links.make(
+            place,
+            container,
+            "vlan",
+            request.ifname,
+            undo,
+            link=master.index,
+            mtu=conf.mtu,
+            hwaddr=hwaddr.of_addresses(result.ips) if result.ips and conf.deterministicMAC else "",
+            data=[(_IFLA_VLAN_ID, u16(conf.vlanId))],
+        )
+        if over_link:
+            result = ipam.add(request, undo)
+        ipam.attach(request, container, inside, inside.link(request.ifname), result)
+    result.dns = conf.dns
+    return result
+
+
+def delete(request: Request) -> None:
+    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
+    # The address first: dhcp gives it back over the link.
+    do_all([lambda: ipam.delete(request), lambda: links.delete_attachment(request)])
+
+
+def check(request: Request) -> None:
+    """Everything that ADD reported is still so."""
+    conf: Conf = request.config
+    _require_master(conf)
+    with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
+        ipam.check(request)
+        result = previous_result(request)
+        master = masters.find(inside if conf.linkInContainer else node, conf.master)
+        link = container_link(request, inside, result, "vlan")
+        masters.expect(link, master, inside=conf.linkInContainer)
+        _expect_id(link, conf.vlanId)
+        expect_mtu(link, conf.mtu)
+        expect_up(link)
+        expect_addresses(inside, request.ifname, result.ips)
+        expect_routes(inside, result.routes)
+
+
+def gc(request: Request) -> None:
+    """Take back addresses of attachments that are gone. Their links went with their namespaces."""
+    ipam.gc(request)
+
+
+def status(request: Request) -> None:
+    """The IPAM plugin is ready, and the master, if it is to be the node's, is there."""
+    conf: Conf = request.config
+    _require_master(conf)
+    ipam.status(request)
+    if not conf.linkInContainer:
+        with request.host.netlink() as node:
+            masters.expect_ready(node, conf.master)
+
+
+def _require_master(conf: Conf) -> None:
+    if not conf.master:
+        raise CNIError('"master" field is required. It specifies the host interface name to create the VLAN for')
+
+
+def _expect_id(link: Link, expected: int) -> None:
+    number = int.from_bytes(link.data.get(_IFLA_VLAN_ID, b""), sys.byteorder)
+    if number != expected:
+        raise CNIError(f"Container VLAN {link.name} has id {number}, which does not match expected value: {expected}")
+
+
+plugin = Plugin("vlan", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
