@@ -19,7 +19,10 @@ from typing import Any
 from cni import _core
 
 # Where ADD changes something, or waits for who does.
-CHANGING = ("bridge", "store", "owners", "masquerade", "iptables", "nftables", "process", "links", "ipam", "undo", "sysctl")
+CHANGING = (
+    "bridge", "store", "owners", "masquerade", "ipmasq", "iptables", "nftables", "process", "links", "ipam", "undo",
+    "sysctl",
+)  # fmt: skip
 
 
 class Killer:

@@ -7,7 +7,11 @@ import sys
 from importlib import import_module
 
 # Name, module below cni.cli, what it does.
-COMMANDS = (("install", "install", "put the plugins' executables into a folder"),)
+COMMANDS = (
+    ("install", "install", "put the plugins' executables into a folder"),
+    ("ipam", "ipam", "tell who holds which of host-local's addresses"),
+    ("gc", "gc", "release what attachments left behind that no longer exist"),
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ README = Path(__file__).parents[2] / "README.md"
 NETWORK = {
     "cniVersion": "1.1.0",
     "name": "mynet",
-    "plugins": [{"type": "bridge", "isGateway": True, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.5.0.0/24"}]]}}],
+    "plugins": [{"type": "bridge", "isGateway": True, "ipam": {"type": "host-local", "subnet": "10.5.0.0/24"}}],
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from cni.errors import CNIError
-from cni_plugins.ipam.host_local import IPAMConf, owners, plugin, store
+from cni_plugins.ipam.host_local import IPAMConf, holders, owners, plugin, store
 from cni_plugins.ipam.host_local.store import Store
 
 VERSIONS = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
@@ -263,6 +263,55 @@ def test_all_ranges_of_a_full_set_are_named(tmp_path: Path) -> None:
     net = Net(tmp_path, ranges=[[{"subnet": "10.0.0.0/30"}, {"subnet": "10.0.1.0/30"}]])
     assert [net.add(f"c{n}").addresses for n in range(2)] == [["10.0.0.2"], ["10.0.1.2"]]
     assert net.add("late").error == f"{FULL}10.0.0.1-10.0.0.2,10.0.1.1-10.0.1.2"
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where runtimes remember what they attached."""
+    monkeypatch.setattr(holders, "RESULTS", str(tmp_path))
+    return tmp_path
+
+
+def test_a_used_up_range_names_who_looks_dead(tmp_path: Path, results: Path) -> None:
+    net = Net(tmp_path, ranges=[[{"subnet": "10.0.0.0/29"}, {"subnet": "10.0.1.0/30", "gateway": "10.9.9.9"}]])
+    for n in range(7):
+        net.add(f"c{n}")
+    details = json.loads(net.add("late").stdout)["details"]
+    assert details == (
+        f"all 7 addresses are reserved in {net.folder}, `cni ipam show net` lists for whom; no holder looks dead"
+    )
+    (results / "net-c1-eth0").write_text(json.dumps({"netns": "/does/not/exist"}))
+    (results / "net-c2-eth0").write_text(json.dumps({"netns": "/proc/self/ns/net"}))
+    (results / "net-c3-eth0").write_text("{")
+    net.put("10.0.0.5", b"")
+    os.utime(net.folder / "10.0.0.6", (1, 1))
+    net.put("10.0.1.2", b"c6")
+    os.utime(net.folder / "10.0.1.2", (1, 1))
+    net.put("10.7.7.7", b"")
+    failed = net.add("late")
+    assert failed.error == f"{FULL}10.0.0.1-10.0.0.6,10.0.1.1-10.0.1.2"
+    details = json.loads(failed.stdout)["details"]
+    begin = f"all 7 addresses are reserved in {net.folder}, `cni ipam show net` lists for whom; "
+    assert details.startswith(f"{begin}these look dead, and `cni gc` releases what is: ")
+    assert sorted(details.partition("what is: ")[2].split("; ")) == [
+        "10.0.0.3 (c1 eth0: its namespace /does/not/exist is gone)",
+        "10.0.0.5 (its file is torn)",
+        "10.0.0.6 (c4 eth0: reserved before this boot)",
+        "10.0.1.2 (c6: reserved before this boot)",
+    ]
+    status = net.call("STATUS")
+    assert (status.error_code, json.loads(status.stdout)["details"]) == (50, details)
+
+
+@pytest.mark.usefixtures("results")
+def test_only_the_first_few_are_named(tmp_path: Path) -> None:
+    net = Net(tmp_path, "10.0.0.0/24")
+    for n in range(2, 255):
+        net.put(f"10.0.0.{n}", b"\0" * 20)
+    details = json.loads(net.add().stdout)["details"]
+    assert details.startswith("all 253 addresses are reserved")
+    assert details.count("torn") == 8
+    assert details.endswith("; and perhaps more")
 
 
 def test_a_released_address_rests(net: Net) -> None:

@@ -15,7 +15,7 @@ from cni.names import check_container_id
 from cni.result import DNS, IPConfig, Result
 from cni.skel import Plugin
 from cni_plugins.ipam.host_local.ranges import Range, RangeSet, check_together, requested_ip
-from cni_plugins.ipam.host_local.store import Store, holder
+from cni_plugins.ipam.host_local.store import Store, holder, is_torn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class Conf(Config):
 
 
 def add(request: Request) -> Result:
-    ipam, range_sets, wanted = _ipam(request.config), _range_sets(request.config), _wanted(request)
+    ipam, sets, wanted = _ipam(request.config), range_sets(request.config), _wanted(request)
     result = Result(routes=ipam.routes, dns=_resolver(ipam.resolvConf))
     with _store(request) as store:
         own, old = store.held(request.container_id, request.ifname)
-        for number, ranges in enumerate(range_sets):
+        for number, ranges in enumerate(sets):
             asked = next((ip for ip in wanted if ranges.find(ip)), None)
             try:
                 if asked:
@@ -105,14 +105,14 @@ def add(request: Request) -> Result:
 
 
 def delete(request: Request) -> None:
-    _range_sets(request.config)  # Go refuses a wrong configuration here, too
+    range_sets(request.config)  # Go refuses a wrong configuration here, too
     with _store(request) as store:
         own, old = store.held(request.container_id, request.ifname)
         store.release(own or old)
 
 
 def check(request: Request) -> None:
-    _range_sets(request.config)
+    range_sets(request.config)
     with _store(request) as store:
         own, old = store.held(request.container_id, request.ifname)
     if not (own or old):
@@ -120,7 +120,7 @@ def check(request: Request) -> None:
 
 
 def gc(request: Request) -> None:
-    """Release what no valid attachment holds, and the empty files that a crash left (plugins#498).
+    """Release what no valid attachment holds, and the torn files that a crash left (plugins#498).
 
     An empty list says that nothing is valid any more. Without any list nothing is known, and nothing is done.
     """
@@ -142,12 +142,12 @@ def gc(request: Request) -> None:
 
 def status(request: Request) -> None:
     """Ready is who could serve an ADD now: the files can be read and written, and every range set has an address."""
-    range_sets = _range_sets(request.config)
+    sets = range_sets(request.config)
     try:
         _resolver(_ipam(request.config).resolvConf)
         with _store(request) as store:
             store.need_writable()
-            for number, ranges in enumerate(range_sets):
+            for number, ranges in enumerate(sets):
                 _next(request, number, ranges, store)
     except CNIError as error:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
@@ -163,7 +163,7 @@ def _store(request: Request) -> Store:
     return Store(_ipam(request.config).dataDir or IPAMConf.dataDir.default, request.config.name)
 
 
-def _range_sets(conf: Conf) -> list[RangeSet]:
+def range_sets(conf: Conf) -> list[RangeSet]:
     """All range sets in the order that numbers them; CNIError where one can't be, or not beside the others."""
     ipam = _ipam(conf)
     single: list[list[RangeConf]] = [[ipam]] if ipam.subnet else []
@@ -218,17 +218,24 @@ def _next(request: Request, number: int, ranges: RangeSet, store: Store) -> tupl
         last = None
     found = store.free(ranges.candidates(last))
     if found is None:
-        raise CNIError(
-            f"no IP addresses available in range set: {ranges}",
-            details=f"each is reserved by a file in {store.path}; "
-            f"`cni ipam show {request.config.name}` tells for whom, `cni gc` releases what no container has any more",
-        )
+        raise _used_up(request.config.name, ranges, store)
     return found
 
 
+def _used_up(network: str, ranges: RangeSet, store: Store) -> CNIError:
+    from cni_plugins.ipam.host_local.holders import suspects  # not for those who get an address
+
+    dead = "; ".join(suspects(network, ranges, store))
+    return CNIError(
+        f"no IP addresses available in range set: {ranges}",
+        details=f"all {ranges.size} addresses are reserved in {store.path}, `cni ipam show {network}` lists for whom; "
+        + (f"these look dead, and `cni gc` releases what is: {dead}" if dead else "no holder looks dead"),
+    )
+
+
 def _is_stale(owner: bytes, valid: set[tuple[str, str]]) -> bool:
-    if not owner.strip(b"\0"):
-        return True  # what a crash leaves of a file: nothing, or zeros
+    if is_torn(owner):
+        return True
     container_id, ifname = holder(owner)
     try:
         check_container_id(container_id)
@@ -263,6 +270,5 @@ plugin = Plugin(
     check=check,
     gc=gc,
     status=status,
-    about="CNI host-local plugin",
     netconf_error="",
 )

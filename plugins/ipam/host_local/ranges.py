@@ -82,6 +82,11 @@ class RangeSet:
         """4 or 6."""
         return self.ranges[0].subnet.version
 
+    @property
+    def size(self) -> int:
+        """The number of addresses that can be given out."""
+        return sum(int(one.end) - int(one.start) + (one.gateway not in one) for one in self.ranges)
+
     def find(self, ip: IP) -> Range | None:
         """The range that `ip` lies in."""
         return next((one for one in self.ranges if ip in one), None)

@@ -11,11 +11,12 @@ Both plugins may work on one folder at the same time. Two names are ours: `.new`
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import posix
 
 from cni._core import fsdecode, fsencode, parse_ip
-from cni.errors import IO_FAILURE, CNIError, joined
+from cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CNIError, joined
 from cni.ip import IP
 from cni.names import check_network_name
 from cni.process import write_all
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 _NEW = ".new"
 _CHUNK = 4096  # bytes: a reservation whole, as a rule
 _MANY = 256  # reservations that are worth a cache; a full /24 has fewer, and looks as Go would leave it
-_TRIES = 16  # candidates that are looked at singly before the folder is listed: mostly the first is free
+_PATIENCE = 30.0  # seconds that others may keep the lock; Go's plugin waits for ever
+_TRIES = 1024  # candidates that are looked at singly: 2 ms, where listing the folder of a full /16 takes 20
 
 
 class Store:
@@ -62,9 +64,10 @@ class Store:
 
     def __enter__(self) -> Self:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise CNIError(f"cannot lock {self.path}/lock: {error.strerror}", IO_FAILURE) from error
+            _lock(self._lock, f"{self.path}/lock")
+        except CNIError:
+            self._close()
+            raise
         self._owners = Owners(self._fd)
         self._made: dict[str, bytes] = {}
         return self
@@ -77,8 +80,11 @@ class Store:
             pass  # `failure` is what to report; the DEL after it finds what is left
         finally:
             self._owners.seal()
-            posix.close(self._fd)
-            posix.close(self._lock)
+            self._close()
+
+    def _close(self) -> None:
+        posix.close(self._fd)
+        posix.close(self._lock)
 
     def need_writable(self) -> None:
         """Raises CNIError unless a reservation could be written."""
@@ -104,7 +110,7 @@ class Store:
         """All that is reserved, as address -> owner, and what went wrong with those that can't be read."""
         found: dict[str, bytes] = {}
         errors = []
-        for address in filter(_is_address, self._names()):
+        for address in self.addresses():
             try:
                 found[address] = self._read(address).strip()
             except OSError as error:
@@ -112,6 +118,14 @@ class Store:
                     CNIError(f"cannot read the reservation {self.path}/{address}: {error.strerror}", IO_FAILURE)
                 )
         return found, errors
+
+    def addresses(self) -> list[str]:
+        """What is reserved, whoever holds it; raises CNIError."""
+        return [name for name in self._names() if is_address(name)]
+
+    def look(self, address: str) -> tuple[bytes, int]:
+        """A reservation's owner, and when it was made, in nanoseconds of the epoch; raises OSError."""
+        return self._read(address).strip(), posix.stat(address, dir_fd=self._fd, follow_symlinks=False).st_mtime_ns
 
     def last_reserved(self, number: int) -> IP | None:
         """The address given out last from range set `number`, if that is known; raises OSError."""
@@ -205,13 +219,26 @@ class Store:
                 posix.close(fd)
             posix.rename(_NEW, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError as error:
+            self._tidy()
             raise CNIError(f"cannot write {self.path}/{name}: {error.strerror}", IO_FAILURE) from error
+
+    def _tidy(self) -> None:
+        """Take away what could not be written to its end, as on a disk that is full."""
+        try:
+            posix.unlink(_NEW, dir_fd=self._fd)
+        except OSError:
+            pass
 
 
 def holder(owner: bytes) -> tuple[str, str]:
     """The container id and the interface of a reservation, "" for the interface where an old release wrote it."""
     container_id, _, ifname = fsdecode(owner).partition("\r\n")
     return container_id, ifname
+
+
+def is_torn(owner: bytes) -> bool:
+    """Whether this is what a crash leaves of a file: nothing, or zeros where words were to be."""
+    return not owner or b"\0" in owner
 
 
 def _owner(container_id: str, ifname: str) -> bytes:
@@ -222,7 +249,8 @@ def _last(number: int) -> str:
     return f"last_reserved_ip.{number}"
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Whether a file of that name is a reservation."""
     try:
         parse_ip(name)
     except ValueError:
@@ -244,3 +272,58 @@ def _open_folder(path: str) -> int:
             except FileExistsError:
                 pass
     return posix.open(path, flags)
+
+
+def _lock(fd: int, path: str) -> None:
+    """Lock the file, which Go's plugin may hold as well; raises CNIError where others do not let go of it in time."""
+    try:
+        if not _locked(fd):
+            text = f"cannot lock {path}: others have held it for {_PATIENCE:g} seconds"
+            raise CNIError(text, TRY_AGAIN_LATER, _who_holds(fd))
+    except OSError as error:
+        raise CNIError(f"cannot lock {path}: {error.strerror}", IO_FAILURE) from error
+
+
+def _locked(fd: int) -> bool:
+    """Whether the lock could be had in time. Raises OSError.
+
+    A thread waits for it, as flock(2) itself knows no time limit: asking again and again would let others overtake.
+    The lock belongs to what both descriptors stand for; where we have given up it is gone with the thread's.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        pass
+    own = posix.dup(fd)
+    waiting = _thread.allocate_lock()
+    waiting.acquire()
+
+    def wait() -> None:
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX)
+        except OSError:
+            pass  # the attempt below meets the same
+        finally:
+            posix.close(own)
+            waiting.release()
+
+    _thread.start_new_thread(wait, ())
+    if not waiting.acquire(timeout=_PATIENCE):
+        return False
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
+def _who_holds(fd: int) -> str:
+    """The process that has the file locked, as far as /proc/locks tells (proc(5))."""
+    status = posix.fstat(fd)
+    file = f"{posix.major(status.st_dev):02x}:{posix.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        with open("/proc/locks", "rb", buffering=0) as locks:
+            lines = [line.split() for line in locks.read().decode().splitlines()]
+        pid = next(fields[4] for fields in lines if fields[1] == "FLOCK" and fields[5] == file)
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as comm:
+            return f"it is process {pid} ({fsdecode(comm.read()).strip()}) that holds it"
+    except (OSError, StopIteration):
+        return ""

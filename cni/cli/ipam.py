@@ -1,0 +1,156 @@
+"""``cni ipam``: who holds which of host-local's addresses, since when, and how many are left."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from cni.cli.pools import DEFAULT_CONF_DIR, Pool, Reservation, networks, pools
+from cni.errors import CNIError
+from cni.ip import IP
+from cni_plugins.ipam.host_local.holders import boot_time, why_dead
+from cni_plugins.ipam.host_local.ranges import RangeSet
+
+_MANY = 10**9  # addresses; nobody counts further
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of ``cni ipam``."""
+    commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
+    meaning = "list the networks' ranges, and how much of each is left"
+    listing = commands.add_parser("list", help=meaning, description=f"{meaning.capitalize()}.")
+    meaning = "list a network's addresses that are held: by whom, and since when"
+    showing = commands.add_parser("show", help=meaning, description=f"{meaning.capitalize()}.")
+    showing.add_argument("network", metavar="NET", help="the network's name")
+    for command in (listing, showing):
+        command.add_argument("--json", action="store_true", help="print it for a program to read")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it. 0, or 1 with words on stderr."""
+    try:
+        found = pools(networks(os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR, _warn), _warn)
+        if arguments.what == "list":
+            return _list(found, arguments.json)
+        return _show(found, arguments.network, arguments.json)
+    except (CNIError, OSError) as error:
+        _warn(str(error))
+        return 1
+
+
+def _warn(text: str) -> None:
+    print(f"cni ipam: {text}", file=sys.stderr)
+
+
+def _list(found: list[Pool], as_json: bool) -> int:
+    usages = [_usage(pool, pool.reservations()) for pool in found]
+    if as_json:
+        print(json.dumps(usages, indent=2))
+        return 0
+    rows = [(usage["network"], *row) for usage in usages for row in _range_rows(usage)]
+    _print_table([("NETWORK", "RANGES", "HELD", "FREE", "SIZE"), *rows])
+    return 0
+
+
+def _show(found: list[Pool], name: str, as_json: bool) -> int:
+    wanted = [pool for pool in found if pool.network == name]
+    if not wanted:
+        _warn(f"no network {name} is configured for host-local, or has addresses reserved")
+        return 1
+    shown = [_details(pool) for pool in wanted]
+    if as_json:
+        print(json.dumps(shown, indent=2))
+        return 0
+    for usage in shown:
+        print(f"network {usage['network']}, reservations in {usage['folder']}")
+        for ranges, held, free, size in _range_rows(usage):
+            print(f"  {ranges}: {held} held" + (f", {free} of {size} free" if size else ""))
+        if usage["reservations"]:
+            print()
+            _print_table([("ADDRESS", "CONTAINER", "INTERFACE", "SINCE", "NOTE"), *map(_row, usage["reservations"])])
+    return 0
+
+
+def _usage(pool: Pool, reservations: list[Reservation]) -> dict[str, Any]:
+    """A pool for a program: how much of each range set is held, and how much is not."""
+    held = [IP.parse(reservation.address) for reservation in reservations]
+    of_sets = [_range_usage(ranges, held) for ranges in pool.sets]
+    return {
+        "network": pool.network,
+        "folder": str(pool.folder),
+        "configured": pool.configured,
+        "held": len(held),
+        "heldElsewhere": sum(not any(ranges.find(ip) for ranges in pool.sets) for ip in held),
+        "ranges": of_sets,
+    }
+
+
+def _range_usage(ranges: RangeSet, held: Iterable[IP]) -> dict[str, Any]:
+    # A gateway's address that somebody reserved by hand takes away nothing that could be given out.
+    sources = [(ip, ranges.find(ip)) for ip in held]
+    taken = sum(source is not None and ip != source.gateway for ip, source in sources)
+    return {"ranges": str(ranges), "size": ranges.size, "held": taken, "free": ranges.size - taken}
+
+
+def _details(pool: Pool) -> dict[str, Any]:
+    booted = boot_time()
+    reservations = pool.reservations()
+    return {
+        **_usage(pool, reservations),
+        "reservations": [
+            {
+                "address": each.address,
+                "containerID": each.container_id,
+                "ifname": each.ifname,
+                "since": datetime.fromtimestamp(each.made / 1e9, UTC).isoformat(timespec="seconds"),
+                "note": why_dead(pool.network, each.owner, each.made, booted),
+            }
+            for each in reservations
+        ],
+    }
+
+
+def _range_rows(usage: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """As (ranges, held, free, size)."""
+    for ranges in usage["ranges"]:
+        yield ranges["ranges"], str(ranges["held"]), _count(ranges["free"]), _count(ranges["size"])
+    if usage["heldElsewhere"] or not usage["ranges"]:
+        where = "in no configured range" if usage["ranges"] else "ranges not configured here"
+        yield where, str(usage["heldElsewhere"]), "", ""
+
+
+def _count(number: int) -> str:
+    return str(number) if number < _MANY else f"about 2^{round(math.log2(number))}"
+
+
+def _row(reservation: dict[str, str]) -> tuple[str, ...]:
+    since = datetime.fromisoformat(reservation["since"])
+    when = f"{since.astimezone():%Y-%m-%d %H:%M:%S} ({_age(time.time() - since.timestamp())})"
+    note = reservation["note"]
+    return (
+        reservation["address"],
+        reservation["containerID"] or "-",
+        reservation["ifname"] or "-",
+        when,
+        f"looks dead: {note}" if note else "",
+    )
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

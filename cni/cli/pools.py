@@ -1,0 +1,138 @@
+"""host-local's networks on this node and what is reserved in them, for the commands that look at it.
+
+Nothing is locked, and nothing made: a network that has never been used has no folder yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from cni import gojson
+from cni.config import Config
+from cni.errors import CNIError, quote
+from cni.ip import IP
+from cni.runtime.conf import (
+    LIST_EXTENSIONS,
+    SINGLE_EXTENSIONS,
+    NetworkConfigList,
+    PluginConfig,
+    config_files,
+    inject,
+)
+from cni_plugins.ipam.host_local import Conf, IPAMConf, range_sets
+from cni_plugins.ipam.host_local.ranges import RangeSet
+from cni_plugins.ipam.host_local.store import holder, is_address, is_torn
+
+DEFAULT_CONF_DIR = "/etc/cni/net.d"
+DATA_DIR = Path(str(IPAMConf.dataDir.default))
+
+Warn = Callable[[str], object]
+
+
+class Reservation:
+    """One address's file: whose it is, and since when (nanoseconds of the epoch)."""
+
+    def __init__(self, address: str, owner: bytes, made: int) -> None:
+        self.address = address
+        self.owner = owner
+        self.made = made
+        self.is_torn = is_torn(owner)
+        self.container_id, self.ifname = ("", "") if self.is_torn else holder(owner)
+
+
+class Pool:
+    """A network's folder, and its range sets where a configuration tells them."""
+
+    def __init__(
+        self, network: str, data_dir: Path, sets: Iterable[RangeSet] = (), *, configured: bool = False
+    ) -> None:
+        self.network = network
+        self.data_dir = data_dir
+        self.sets = list(sets)
+        self.configured = configured
+
+    @property
+    def folder(self) -> Path:
+        return self.data_dir / self.network
+
+    def reservations(self) -> list[Reservation]:
+        """All of them, by address. Raises OSError."""
+        try:
+            names = [name for name in os.listdir(self.folder) if is_address(name)]
+        except FileNotFoundError:
+            return []
+        found = (self._read(name) for name in sorted(names, key=IP.parse))
+        return [reservation for reservation in found if reservation]
+
+    def _read(self, name: str) -> Reservation | None:
+        """None where it has just been released, or is no file."""
+        path = self.folder / name
+        if path.is_symlink() or not path.is_file():
+            return None
+        try:
+            return Reservation(name, path.read_bytes().strip(), path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            return None
+
+
+def networks(folder: str, warn: Warn) -> list[NetworkConfigList]:
+    """All networks configured in a folder; what can't be read is told and left out. Raises CNIError."""
+    found: dict[str, NetworkConfigList] = {}
+    # As a runtime finds them by name: lists before the others, and of several the first.
+    for path in [*config_files(folder, LIST_EXTENSIONS), *config_files(folder, SINGLE_EXTENSIONS)]:
+        try:
+            network = load(path)
+        except CNIError as error:
+            warn(f"{path} is left out: {error.msg}")
+            continue
+        found.setdefault(network.name, network)
+    return list(found.values())
+
+
+def load(path: str) -> NetworkConfigList:
+    """One file's network. Raises CNIError."""
+    if path.endswith(LIST_EXTENSIONS):
+        return NetworkConfigList.from_file(path)
+    return NetworkConfigList.from_plugin(PluginConfig.from_file(path))
+
+
+def pools(configured: Iterable[NetworkConfigList], warn: Warn) -> list[Pool]:
+    """The pools of these networks, and those in host-local's default folder that none of them owns; by name."""
+    found: dict[Path, Pool] = {}
+    for network in configured:
+        for plugin in network.plugins:
+            try:
+                pool = _pool(network, plugin)
+            except CNIError as error:
+                warn(f"the ranges of network {quote(network.name)} are left out: {error}")
+                continue
+            if pool:
+                found.setdefault(pool.folder, pool)
+    for folder in _folders(DATA_DIR):
+        found.setdefault(folder, Pool(folder.name, DATA_DIR))
+    return sorted(found.values(), key=lambda pool: (pool.network, pool.data_dir))
+
+
+def _pool(network: NetworkConfigList, plugin: PluginConfig) -> Pool | None:
+    fields = gojson.loads(inject(plugin, {"name": network.name, "cniVersion": network.cni_version}).raw)
+    if Config.parse(fields).ipam.type != "host-local":
+        return None
+    conf = Conf.parse(fields)
+    if conf.ipam is None:
+        return None
+    data_dir = Path(conf.ipam.dataDir or DATA_DIR)
+    # Ranges may come with the call, by the capability ipRanges.
+    sets = range_sets(conf) if conf.ipam.subnet or conf.ipam.ranges else []
+    return Pool(network.name, data_dir, sets, configured=True)
+
+
+def _folders(data_dir: Path) -> Iterator[Path]:
+    try:
+        folders = [entry for entry in data_dir.iterdir() if entry.is_dir()]
+    except OSError:
+        return
+    for folder in folders:
+        if (folder / "lock").exists() or any(is_address(name) for name in os.listdir(folder)):
+            yield folder

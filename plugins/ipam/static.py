@@ -1,0 +1,164 @@
+"""static: addresses, routes and resolver settings that somebody else has chosen.
+
+ADD answers with what the `ipam` section says. Addresses may also come with the call: those of CNI_ARGS are further
+ones, those of `args.cni.ips` stand in for all before them, and the runtime's, `runtimeConfig.ips`, for all others.
+
+Nothing is kept, so DEL and GC have nothing to do.
+"""
+
+from __future__ import annotations
+
+from cni.config import Address, Config, Field, ListOf, Resolver, RouteTo, Section, Settings, Table, Text
+from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, ConfigError
+from cni.ip import CIDR, IP
+from cni.result import IPConfig, Result
+from cni.skel import Plugin
+from cni.version import at_least
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni.request import Request
+
+_BAD_ADDRESS = "the 'address' field is expected to be in CIDR notation, got: '{}'"
+_BAD_IP = "the 'ip' field is expected to be in CIDR notation, got: '{}'"
+_BAD_IPS = "an entry in the 'ips' field is NOT in CIDR notation, got: '{}'"
+
+
+def _cidr(complaint: str, meaning: str = "") -> Field[CIDR, CIDR | None]:
+    """A CIDR, whose host part is the address; a wrong one is complained of in Go's words for the place it is in."""
+
+    def read(value: Any, path: str) -> CIDR:
+        try:
+            return CIDR.parse(value)
+        except (AttributeError, ValueError):
+            raise ConfigError(path, complaint.format(value)) from None
+
+    return Field(read, "CIDR", lambda: None, meaning)
+
+
+class AddressConf(Settings):
+    """One address."""
+
+    address = _cidr(_BAD_ADDRESS, "the address, with the length of its network's prefix")
+    gateway = Address(None, "the gateway told to the container")
+
+
+class IPAMConf(Settings):
+    """The `ipam` section."""
+
+    type = Text("", "static")
+    addresses = ListOf(Table(AddressConf), "the container's addresses")
+    routes = ListOf(RouteTo(), "the container's routes, for the result as they are")
+    dns = Resolver("settings for the container's resolver, for the result as they are")
+
+
+class RuntimeConf(Settings):
+    """What the runtime adds."""
+
+    ips = ListOf(_cidr(_BAD_IPS), "the container's addresses, instead of all others")
+
+
+class CNIArgs(Settings):
+    """What `args.cni` may hold."""
+
+    ips = ListOf(_cidr(_BAD_IPS), "the container's addresses, instead of those in `ipam` and CNI_ARGS")
+
+
+class Args(Settings):
+    """Free metadata."""
+
+    cni = Section(CNIArgs, "arguments of the CNI conventions")
+
+
+class Conf(Config):
+    """static's configuration; its own part is the `ipam` section."""
+
+    # The base class has these as any plugin reads them.
+    ipam = Table(IPAMConf, "what to tell")  # type: ignore[assignment]
+    runtimeConfig = Section(RuntimeConf, "the value of the capability ips, put in by the runtime")
+    args = Section(Args, "free metadata")
+
+
+def add(request: Request) -> Result:
+    ipam = _ipam(request.config)
+    return Result(ips=_addresses(request), routes=ipam.routes, dns=ipam.dns)
+
+
+def check(request: Request) -> None:
+    """As with Go, an address that the result lacks is no fault; one with another gateway is."""
+    addresses = _addresses(request)
+    result = request.prev_result
+    if result is None:
+        raise CNIError("Required prevResult missing")
+    for ours in addresses:
+        told = next((ip for ip in result.ips if ip.address.ip == ours.address.ip), None)
+        if told and ours.gateway and told.gateway != ours.gateway:
+            raise CNIError(f"static: Failed to match addr {ours.address.ip} on interface {request.ifname}")
+
+
+def status(request: Request) -> None:
+    """Ready is whoever has a sound configuration: without addresses too, which may come with the call."""
+    try:
+        _addresses(request)
+    except CNIError as error:
+        raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
+
+
+def _ipam(conf: Conf) -> IPAMConf:
+    if conf.ipam is None:
+        raise CNIError("IPAM config missing 'ipam' key")
+    return conf.ipam
+
+
+def _addresses(request: Request) -> list[IPConfig]:
+    """The container's addresses, from whichever source counts. Raises CNIError."""
+    conf: Conf = request.config
+    own = [_configured(index, one) for index, one in enumerate(_ipam(conf).addresses)]
+    further = _from_cni_args(request)
+    instead = conf.runtimeConfig.ips or conf.args.cni.ips
+    addresses = [IPConfig(cidr) for cidr in instead] or own + further
+    families = [ip.address.version for ip in addresses]
+    if max(families.count(4), families.count(6)) > 1 and not at_least(conf.cniVersion, "0.3.0"):
+        raise CNIError(f"CNI version {conf.cniVersion} does not support more than 1 address per family")
+    return addresses
+
+
+def _configured(index: int, conf: AddressConf) -> IPConfig:
+    if conf.address is None:
+        raise ConfigError(f"ipam.addresses[{index}].address", _BAD_ADDRESS.format(""))
+    return IPConfig(conf.address, conf.gateway)
+
+
+def _from_cni_args(request: Request) -> list[IPConfig]:
+    """IP's addresses, each with the last of GATEWAY's addresses that lies in its network."""
+    args = request.cni_args("IP", "GATEWAY")
+    addresses = [IPConfig(_parsed(text.strip())) for text in _items(args.get("IP", ""))]
+    for text in _items(args.get("GATEWAY", "")):
+        gateway = _gateway(text)
+        for ip in addresses:
+            if gateway in ip.address:
+                ip.gateway = gateway
+    return addresses
+
+
+def _items(text: str) -> list[str]:
+    return text.split(",") if text else []
+
+
+def _parsed(text: str) -> CIDR:
+    try:
+        return CIDR.parse(text)
+    except ValueError:
+        raise CNIError(_BAD_IP.format(text)) from None
+
+
+def _gateway(text: str) -> IP:
+    try:
+        return IP.parse(text.strip())
+    except ValueError:
+        raise CNIError(f"invalid gateway address: {text}") from None
+
+
+plugin = Plugin("static", config=Conf, add=add, check=check, status=status, netconf_error="")
