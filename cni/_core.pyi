@@ -83,9 +83,6 @@ def parse_ip(text: str) -> bytes:
 def format_ip(packed: bytes) -> str:
     """The canonical text (RFC 5952), as Go writes it."""
 
-def sha512_hex(data: bytes) -> str:
-    """The SHA-512 of ``data`` in hexadecimal digits, without the start-up cost of hashlib."""
-
 # ---- numbers as attributes hold them ----
 
 def u8(value: int) -> bytes: ...

@@ -66,5 +66,35 @@ def write(folder: str, names: Iterable[str]) -> None:
 
 
 def _compiled(folder: str, name: str) -> CodeType:
+    """A module's code without what is only for readers and type checkers: docstrings, annotations, their imports."""
+    import ast
+
+    class Lean(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+            node.returns = None
+            return self.generic_visit(node)
+
+        def visit_arg(self, node: ast.arg) -> ast.AST:
+            node.annotation = None
+            return node
+
+        def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+            if node.value is None:
+                return ast.Pass()
+            return self.generic_visit(ast.Assign([node.target], node.value))
+
+        def visit_If(self, node: ast.If) -> ast.AST:
+            if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+                node.body, node.test = [ast.Pass()], ast.Constant(False)
+            return self.generic_visit(node)
+
+        def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+            return ast.Pass() if node.module == "__future__" else node
+
     with open(f"{folder}/{name}", encoding="utf-8") as source:
-        return compile(source.read(), name, "exec", dont_inherit=True, optimize=2)
+        tree = ast.fix_missing_locations(Lean().visit(ast.parse(source.read())))
+    return compile(tree, name, "exec", dont_inherit=True, optimize=2)
+
+
+if __name__ == "__main__":
+    write(sys.argv[1], sys.argv[2:])

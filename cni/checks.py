@@ -46,6 +46,14 @@ def container_link(request: Request, inside: Netlink, result: Result, kind: str 
     return link
 
 
+def expect_mac(link: Link, recorded: Interface) -> None:
+    """A link of the node's has the MAC that was reported, if one was. Raises CNIError."""
+    if recorded.mac not in ("", link.hwaddr):
+        raise CNIError(
+            f"Interface {link.name} Mac doesn't match: {recorded.mac} not found", details=f"is {link.hwaddr}"
+        )
+
+
 def expect_up(link: Link) -> None:
     """The link is up. Raises CNIError."""
     if not link.is_up:

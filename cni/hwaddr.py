@@ -10,6 +10,7 @@ from __future__ import annotations
 import posix
 
 from cni import _core
+from cni.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,14 @@ def random() -> str:
     """One that nobody has: locally administered, of a single station (IEEE 802)."""
     first, *others = posix.urandom(6)
     return bytes([first & 0xFC | 0x02, *others]).hex(":")
+
+
+def asked(text: str, attempt: str) -> str:
+    """The usual form of a MAC that somebody asks for, "" if nobody does. Raises CNIError that begins with `attempt`."""
+    try:
+        return normalize(text) if text else ""
+    except ValueError as error:
+        raise CNIError(f"{attempt}: {error}") from error
 
 
 def normalize(text: str) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from cni import invoke, sysctl
-from cni.errors import CNIError, quote
+from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
 from cni.ip import IP
-from cni.result import Interface
+from cni.result import Interface, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cni._core import Batch, Link, Netlink
     from cni.netns import NetNS
     from cni.request import Request
-    from cni.result import IPConfig, Result, Route
+    from cni.result import IPConfig, Route
     from cni.undo import Undo
 
 # linux/if_addr.h, rtnetlink.h
@@ -42,6 +42,41 @@ def add(request: Request, undo: Undo) -> Result:
     return result.to_current()
 
 
+def add_first(request: Request, undo: Undo, *, required: bool = False) -> Result:
+    """Ask before anything is made, so that a full pool leaves nothing and the link's MAC can follow from the addresses.
+
+    The result is empty where there is no IPAM plugin, unless it is ``required``, and where that can be asked with
+    ``add_over_link`` only. Raises CNIError.
+    """
+    if _needs_link(request) or not (request.config.ipam.type or required):
+        return Result()
+    return add(request, undo)
+
+
+def add_over_link(request: Request, undo: Undo, result: Result) -> Result:
+    """Now that the link is there, ask the IPAM plugin that needs it; of any other ``result`` is the answer already.
+
+    Raises CNIError.
+    """
+    return add(request, undo) if _needs_link(request) else result
+
+
+def refuse_unsayable(request: Request) -> None:
+    """Without an IPAM plugin the result has no addresses, which versions before 0.3.0 cannot say. Raises CNIError."""
+    if not request.config.ipam.type:
+        Result([Interface(request.ifname)]).encode(request.version)
+
+
+def removal(request: Request, remove_link: Callable[[Request], object]) -> list[Callable[[], object]]:
+    """DEL's steps for the link and its addresses, for ``do_all``.
+
+    The link goes first: another may get the addresses as soon as they are given back. But an IPAM plugin that works
+    over the link gives them back over it.
+    """
+    steps: list[Callable[[], object]] = [lambda: remove_link(request), lambda: delete(request)]
+    return steps[::-1] if _needs_link(request) else steps
+
+
 def delete(request: Request) -> None:
     """Give the addresses back, where the configuration names an IPAM plugin. Raises CNIError."""
     _ask("DEL", request)
@@ -57,8 +92,11 @@ def gc(request: Request) -> None:
     _ask("GC", request)
 
 
-def status(request: Request) -> None:
-    """The IPAM plugin is ready. Raises CNIError."""
+def status(request: Request, *, required: bool = False) -> None:
+    """The IPAM plugin is ready, and if it is ``required`` there is one. Raises CNIError."""
+    if required and not request.config.ipam.type:
+        details = f"{request.config.type} needs ipam.type"
+        raise CNIError("no plugin name provided", PLUGIN_NOT_AVAILABLE, details)
     _ask("STATUS", request)
 
 
@@ -67,8 +105,11 @@ def _ask(verb: str, request: Request) -> None:
         invoke.delegate(verb, request.config.ipam.type, request)
 
 
-def needs_link(request: Request) -> bool:
-    """Whether the IPAM plugin works over the interface, which then has to be there when it is asked: dhcp does."""
+def _needs_link(request: Request) -> bool:
+    """Whether the IPAM plugin works over the interface, which then has to be there when it is asked: dhcp does.
+
+    It need not be up: the daemon sees to that.
+    """
     return bool(request.config.ipam.type == "dhcp")
 
 

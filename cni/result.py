@@ -141,10 +141,6 @@ class DNS(_Value):
         self.options = options
 
     @property
-    def is_empty(self) -> bool:
-        return not (self.nameservers or self.domain or self.search or self.options)
-
-    @property
     def is_configured(self) -> bool:
         """Whether a configuration says anything here, be it an empty list."""
         return bool(self.domain) or any(s is not None for s in (self.nameservers, self.search, self.options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import secrets
@@ -11,11 +12,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cni import launcher
+
+if TYPE_CHECKING:
+    from tests.lan import Lan
+
+# Python's `-c` and `-m` would import from the current folder, which is the tree and not what is installed.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 PATH = os.environ["PATH"]
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "recipes"
@@ -175,6 +182,18 @@ def go_plugins() -> Path:
     return folder
 
 
+@pytest.fixture
+def lan(node: Node, plugins: Path, go_plugins: Path, tmp_path: Path) -> Iterator[Lan]:
+    """A network with a DHCP server on the node (see lan.py)."""
+    spec = importlib.util.spec_from_file_location("lan", Path(__file__).with_name("lan.py"))
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.made(node, {"ours": plugins, "theirs": go_plugins}, tmp_path) as lan:
+        yield lan
+
+
 @pytest.fixture(scope="session")
 def recipes() -> Path:
     """Scripts that start runtimes and guests: beside the project, or where CNI_RECIPES says."""
@@ -218,7 +237,7 @@ START = {
     "encodings.utf_8", "io", "marshal", "posix", "sys", "time", "zipimport", "winreg",
 }  # fmt: skip
 ALLOWED = START | {
-    "__future__", "_cffi_backend", "_json", "_sha2", "_sha512", "_stat", "errno", "fcntl", "gc", "select",
+    "__future__", "_cffi_backend", "_json", "_sha2", "_sha512", "_socket", "_stat", "errno", "fcntl", "gc", "select",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import sys
 from cni import gojson
 from cni.errors import CNIError, quote
 from cni.hashes import hashed
+from cni.process import write_all
 from cni.runtime.conf import load_network_list
 from cni.runtime.library import CNI, RuntimeConf
 
@@ -142,7 +143,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _add(cni: CNI, network: NetworkConfigList, rt: RuntimeConf) -> None:
     result = cni.add(network, rt)
-    sys.stdout.write(result.text(result.version))
+    write_all(1, result.text(result.version).encode(errors="replace"))  # JSON is UTF-8, whatever the locale
 
 
 def _check(cni: CNI, network: NetworkConfigList, rt: RuntimeConf) -> None:

@@ -8,9 +8,11 @@ was done is not undone, and the caller is to ``delete``.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from cni.runtime.library import CNI, Exec
 
@@ -76,7 +78,13 @@ class AsyncCNI:
 
     async def _run(self, operation: Callable[[CNI], T]) -> T:
         plugins = _StoppableExec(self._exec)
-        work = asyncio.create_task(asyncio.to_thread(plugins.run, lambda: operation(self._make(plugins))))
+        # Not one of the loop's few threads: operations would wait for one another, and keep others waiting.
+        thread = ThreadPoolExecutor(max_workers=1)
+        call = contextvars.copy_context().run  # where tracing libraries keep the span
+        work = asyncio.get_running_loop().run_in_executor(
+            thread, call, plugins.run, lambda: operation(self._make(plugins))
+        )
+        thread.shutdown(wait=False)  # it ends with this call
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

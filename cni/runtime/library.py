@@ -176,7 +176,7 @@ class CNI:
     def delete(self, network: Network, rt: RuntimeConf, timeout: float | None = None) -> None:
         """Detach the container: run the plugins in reverse order, each with the final result of ADD.
 
-        The first failure ends it, and the attachment stays remembered, to be deleted again.
+        Goes on past failures and raises them as one; the attachment then stays remembered, to be deleted again.
         """
         self._delete(network, rt, _Deadline(timeout))
 

@@ -15,23 +15,23 @@ from __future__ import annotations
 import errno
 
 from cni import gojson, hwaddr, ipam, ipmasq, links, sysctl
-from cni.checks import container_link, expect_addresses, expect_routes, previous_result
+from cni.checks import container_link, expect_addresses, expect_mac, expect_routes, previous_result
 from cni.config import Config, Flag, Integer, ListOf, Section, Settings, Table, Text
 from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
 from cni.ip import CIDR, IP
-from cni.result import Interface, Result, Route
+from cni.result import Interface, Route
 from cni.skel import Plugin
 from cni.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import ModuleType
 
     from cni._core import Link, Netlink
     from cni.bridge_vlans import VLANs
     from cni.netns import NetNS
     from cni.request import Request
+    from cni.result import Result
 
 _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 _CONTAINER = 2  # the container's interface among the result's
@@ -103,8 +103,7 @@ def add(request: Request) -> Result:
     ):
         bridge = _ensure_bridge(request, node)
         links.refuse_existing(inside, request.ifname)
-        over_link = ipam.needs_link(request)
-        result = ipam.add(request, undo) if conf.ipam.type and not over_link else Result()
+        result = ipam.add_first(request, undo)
         if not mac and result.ips and conf.deterministicMAC:
             mac = hwaddr.of_addresses(result.ips)
         port = links.make_pair(node, container, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index)
@@ -116,8 +115,7 @@ def add(request: Request) -> Result:
         if vlans:
             vlans.join(node, bridge, port, keep_default=conf.preserveDefaultVlan)
         _bring_up_port(conf, request.host, node, port)
-        if over_link:
-            result = ipam.add(request, undo)
+        result = ipam.add_over_link(request, undo, result)
         gateways = _complete(conf, result)
         gateway = _ensure_gateways(conf, request.host, node, bridge, gateways) if _is_gateway(conf) else bridge
         result.interfaces = [
@@ -142,11 +140,9 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back link, addresses and rules, whichever are still there; go on past failures and report them all."""
-    steps: list[Callable[[], object]] = [lambda: links.delete_attachment(request), lambda: ipam.delete(request)]
-    if ipam.needs_link(request):
-        steps.reverse()
+    removal = ipam.removal(request, links.delete_attachment)
     # Rules first, as removing them is not over until a grace period that deleting the link has to wait for as well.
-    do_all([lambda: ipmasq.teardown(request), lambda: _forget_spoof_check(request), *steps])
+    do_all([lambda: ipmasq.teardown(request), lambda: _forget_spoof_check(request), *removal])
 
 
 def check(request: Request) -> None:
@@ -196,18 +192,13 @@ def _refuse_contradictions(request: Request) -> None:
     ipmasq.validate(request)
     if conf.vlan and _is_gateway(conf):
         _bridge_vlans().gateway_name(conf.bridge, conf.vlan)
-    if not conf.ipam.type:
-        Result([Interface(request.ifname)]).encode(request.version)  # versions that cannot say it
+    ipam.refuse_unsayable(request)
 
 
 def _asked_mac(request: Request) -> str:
     conf: Conf = request.config
-    asked = request.cni_args("MAC").get("MAC", "")
-    asked = conf.runtimeConfig.mac or conf.args.cni.mac or asked
-    try:
-        return hwaddr.normalize(asked) if asked else ""
-    except ValueError as error:
-        raise CNIError(f"failed to make veth pair: {error}") from error
+    by_args = request.cni_args("MAC").get("MAC", "")
+    return hwaddr.asked(conf.runtimeConfig.mac or conf.args.cni.mac or by_args, "failed to make veth pair")
 
 
 def _is_gateway(conf: Conf) -> bool:
@@ -428,7 +419,7 @@ def _check_port(node: Netlink, bridge: Link, link: Link, result: Result) -> Link
         raise CNIError(
             f"CNI veth created for bridge {bridge.name} was not found", details=f"{port.name} is not reported"
         )
-    _expect_mac(port, recorded)
+    expect_mac(port, recorded)
     return port
 
 
@@ -441,18 +432,11 @@ def _check_vlan_gateway(node: Netlink, name: str, result: Result) -> None:
         raise CNIError(f"Interface name {name} not found")
     if not gateway.is_up:
         raise CNIError(f"Interface {name} is down")
-    _expect_mac(gateway, recorded)
+    expect_mac(gateway, recorded)
 
 
 def _recorded(result: Result, name: str) -> Interface | None:
     return next((interface for interface in result.interfaces if interface.name == name), None)
-
-
-def _expect_mac(link: Link, recorded: Interface) -> None:
-    if recorded.mac not in ("", link.hwaddr):
-        raise CNIError(
-            f"Interface {link.name} Mac doesn't match: {recorded.mac} not found", details=f"is {link.hwaddr}"
-        )
 
 
 plugin = Plugin("bridge", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)

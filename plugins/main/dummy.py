@@ -43,7 +43,7 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all([lambda: links.delete_attachment(request), lambda: ipam.delete(request)])
+    do_all(ipam.removal(request, links.delete_attachment))
 
 
 def check(request: Request) -> None:

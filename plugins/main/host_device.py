@@ -59,8 +59,7 @@ def add(request: Request) -> Result:
     by_link = bool(conf.device or conf.hwaddr or conf.kernelpath)  # which go before the ids
     if not (by_link or pci or auxiliary):
         raise CNIError('specify either "device", "hwaddr", "kernelpath" or "pciBusID"')
-    if not conf.ipam.type:
-        Result([Interface(request.ifname)]).encode(request.version)  # versions that cannot say it
+    ipam.refuse_unsayable(request)
     if _serves_dpdk(conf, pci):
         with request.open_container(), Undo(request.stderr) as undo:
             result = ipam.add(request, undo) if conf.ipam.type else Result()
@@ -78,7 +77,7 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Give device and addresses back, whichever are still there; go on past failures and report them all."""
-    do_all([lambda: _give_back(request), lambda: ipam.delete(request)])
+    do_all(ipam.removal(request, _give_back))
 
 
 def check(request: Request) -> None:
@@ -215,10 +214,11 @@ def _add_link(request: Request) -> Result:
     ):
         device = _find(conf, node)
         links.refuse_existing(inside, request.ifname)
-        result = ipam.add(request, undo) if conf.ipam.type else Result()
+        result = ipam.add_first(request, undo)
         link = _move(device, request.host, container, request.ifname, alias=device.name)
         undo.push(_move, link, container, request.host, device.name, alias=device.alias, up=device.is_up)
         links.announce(container, request.ifname)
+        result = ipam.add_over_link(request, undo, result)
         ipam.attach(request, container, inside, link, result)
     return result
 

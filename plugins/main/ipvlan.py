@@ -22,7 +22,6 @@ from cni.checks import (
 )
 from cni.config import Choice, Config, Flag, Integer, Text
 from cni.errors import CNIError
-from cni.result import Result
 from cni.skel import Plugin
 from cni.undo import Undo, do_all
 
@@ -30,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link, Netlink
     from cni.request import Request
+    from cni.result import Result
 
 # linux/if_link.h
 _IFLA_IPVLAN_MODE = 1
@@ -58,12 +58,10 @@ def add(request: Request) -> Result:
         master = _master(request, place)
         masters.expect_mtu(conf.mtu, master)
         links.refuse_existing(inside, request.ifname)
-        over_link = ipam.needs_link(request)
-        result = Result() if over_link else _chained_result(request) or ipam.add(request, undo)
+        result = _chained_result(request) or ipam.add_first(request, undo, required=True)
         mode = [(_IFLA_IPVLAN_MODE, u16(_MODES.index(conf.mode)))]
         links.make(place, container, "ipvlan", request.ifname, undo, link=master.index, mtu=conf.mtu, data=mode)
-        if over_link:
-            result = ipam.add(request, undo)
+        result = ipam.add_over_link(request, undo, result)
         links.announce(container, request.ifname)
         ipam.attach(request, container, inside, inside.link(request.ifname), result)
     result.dns = conf.dns
@@ -72,8 +70,7 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    # The address first: dhcp gives it back over the link.
-    do_all([lambda: ipam.delete(request), lambda: links.delete_attachment(request)])
+    do_all(ipam.removal(request, links.delete_attachment))
 
 
 def check(request: Request) -> None:

@@ -16,7 +16,6 @@ from cni._core import NetlinkError, parse_hwaddr, u32
 from cni.checks import container_link, expect_addresses, expect_mtu, expect_routes, expect_up, previous_result
 from cni.config import Choice, Config, Flag, Integer, ListOf, Section, Settings, Text
 from cni.errors import CNIError, ConfigError, quote
-from cni.result import Interface, Result
 from cni.skel import Plugin
 from cni.undo import Undo, do_all
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from cni._core import Link, Netlink
     from cni.request import Request
+    from cni.result import Result
 
 # linux/if_link.h
 _IFLA_MACVLAN_MODE = 1
@@ -73,8 +73,7 @@ def add(request: Request) -> Result:
     conf: Conf = request.config
     asked = _asked_mac(request)
     data = _data(conf)
-    if not conf.ipam.type:
-        Result([Interface(request.ifname)]).encode(request.version)  # versions that cannot say it
+    ipam.refuse_unsayable(request)
     with (
         request.open_container() as container,
         request.host.netlink() as node,
@@ -101,13 +100,11 @@ def add(request: Request) -> Result:
             links.announce(container, request.ifname)
             return inside.link(request.ifname)
 
-        over_link = ipam.needs_link(request)
-        result = ipam.add(request, undo) if conf.ipam.type and not over_link else Result()
+        result = ipam.add_first(request, undo)
         link = make(asked or _own_mac(conf, result))
         if asked and link.hwaddr != asked:
             link = _set_mac(inside, link, asked)
-        if over_link:
-            result = ipam.add(request, undo)
+        result = ipam.add_over_link(request, undo, result)
         _expect_cutoff(request, link)
         try:
             ipam.attach(request, container, inside, link, result)
@@ -123,8 +120,7 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    # The address first: dhcp gives it back over the link.
-    do_all([lambda: ipam.delete(request), lambda: links.delete_attachment(request)])
+    do_all(ipam.removal(request, links.delete_attachment))
 
 
 def check(request: Request) -> None:
@@ -162,11 +158,9 @@ def status(request: Request) -> None:
 
 def _asked_mac(request: Request) -> str:
     conf: Conf = request.config
-    asked = conf.runtimeConfig.mac or request.cni_args("MAC").get("MAC") or conf.mac
-    try:
-        return hwaddr.normalize(asked) if asked else ""
-    except ValueError as error:
-        raise CNIError(f"invalid args {asked} for MAC addr: {error}") from error
+    by_args = request.cni_args("MAC").get("MAC")
+    asked = conf.runtimeConfig.mac or by_args or conf.mac
+    return hwaddr.asked(asked, f"invalid args {asked} for MAC addr")
 
 
 def _own_mac(conf: Conf, result: Result) -> str:

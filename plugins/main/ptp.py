@@ -12,7 +12,7 @@ and none comes back with the link, and the network may be the address alone, the
 from __future__ import annotations
 
 from cni import hwaddr, ipam, ipmasq, links, sysctl
-from cni.checks import container_link, expect_addresses, expect_routes, previous_result
+from cni.checks import container_link, expect_addresses, expect_mac, expect_routes, previous_result
 from cni.config import Choice, Config, Flag, Integer, Text
 from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError
 from cni.ip import CIDR
@@ -78,14 +78,8 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back link, addresses and rules, whichever are still there; go on past failures and report them all."""
-    do_all(
-        [
-            # First, as removing rules is not over until a grace period that deleting the link has to wait for as well.
-            lambda: ipmasq.teardown(request),
-            lambda: links.delete_attachment(request),
-            lambda: ipam.delete(request),
-        ]
-    )
+    # Rules first, as removing them is not over until a grace period that deleting the link has to wait for as well.
+    do_all([lambda: ipmasq.teardown(request), *ipam.removal(request, links.delete_attachment)])
 
 
 def check(request: Request) -> None:
@@ -111,9 +105,7 @@ def gc(request: Request) -> None:
 def status(request: Request) -> None:
     """There is an IPAM plugin, it is ready, and the kernel has the kind of link."""
     conf: Conf = request.config
-    if not conf.ipam.type:
-        raise CNIError("no plugin name provided", PLUGIN_NOT_AVAILABLE, "ptp needs ipam.type")
-    ipam.status(request)
+    ipam.status(request, required=True)
     if conf.linkType != "veth":
         _try_pair(conf.linkType)
 
@@ -237,10 +229,7 @@ def _expect_port(node: Netlink, link: Link, result: Result) -> Link:
     recorded = next((one for one in result.interfaces if one.name == port.name and not one.sandbox), None)
     if recorded is None:
         raise CNIError(f"the node's end of container interface {link.name} is {port.name}, which is not in prevResult")
-    if recorded.mac and recorded.mac != port.hwaddr:
-        raise CNIError(
-            f"Interface {port.name} Mac doesn't match: {recorded.mac} not found", details=f"is {port.hwaddr}"
-        )
+    expect_mac(port, recorded)
     return port
 
 

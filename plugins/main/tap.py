@@ -18,7 +18,6 @@ from cni._core import fsencode, u16
 from cni.checks import container_link, expect_addresses, expect_routes, expect_up, previous_result
 from cni.config import Config, Flag, Integer, Section, Settings, Text
 from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
-from cni.result import Interface, Result
 from cni.skel import Plugin
 from cni.undo import Undo, do_all
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from cni._core import Link, Netlink
     from cni.netns import NetNS
     from cni.request import Request
+    from cni.result import Result
 
 _DEVICE = "/dev/net/tun"
 _SELINUX = "/sys/fs/selinux/enforce"
@@ -93,7 +93,7 @@ def add(request: Request) -> Result:
     ):
         links.refuse_existing(inside, request.ifname)
         bridge = _bridge(conf, inside)
-        result = ipam.add(request, undo) if conf.ipam.type else Result()
+        result = ipam.add_first(request, undo)
         if not mac and result.ips and conf.deterministicMAC:
             mac = hwaddr.of_addresses(result.ips)
         _make_labelled(conf, container, request.ifname)
@@ -104,6 +104,7 @@ def add(request: Request) -> Result:
         # Until somebody opens the device it has no carrier, and so no duplicate would ever be found: the addresses
         # would stay tentative, and ADD would wait for them in vain.
         sysctl.try_write(container, f"net/ipv6/conf/{link.name}/accept_dad", "0")
+        result = ipam.add_over_link(request, undo, result)
         ipam.attach(request, container, inside, link, result)
     result.dns = conf.dns
     return result
@@ -111,7 +112,7 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back device and addresses, whichever are still there; go on past failures and report them all."""
-    do_all([lambda: links.delete_attachment(request), lambda: ipam.delete(request)])
+    do_all(ipam.removal(request, links.delete_attachment))
 
 
 def check(request: Request) -> None:
@@ -148,11 +149,8 @@ def status(request: Request) -> None:
 
 def _asked_mac(request: Request) -> str:
     conf: Conf = request.config
-    asked = conf.runtimeConfig.mac or request.cni_args("MAC").get("MAC", "") or conf.mac
-    try:
-        return hwaddr.normalize(asked) if asked else ""
-    except ValueError as error:
-        raise CNIError(f"failed to create tap: {error}") from error
+    by_args = request.cni_args("MAC").get("MAC")
+    return hwaddr.asked(conf.runtimeConfig.mac or by_args or conf.mac, "failed to create tap")
 
 
 def _refuse_contradictions(request: Request) -> None:
@@ -162,8 +160,7 @@ def _refuse_contradictions(request: Request) -> None:
             f"failed set socket label: selinuxContext is {quote(conf.selinuxContext)}, but SELinux is off",
             details=f"there is no {_SELINUX}",
         )
-    if not conf.ipam.type:
-        Result([Interface(request.ifname)]).encode(request.version)  # versions that cannot say it
+    ipam.refuse_unsayable(request)
 
 
 def _has_selinux() -> bool:

@@ -20,7 +20,6 @@ from cni.checks import (
 )
 from cni.config import Config, Flag, Integer, Text
 from cni.errors import CNIError
-from cni.result import Result
 from cni.skel import Plugin
 from cni.undo import Undo, do_all
 
@@ -28,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link
     from cni.request import Request
+    from cni.result import Result
 
 _IFLA_VLAN_ID = 1  # linux/if_link.h
 
@@ -56,8 +56,7 @@ def add(request: Request) -> Result:
         master = masters.find(place, conf.master)
         masters.expect_mtu(conf.mtu, master)
         links.refuse_existing(inside, request.ifname)
-        over_link = ipam.needs_link(request)
-        result = Result() if over_link else ipam.add(request, undo)
+        result = ipam.add_first(request, undo, required=True)
         links.make(
             place,
             container,
@@ -69,8 +68,7 @@ def add(request: Request) -> Result:
             hwaddr=hwaddr.of_addresses(result.ips) if result.ips and conf.deterministicMAC else "",
             data=[(_IFLA_VLAN_ID, u16(conf.vlanId))],
         )
-        if over_link:
-            result = ipam.add(request, undo)
+        result = ipam.add_over_link(request, undo, result)
         ipam.attach(request, container, inside, inside.link(request.ifname), result)
     result.dns = conf.dns
     return result
@@ -78,8 +76,7 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    # The address first: dhcp gives it back over the link.
-    do_all([lambda: ipam.delete(request), lambda: links.delete_attachment(request)])
+    do_all(ipam.removal(request, links.delete_attachment))
 
 
 def check(request: Request) -> None:
@@ -108,7 +105,7 @@ def status(request: Request) -> None:
     """The IPAM plugin is ready, and the master, if it is to be the node's, is there."""
     conf: Conf = request.config
     _require_master(conf)
-    ipam.status(request)
+    ipam.status(request, required=True)
     if not conf.linkInContainer:
         with request.host.netlink() as node:
             masters.expect_ready(node, conf.master)

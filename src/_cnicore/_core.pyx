@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True, embedsignature=False
+# cython: language_level=3, freethreading_compatible=True, embedsignature=False, binding=False
 """The native core: namespaces by descriptor, rtnetlink, hardware addresses.
 
 A thin face over the C files beside it. Types and docstrings for users are in

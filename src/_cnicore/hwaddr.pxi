@@ -38,12 +38,3 @@ def format_ip(bytes packed) -> str:
         raise ValueError(f"an IP address has 4 or 16 bytes, not {len(packed)}")
     cni_ip_format(packed, len(packed), text)
     return text.decode("ascii")
-
-
-def sha512_hex(bytes data) -> str:
-    # The interpreter's own C module: hashlib would load OpenSSL, for milliseconds.
-    try:
-        from _sha2 import sha512
-    except ImportError:
-        from _sha512 import sha512
-    return sha512(data).hexdigest()

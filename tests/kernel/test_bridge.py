@@ -1059,6 +1059,25 @@ def test_the_bridge_outlives_the_last_container(network: Network) -> None:
 # ---- ADD that fails ----
 
 
+def test_an_address_outside_its_range(network: Network) -> None:
+    one = network.attachment(ipMasq=True, runtimeConfig={"ips": ["192.0.2.1"]})
+    with pytest.raises(Refused, match=r"^failed to allocate all requested IPs: 192.0.2.1$"):
+        one.add()
+    leaves_nothing(network, one.container)
+
+
+def test_chained_the_result_is_its_own(network: Network) -> None:
+    """What the plugins before it made is neither touched nor told, as with Go."""
+    first = network.attach()
+    second = network.attachment(first.container, id=first.id, ifname="net1", prevResult=first.result)
+    second.add()
+    assert [interface["name"] for interface in second.result["interfaces"]] == ["br0", second.port, "net1"]
+    assert [ip["address"] for ip in second.result["ips"]] == ["10.1.2.3/24"]
+    del second.config["prevResult"]
+    second.check()
+    first.check()
+
+
 def test_the_same_add_twice(network: Network) -> None:
     masqueraded(network, "nftables")
     one = network.attach()

@@ -67,12 +67,12 @@ class Network:
         """Addresses come from host-local."""
         self.config["ipam"] = {"type": "host-local", "dataDir": str(self.state), "ranges": ranges, **keys}
 
-    def ipam_program(self, folder: Path, script: str) -> None:
+    def ipam_program(self, folder: Path, script: str, name: str = "program") -> None:
         """Addresses come from a shell script."""
-        (folder / "program").write_text(f"#!/bin/sh\n{script}\n")
-        (folder / "program").chmod(0o755)
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
         self.paths.insert(0, str(folder))
-        self.config["ipam"] = {"type": "program"}
+        self.config["ipam"] = {"type": name}
 
     def run(self, verb: str, netns: str | None = None, **keys: Any) -> Any:
         """What the plugin prints for a call on the node; an error is raised."""
@@ -283,6 +283,39 @@ def test_two_devices_of_one_container(network: Network) -> None:
     network.run("DEL")
     assert names(network.container) == {"lo", "eth0"}
     assert "nic1" in names(network.node)
+
+
+# Notes whether the device is in the container when it is asked.
+LOOKS = """\
+nsenter --net=$CNI_NETNS ip -o link show eth0 >/dev/null 2>&1 && there=" over the link"
+echo "$CNI_COMMAND$there" >>{notes}
+[ $CNI_COMMAND != ADD ] || echo '{{"cniVersion": "1.1.0", "ips": [{{"address": "10.1.2.9/24"}}{more}]}}'"""
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("program", ["ADD", "CHECK over the link", "DEL"]),
+        ("dhcp", ["ADD over the link", "CHECK over the link", "DEL over the link"]),
+    ],
+)
+def test_dhcp_alone_is_asked_over_the_device(network: Network, tmp_path: Path, name: str, asked: list[str]) -> None:
+    network.ipam_program(tmp_path, LOOKS.format(notes=tmp_path / "notes", more=""), name)
+    network.add()
+    assert addresses(network.container, "eth0") == {"10.1.2.9/24"}
+    network.check()
+    network.delete()
+    assert (tmp_path / "notes").read_text().splitlines() == asked
+    network.is_home(up=False)
+
+
+def test_what_dhcp_said_cannot_be_set_up(network: Network, tmp_path: Path) -> None:
+    more = ', {"address": "ff02::1/64"}'
+    network.ipam_program(tmp_path, LOOKS.format(notes=tmp_path / "notes", more=more), "dhcp")
+    with pytest.raises(Refused, match="^add the address ff02::1/64 "):
+        network.add()
+    assert (tmp_path / "notes").read_text().splitlines() == ["ADD over the link", "DEL over the link"]
+    network.is_home(up=True)
 
 
 # ---- finding the device ----

@@ -436,18 +436,23 @@ def test_layer_2_in_versions_that_cannot_say_it(network: Network, spec: str) -> 
     leaves_nothing(network, one.container)
 
 
-def test_dhcp_finds_the_link_there_in_add_and_in_del(network: Network) -> None:
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("dhcp", ["ADD eth0", "CHECK eth0", "DEL eth0"]), ("program", ["ADD", "CHECK eth0", "DEL"])],
+)
+def test_dhcp_alone_is_asked_over_the_link(network: Network, name: str, asked: list[str]) -> None:
+    """Of others the address is known before the link is made, and given back when it is gone."""
     notes = network.state.with_name("notes")
     answer = json.dumps({"cniVersion": "1.1.0", "ips": [{"address": "10.1.2.77/24", "gateway": "10.1.2.1"}]})
     look = "nsenter --net=$CNI_NETNS ip -o link show eth0 | cut -d' ' -f2"
-    network.ipam_program(f"echo $CNI_COMMAND $({look}) >>{notes}\n[ $CNI_COMMAND != ADD ] || echo '{answer}'", "dhcp")
+    network.ipam_program(f"echo $CNI_COMMAND $({look}) >>{notes}\n[ $CNI_COMMAND != ADD ] || echo '{answer}'", name)
     one = network.attach()
     assert addresses(one.container, "eth0") == {"10.1.2.77/24"}
     assert one.link["address"] == one.result["interfaces"][0]["mac"]
     assert pings(one.container, GATEWAY[4])
     one.check()
     one.delete()
-    assert [line.split("@")[0] for line in notes.read_text().splitlines()] == ["ADD eth0", "CHECK eth0", "DEL eth0"]
+    assert [line.split("@")[0] for line in notes.read_text().splitlines()] == asked
     leaves_nothing(network, one.container)
 
 
@@ -586,6 +591,13 @@ def test_del_goes_on_past_failures(network: Network, tmp_path: Path) -> None:
 # ---- ADD that fails ----
 
 
+def test_an_address_outside_its_range(network: Network) -> None:
+    one = network.attachment()
+    with pytest.raises(Refused, match=r"^failed to allocate all requested IPs: 192.0.2.1$"):
+        one.add(runtimeConfig={"ips": ["192.0.2.1"]})
+    leaves_nothing(network, one.container)
+
+
 def test_the_same_add_twice(network: Network) -> None:
     one = network.attach()
     with pytest.raises(Refused, match=r'^container interface name "eth0" already exists$'):
@@ -650,6 +662,15 @@ def test_configurations_that_cannot_be(network: Network, keys: Json, message: st
     with pytest.raises(Refused) as refusal:
         one.add(**keys)
     assert str(refusal.value).startswith(message)
+    leaves_nothing(network, one.container)
+
+
+@pytest.mark.parametrize("capability", [{}, {"mac": "02:00:00:00:00:01"}])
+def test_unknown_arguments(network: Network, capability: Json) -> None:
+    """Whether or not they are looked into for a MAC."""
+    one = network.attachment(args="COLOR=blue")
+    with pytest.raises(Refused, match="^ARGS: unknown args "):
+        one.add(runtimeConfig=capability)
     leaves_nothing(network, one.container)
 
 

@@ -613,6 +613,13 @@ def test_del_goes_on_past_failures_and_reports_them_all(network: Network, tmp_pa
 # ---- ADD that fails ----
 
 
+def test_an_address_outside_its_range(network: Network) -> None:
+    one = network.attachment()
+    with pytest.raises(Refused, match=r"^failed to allocate all requested IPs: 192.0.2.1$"):
+        one.add(ipMasq=True, runtimeConfig={"ips": ["192.0.2.1"]})
+    assert (links(one.container), network.reserved, network.masquerading) == ({"lo"}, set(), [])
+
+
 def test_the_same_add_twice(network: Network) -> None:
     network.config.update(ipMasq=True)
     one = network.attach()

@@ -45,6 +45,7 @@ class Network:
         self.result: Json = {}
         self.state = state
         self.plugins = plugins
+        self.paths = [str(plugins)]
         self._call = call
 
     def ipam(self, ranges: list[Any], **keys: Any) -> None:
@@ -58,7 +59,7 @@ class Network:
             "CNI_NETNS": self.container.path if netns is None else netns,
             "CNI_IFNAME": "eth0",
             "CNI_ARGS": self.cni_args,
-            "CNI_PATH": str(self.plugins),
+            "CNI_PATH": ":".join(self.paths),
         }
 
     def run(self, verb: str, netns: str | None = None, **keys: Any) -> Any:
@@ -453,10 +454,38 @@ def test_an_ipam_plugin_that_refuses(network: Network) -> None:
     network.leaves_nothing()
 
 
-def test_unknown_arguments(network: Network) -> None:
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("program", ["ADD", "CHECK over the link", "DEL"]),
+        ("dhcp", ["ADD over the link", "CHECK over the link", "DEL over the link"]),
+    ],
+)
+def test_dhcp_alone_is_asked_over_the_device(network: Network, tmp_path: Path, name: str, asked: list[str]) -> None:
+    program = tmp_path / name
+    program.write_text(
+        "#!/bin/sh\n"
+        'nsenter --net=$CNI_NETNS ip -o link show eth0 >/dev/null 2>&1 && there=" over the link"\n'
+        f'echo "$CNI_COMMAND$there" >>{tmp_path / "notes"}\n'
+        """[ $CNI_COMMAND != ADD ] || echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.1.2.9/24"}]}'\n"""
+    )
+    program.chmod(0o755)
+    network.paths.insert(0, str(tmp_path))
+    network.config["ipam"] = {"type": name}
+    network.add()
+    assert network.addresses == {"10.1.2.9/24"}
+    network.check()
+    network.delete()
+    assert (tmp_path / "notes").read_text().splitlines() == asked
+    network.leaves_nothing()
+
+
+@pytest.mark.parametrize("capability", [{}, {"mac": "02:00:00:00:00:01"}])
+def test_unknown_arguments(network: Network, capability: Json) -> None:
+    """Whether or not they are looked into for a MAC."""
     network.cni_args = "COLOR=blue"
     with pytest.raises(Refused, match="^ARGS: unknown args "):
-        network.add()
+        network.add(runtimeConfig=capability)
     network.leaves_nothing()
 
 

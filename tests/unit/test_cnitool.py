@@ -140,6 +140,13 @@ class TestAsAProcess:
         assert json.loads(calls[1]["CmdArgs"]["StdinData"])["prevResult"] == RESULT
         assert calls[4]["CmdArgs"]["ContainerID"] == ""
 
+    def test_the_locale_changes_nothing(self, node: Node) -> None:
+        node.network(node.debug(ReportResult=json.dumps({**RESULT, "dns": {"domain": "bücher.example"}})))
+        for encoding in ("ascii", "latin-1"):
+            done = node.run("add", "net", NETNS, PYTHONIOENCODING=encoding)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert json.loads(done.stdout)["dns"] == {"domain": "bücher.example"}
+
     def test_failure(self, node: Node) -> None:
         node.network(node.debug(ReportError="no room", ReportErrorCode=123))
         done = node.run("add", "net", NETNS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib.util
 import ipaddress
 import os
@@ -189,11 +188,6 @@ class TestIPs:
 def test_other_types(function: Any, value: object) -> None:
     with pytest.raises(TypeError):
         function(value)
-
-
-@given(st.binary(max_size=300))
-def test_sha512(data: bytes) -> None:
-    assert _core.sha512_hex(data) == hashlib.sha512(data).hexdigest()
 
 
 @given(st.binary(max_size=50).filter(lambda data: b"\0" not in data))

@@ -71,6 +71,11 @@ def test_vlan_needs_a_master(verb: str) -> None:
     assert message("vlan", verb, {"master": ""}) == words
 
 
+def test_status_of_vlan_needs_ipam() -> None:
+    answer = run("vlan", "STATUS", {"ipam": {}})
+    assert (answer["code"], answer["msg"]) == (50, "no plugin name provided")
+
+
 @pytest.mark.parametrize("verb", ["ADD", "CHECK", "STATUS"])
 def test_dummy_needs_ipam(verb: str) -> None:
     assert message("dummy", verb, {"ipam": {}}) == "dummy interface requires an IPAM configuration"

@@ -680,8 +680,7 @@ def test_prev_result_is_as_the_newest_version_has_it() -> None:
     ],
 )
 def test_dns_tells_empty_from_unconfigured(dns: DNS, empty: bool, configured: bool) -> None:
-    assert (dns.is_empty, dns.is_configured) == (empty, configured)
-    assert (dns.encode() == {}) is empty
+    assert (dns.encode() == {}, dns.is_configured) == (empty, configured)
 
 
 def test_dns_decode_keeps_given_lists_apart_from_absent_ones() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import os
 import threading
@@ -92,7 +93,8 @@ def test_errors(folder: Folder) -> None:
 
 
 def test_side_by_side(folder: Folder) -> None:
-    meeting = threading.Barrier(3, timeout=10)
+    many = 40  # more than the threads that asyncio has of its own, on however many processors
+    meeting = threading.Barrier(many, timeout=10)
 
     class Meets(Exec):
         def find(self, plugin_type: str, path: object) -> str:
@@ -104,11 +106,34 @@ def test_side_by_side(folder: Folder) -> None:
 
     async def work() -> None:
         cni = AsyncCNI([], str(folder.path), Meets())
-        confs = [RuntimeConf(f"cid{number}", "", "eth0") for number in range(3)]
+        confs = [RuntimeConf(f"cid{number}", "", "eth0") for number in range(many)]
         await asyncio.gather(*(cni.add(config_list("a"), rt) for rt in confs))
-        assert len(await cni.cached_attachments()) == 3
+        assert len(await cni.cached_attachments()) == many
 
     asyncio.run(work())
+
+
+def test_the_trace_is_the_callers(folder: Folder) -> None:
+    """Tracing libraries keep the span in a context variable."""
+    span: contextvars.ContextVar[str] = contextvars.ContextVar("span")
+    sent: list[str] = []
+
+    class Notes(Exec):
+        def find(self, plugin_type: str, path: object) -> str:
+            return plugin_type
+
+        def execute(self, path: str, config: bytes, environ: Mapping[str, str], timeout: float | None) -> bytes:
+            sent.append(environ["TRACEPARENT"])
+            return b"{}"
+
+    async def work() -> None:
+        cni = AsyncCNI([], str(folder.path), Notes(), trace=lambda: {"traceparent": span.get()})
+        for number in ("1", "2"):
+            span.set(f"00-{number * 32}-{number * 16}-01")
+            await cni.status(config_list("a"))
+
+    asyncio.run(work())
+    assert sent == [f"00-{number * 32}-{number * 16}-01" for number in ("1", "2")]
 
 
 def test_timeout(folder: Folder) -> None:

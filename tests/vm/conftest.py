@@ -173,6 +173,7 @@ class Network:
         self.config = {"cniVersion": "1.1.0", "name": "net", **config}
         self._call = call
         self._plugins = plugins
+        self.paths = [str(plugins)]
         self.ipam(ranges=[[{"subnet": "10.1.2.0/24"}]])
 
     def ipam(self, **keys: Any) -> None:
@@ -181,7 +182,7 @@ class Network:
 
     def run(self, verb: str, environ: dict[str, str], keys: Json) -> tuple[int, Any]:
         """One call: its exit code, and what it printed."""
-        variables = {"CNI_COMMAND": verb, "CNI_PATH": str(self._plugins), **environ}
+        variables = {"CNI_COMMAND": verb, "CNI_PATH": ":".join(self.paths), **environ}
         module = f"cni_plugins.main.{self.config['type'].replace('-', '_')}"
         done = self._call(module, self.node.path, variables, json.dumps({**self.config, **keys}))
         print(verb, done)

@@ -128,6 +128,52 @@ def test_a_full_pool(network: Network) -> None:
     assert network.reserved == {"10.1.2.5"}
 
 
+def test_an_address_outside_its_range(network: Network) -> None:
+    one = network.attachment()
+    words = "failed to allocate all requested IPs: 192.0.2.1"
+    assert one.refused("ADD", runtimeConfig={"ips": ["192.0.2.1"]}) == words
+    one.nothing_left()
+
+
+def test_addresses_of_static(network: Network) -> None:
+    addresses = [{"address": "10.1.2.77/24", "gateway": "10.1.2.1"}, {"address": "fd00:1::77/64"}]
+    network.config["ipam"] = {"type": "static", "addresses": addresses, "routes": [{"dst": "192.0.2.0/24"}]}
+    one = network.attach()
+    assert one.addresses == prefixes(one.result) == ["10.1.2.77/24", "fd00:1::77/64"]
+    [route] = one.container.ip("route", "show", "192.0.2.0/24")
+    assert route["gateway"] == "10.1.2.1"
+    one.check()
+    one.delete()
+    one.nothing_left()
+
+
+@ON_MASTER
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("program", ["ADD", "CHECK over the link", "DEL"]),
+        ("dhcp", ["ADD over the link", "CHECK over the link", "DEL over the link"]),
+    ],
+)
+def test_dhcp_alone_is_asked_over_the_link(network: Network, tmp_path: Path, name: str, asked: list[str]) -> None:
+    program = tmp_path / name
+    program.write_text(
+        "#!/bin/sh\n"
+        'nsenter --net=$CNI_NETNS ip -o link show eth0 >/dev/null 2>&1 && there=" over the link"\n'
+        f'echo "$CNI_COMMAND$there" >>{tmp_path / "notes"}\n'
+        """[ $CNI_COMMAND != ADD ] || echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.1.2.9/24"}]}'\n"""
+    )
+    program.chmod(0o755)
+    network.paths.insert(0, str(tmp_path))
+    network.config["ipam"] = {"type": name}
+    one = network.attach()
+    assert one.addresses == ["10.1.2.9/24"]
+    one.check()
+    one.delete()
+    assert (tmp_path / "notes").read_text().splitlines() == asked
+    assert one.link is None
+
+
 def test_a_route_that_cannot_be(network: Network) -> None:
     """The last step of ADD fails: the link goes, and the address is given back."""
     network.ipam(ranges=RANGES["dual stack"], routes=[{"dst": "192.0.2.0/24", "gw": "198.51.100.1"}])
