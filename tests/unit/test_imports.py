@@ -16,8 +16,13 @@ Foreign = Callable[[set[str]], set[str]]
 
 FOLDER = Path(cni.__path__[0]).parent
 
+# `dhcp daemon` is a service, which starts once.
+DHCP_DAEMON = tuple(
+    f"cni_plugins.ipam.dhcp.{name}" for name in ("daemon", "flags", "lease", "leases", "link", "server", "store")
+)
+
 # Commands and the runtime library are no part of a plugin; _nftables needs a folder that only a launcher names.
-APART = ("cni.cli", "cni.runtime", "cni.__main__", "cni._nftables")
+APART = ("cni.cli", "cni.runtime", "cni.__main__", "cni._nftables", *DHCP_DAEMON)
 
 PROGRAM = """
 import sys
