@@ -70,9 +70,11 @@ def _compiled(folder: str, name: str) -> CodeType:
     import ast
 
     class Lean(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
             node.returns = None
             return self.generic_visit(node)
+
+        visit_AsyncFunctionDef = visit_FunctionDef
 
         def visit_arg(self, node: ast.arg) -> ast.AST:
             node.annotation = None

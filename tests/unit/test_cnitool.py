@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cni import errors
+from cni import errors, launcher
 from cni.cli import cnitool
 from cni.errors import CNIError
 from cni.runtime import CNI, NetworkConfigList, RuntimeConf
@@ -164,8 +164,8 @@ class TestAsAProcess:
             "import sys; from cni.cli.cnitool import main; main(['add', 'net', '/x'], sys.argv[1]); print(*sys.modules)"
         )
         done = subprocess.run(
-            [sys.executable, "-S", "-c", script, str(node.cache)],
-            env={**bare_environ(), **node.environ},
+            [sys.executable, "-S", "-c", script, str(node.cache)],  # -S: without the environment's packages
+            env={**bare_environ(), **node.environ, "PYTHONPATH": launcher.PACKAGES},
             capture_output=True,
             text=True,
             check=True,

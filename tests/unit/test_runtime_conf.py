@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cni import errors, runtime
+from cni import errors, launcher, runtime
 from cni.errors import CNIError
 from cni.runtime import (
     NetworkConfigList,
@@ -376,6 +376,9 @@ class TestFace:
 
     def test_loading_a_configuration_imports_little(self) -> None:
         script = "import sys; from cni.runtime import load_network_list; print(*sys.modules)"
-        done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=True)
+        environ = {**os.environ, "PYTHONPATH": launcher.PACKAGES}  # -S: without the environment's packages
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", script], env=environ, capture_output=True, text=True, check=True
+        )
         dear = {"json", "re", "typing", "asyncio", "threading", "subprocess", "dataclasses", "enum", "socket"}
         assert not dear & set(done.stdout.split())
