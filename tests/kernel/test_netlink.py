@@ -414,11 +414,14 @@ class TestLinks:
         netlink.batch().link_create("macvlan", "mac0", link=wire, data=[(1, u32(4))]).commit()
         netlink.batch().link_create("ifb", "ifb7").commit()
         until = time.monotonic() + 5
-        while netlink.link("br0").operstate != "up" and time.monotonic() < until:
+        while True:  # a state follows its cause a little later: until both have read the same
+            found = {link.index: link for link in netlink.links()}
+            shown = node.ip("link", "show")
+            states = {entry["ifindex"]: entry["operstate"] for entry in shown}
+            if {index: link.operstate.upper() for index, link in found.items()} == states or time.monotonic() > until:
+                break
             time.sleep(0.02)
-        found = {link.index: link for link in netlink.links()}
         by_name = {link.name: link.index for link in found.values()}
-        shown = node.ip("link", "show")
         assert set(found) == {entry["ifindex"] for entry in shown}
         for entry in shown:
             link = found[entry["ifindex"]]
