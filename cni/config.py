@@ -18,6 +18,8 @@ keys ignored) and refuses wrong values with an error that names the path, the va
 from __future__ import annotations
 
 from cni import gojson
+from cni.errors import CNIError, ConfigError
+from cni.names import check_ifname
 from cni.result import DNS, Route, address, network
 
 TYPE_CHECKING = False
@@ -144,6 +146,22 @@ def _bounds(minimum: int | None, maximum: int | None) -> str:
     if minimum is not None:
         return f"{minimum} or more"
     return "" if maximum is None else f"{maximum} or less"
+
+
+def LinkName(default: MaybeStr, meaning: str = "", *, key: str = "") -> Field[str, MaybeStr]:
+    """The name of a link that may have to be made: one that Linux takes (names.check_ifname)."""
+    constraint = "a link's name: 1 to 15 bytes without /, : and white space"
+
+    def read(value: Any, path: str) -> str:
+        try:
+            check_ifname(gojson.text(value, path))
+        except ConfigError:
+            raise
+        except CNIError:
+            raise gojson.mistyped(value, path, constraint) from None
+        return str(value)
+
+    return Field(read, "string", _constantly(default), meaning, key=key, constraint=constraint)
 
 
 def Choice(default: MaybeStr, choices: Sequence[str], meaning: str = "", *, key: str = "") -> Field[str, MaybeStr]:

@@ -10,7 +10,7 @@ from cni.errors import CNIError, quote
 from cni.hashes import hashed
 from cni.process import write_all
 from cni.runtime.conf import load_network_list
-from cni.runtime.library import CNI, RuntimeConf
+from cni.runtime.operations import CNI, RuntimeConf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

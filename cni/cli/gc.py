@@ -16,7 +16,7 @@ from cni.cli.leftovers import ALIVE, OVER, Node, Remembered, Reserved
 from cni.cli.pools import Pool
 from cni.errors import CNIError
 from cni.runtime.cache import DEFAULT_FOLDER
-from cni.runtime.library import CNI, RuntimeConf
+from cni.runtime.operations import CNI, RuntimeConf
 from cni_plugins.ipam.host_local.store import Store
 
 _GRACE = 600.0  # seconds

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         load_network_list,
         load_plugin,
     )
-    from cni.runtime.library import CNI, CheckNotSupported, DeadlineExceeded, Exec, PluginFailed, RuntimeConf
+    from cni.runtime.operations import CNI, CheckNotSupported, DeadlineExceeded, Exec, PluginFailed, RuntimeConf
 
 __all__ = [
     "CNI",
@@ -61,7 +61,7 @@ _HOMES = {
         "load_network_list",
         "load_plugin",
     ),
-    "library": ("CNI", "CheckNotSupported", "DeadlineExceeded", "Exec", "PluginFailed", "RuntimeConf"),
+    "operations": ("CNI", "CheckNotSupported", "DeadlineExceeded", "Exec", "PluginFailed", "RuntimeConf"),
 }
 
 

@@ -14,7 +14,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from cni.runtime.library import CNI, Exec
+from cni.runtime.operations import CNI, Exec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cni.result import Result
     from cni.runtime.cache import Attachment
     from cni.runtime.conf import NetworkConfigList, PluginConfig
-    from cni.runtime.library import RuntimeConf
+    from cni.runtime.operations import RuntimeConf
     from cni.version import PluginInfo
 
     Network = NetworkConfigList | PluginConfig

@@ -16,7 +16,7 @@ import errno
 
 from cni import gojson, hwaddr, ipam, ipmasq, links, sysctl
 from cni.checks import container_link, expect_addresses, expect_mac, expect_routes, previous_result
-from cni.config import Config, Flag, Integer, ListOf, Section, Settings, Table, Text
+from cni.config import Config, Flag, Integer, LinkName, ListOf, Section, Settings, Table, Text
 from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
 from cni.ip import CIDR, IP
 from cni.result import Interface, Route
@@ -68,7 +68,7 @@ class Trunk(Settings):
 class Conf(Config):
     """The configuration of bridge."""
 
-    bridge = Text("cni0", "name of the bridge, which is made where there is none")
+    bridge = LinkName("cni0", "name of the bridge, which is made where there is none")
     isGateway = Flag("give the bridge the gateway's address, and have the node forward")
     isDefaultGateway = Flag("the container's default route goes through the bridge; implies isGateway")
     forceAddress = Flag("take away other addresses of the bridge that are in the way of the gateway's")

@@ -96,7 +96,13 @@ BAD_INPUT: list[tuple[str, dict[str, str | None], str, int, str]] = [
     ),
     ("route", {}, config(**{"ipam.routes": [{"dst": "10.0.0.0"}]}), 999, "ipam.routes[0].dst: ..."),
     ("result before", {"CNI_COMMAND": "CHECK"}, config(prevResult="x"), 999, "failed to load netconf: prevResult: ..."),
-    ("bridge of 16 bytes", {}, config(bridge="b" * 16), 999, 'failed to create bridge "bbbbbbbbbbbbbbbb": ...'),
+    (
+        "bridge of 16 bytes",
+        {},
+        config(bridge="b" * 16),
+        999,
+        'failed to load netconf: bridge: "bbbbbbbbbbbbbbbb" is not ...',
+    ),
     # the environment
     ("unknown command", {"CNI_COMMAND": "NOPE"}, config(), 4, "unknown CNI_COMMAND: NOPE"),
     ("lower-case command", {"CNI_COMMAND": "add"}, config(), 4, "unknown CNI_COMMAND: add"),

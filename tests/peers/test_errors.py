@@ -194,10 +194,10 @@ CASES: dict[str, Case] = {
         bridge="b" * 16,
         ours=(
             999,
-            'failed to create bridge "bbbbbbbbbbbbbbbb": look up the link bbbbbbbbbbbbbbbb: '
-            "numerical result out of range (Attribute failed policy validation)",
+            'failed to load netconf: bridge: "bbbbbbbbbbbbbbbb" is not '
+            "a link's name: 1 to 15 bytes without /, : and white space",
         ),
-        why="the kernel refuses it already where it is looked for",
+        why=NAMED,
     ),
     # host-local
     "range is full": host_local(subnet="10.1.2.0/30", rangeStart="10.1.2.1", rangeEnd="10.1.2.1"),
