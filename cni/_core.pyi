@@ -158,12 +158,14 @@ def parse_messages(data: bytes) -> list[Link | Address | Route | tuple[int, byte
 # ---- rtnetlink ----
 
 class Netlink:
-    """An rtnetlink socket, bound for good to the namespace it is opened in.
+    """A netlink socket, bound for good to the namespace it is opened in.
+
+    It speaks rtnetlink; of another ``protocol`` (NETLINK_ numbers of linux/netlink.h) it takes raw requests and dumps.
 
     Threads may share one: each conversation is whole. Raises KernelError.
     """
 
-    def __init__(self, netns: int = -1) -> None: ...
+    def __init__(self, netns: int = -1, protocol: int = 0) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
     def close(self) -> None: ...

@@ -15,13 +15,6 @@ if TYPE_CHECKING:
 _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 
 
-def previous_result(request: Request) -> Result:
-    """The result that CHECK compares with. Raises CNIError if there is none."""
-    if request.prev_result is None:
-        raise CNIError("Required prevResult missing")
-    return request.prev_result
-
-
 def container_interface(request: Request, result: Result) -> Interface:
     """The result's interface with this request's name and namespace. Raises CNIError."""
     for interface in result.interfaces:

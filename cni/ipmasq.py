@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from cni.request import Request
     from cni.result import Result
+    from cni.ruleset import Ruleset
     from cni.undo import Undo
 
 
@@ -26,11 +27,19 @@ def validate(request: Request) -> None:
 
 def setup(request: Request, result: Result, undo: Undo) -> None:
     """Where the configuration asks for it: what the result's addresses send beyond their networks is masqueraded."""
+    if request.config.ipMasq and result.ips:
+        from cni import ruleset
+
+        undo.push(teardown, request)
+        ruleset.establish(request.foreign_host, lambda rules: describe(request, result, rules))
+
+
+def describe(request: Request, result: Result, ruleset: Ruleset) -> None:
+    """The rules that `setup` puts there."""
     conf = request.config
     if conf.ipMasq and result.ips:
-        undo.push(teardown, request)
         addresses = [ip.address for ip in result.ips]
-        _masquerade().setup(conf.ipMasqBackend, addresses, *_owner(request), request.foreign_host)
+        _masquerade().describe(ruleset, conf.ipMasqBackend, addresses, *_owner(request))
 
 
 def check(request: Request, result: Result) -> None:

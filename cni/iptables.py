@@ -15,7 +15,7 @@ from cni.nftables import Nft, NftError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from cni.netns import NetNS
 
@@ -62,12 +62,32 @@ class Iptables:
         listing = self._run([self.command, "-t", table, "-S", chain, "-w"], absent_is_fine=True)
         return [_arguments(line) for line in listing.splitlines()]
 
+    def table(self, table: str) -> dict[str, list[Rule]]:
+        """The rules (-A) of each chain of a table. Raises IptablesError."""
+        if self._lacks(table):
+            return {}
+        chains: dict[str, list[Rule]] = {}
+        for line in self._run([f"{self.command}-save", "-t", table]).splitlines():
+            if line.startswith(":"):
+                chains[line[1:].partition(" ")[0]] = []
+            elif line.startswith("-A "):
+                rule = _arguments(line)
+                chains.setdefault(rule[1], []).append(rule)
+        return chains
+
     def change(self, table: str, rules: Iterable[Rule], fresh: Iterable[str] = ()) -> None:
         """Carry out `rules` (-A, -I, -D, -X ...) in order, all or none, once the chains of `fresh` are made or emptied.
 
         Raises IptablesError, and ValueError for an argument that holds a line break.
         """
-        self._run([f"{self.command}-restore", "--noflush", "-w"], restore_input(table, rules, fresh))
+        self._restore(restore_input(table, rules, fresh))
+
+    def change_all(self, tables: Mapping[str, Iterable[Rule]]) -> None:
+        """As change(), for several tables by their names; each is a transaction. Raises as that does."""
+        self._restore("".join(restore_input(table, rules) for table, rules in tables.items()))
+
+    def _restore(self, text: str) -> None:
+        self._run([f"{self.command}-restore", "--noflush", "-w"], text)
 
     def _lacks(self, table: str) -> bool:
         """Whether the kernel certainly has no such table, as far as that can be told without starting a process.

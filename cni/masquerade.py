@@ -12,7 +12,7 @@ from __future__ import annotations
 from cni.errors import CNIError, bracketed, joined, quote
 from cni.hashes import chain_name, hashed, rule_comment
 from cni.iptables import Iptables, IptablesError
-from cni.nftables import Nft, NftError
+from cni.nftables import Layout, Nft, NftError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cni import iptables, nftables
     from cni.ip import CIDR
     from cni.netns import NetNS
+    from cni.ruleset import Ruleset
 
     Backend = TypeVar("Backend", Iptables, Nft)
 
@@ -30,46 +31,43 @@ BACKENDS = ("iptables", "nftables")
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 
 _FAMILY, _TABLE, _CHAIN = "inet", "cni_plugins_masquerade", "masq_checks"
-_COMMENTS = (
-    ' { comment "Masquerading for plugins from github.com/containernetworking/plugins" ; }',
-    ' { comment "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet" ; }',
+_LAYOUT = Layout(
+    _FAMILY,
+    _TABLE,
+    "Masquerading for plugins from github.com/containernetworking/plugins",
+    {
+        _CHAIN: ("", "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet", None),
+        "postrouting": (
+            "type nat hook postrouting priority 100",
+            "",
+            ["ip daddr 224.0.0.0/4 return", "ip6 daddr ff00::/8 return", f"goto {_CHAIN}"],
+        ),
+    },
 )
-_POSTROUTING = ["ip daddr 224.0.0.0/4 return", "ip6 daddr ff00::/8 return", f"goto {_CHAIN}"]
-_POSTROUTING_ANEW = [
-    f"flush chain {_FAMILY} {_TABLE} postrouting",
-    *(f"add rule {_FAMILY} {_TABLE} postrouting {rule}" for rule in _POSTROUTING),
-]
 _COMMENT_SIZE = 128  # bytes; nftables takes no longer comment
 
 _LOOKS = 3  # at what is to be deleted: someone else may be faster, and iptables doesn't say so
 
 
-def setup(
-    backend: str | None,
-    addresses: list[CIDR],
-    network: str,
-    ifname: str,
-    container_id: str,
-    host: NetNS | None = None,
+def describe(
+    ruleset: Ruleset, backend: str | None, addresses: list[CIDR], network: str, ifname: str, container_id: str
 ) -> None:
     """Masquerade what is sent from `addresses` to anywhere beyond their networks, multicast excepted.
 
-    `backend` is "iptables", "nftables" or None: iptables unless nftables alone can be used. Rules that are there
-    already are not added again.
+    `backend` is "iptables", "nftables" or None, which leaves it to the ruleset.
     """
+    if backend is None:
+        backend = ruleset.default_backend
     if backend == "nftables":
-        _setup_nftables(addresses, network, ifname, container_id, host)
+        owner = _owner(network, ifname, container_id)
+        rules = _nftables_additions(addresses, _comment(network, ifname, container_id))
+        ruleset.ensure_nftables(_LAYOUT, rules, lambda rule: rule.comment.startswith(owner))
     elif backend == "iptables":
-        _setup_iptables(addresses, network, container_id, host)
-    elif backend is not None:
-        raise CNIError(f"unknown ipmasq backend {quote(backend)}")
+        new_chain = ["-N", chain_name(network, container_id)]
+        for version, rules in _iptables_rules(addresses, network, container_id).items():
+            ruleset.ensure_iptables(version, "nat", [new_chain, *rules])
     else:
-        try:
-            _setup_iptables(addresses, network, container_id, host)
-        except IptablesError:
-            if Iptables(4, host).usable() or not Nft(host).usable():
-                raise
-            _setup_nftables(addresses, network, ifname, container_id, host)
+        raise CNIError(f"unknown ipmasq backend {quote(backend)}")
 
 
 def check(addresses: list[CIDR], network: str, ifname: str, container_id: str, host: NetNS | None = None) -> None:
@@ -166,19 +164,6 @@ def _iptables_rules(addresses: list[CIDR], network: str, container_id: str) -> d
     return rules
 
 
-def _setup_iptables(addresses: list[CIDR], network: str, container_id: str, host: NetNS | None) -> None:
-    chain = chain_name(network, container_id)
-    for version, wanted in _iptables_rules(addresses, network, container_id).items():
-        iptables = Iptables(version, host)
-        try:
-            iptables.change("nat", [["-N", chain], *wanted])
-        except IptablesError:  # most likely because the chain is there: see what it lacks
-            present = _present(iptables, chain)
-            missing = [rule for rule in wanted if rule not in present]
-            if missing:
-                iptables.change("nat", missing, fresh=() if present else (chain,))
-
-
 def _present(iptables: Iptables, chain: str) -> list[iptables.Rule]:
     """The chain's rules and POSTROUTING's; none if there is no such chain, for then nothing can lead to it."""
     present = iptables.rules("nat", chain)
@@ -218,41 +203,15 @@ def _comment(network: str, ifname: str, container_id: str) -> str:
     return comment.encode()[:_COMMENT_SIZE].decode(errors="ignore")
 
 
-def _setup_nftables(addresses: list[CIDR], network: str, ifname: str, container_id: str, host: NetNS | None) -> None:
-    nft = Nft(host)
-    stale = _nftables_rules(nft, _owner(network, ifname, container_id))
-    rules = _deletions(stale) + _additions(addresses, _comment(network, ifname, container_id))
-    attempts = [
-        _chains(commented=True) + _POSTROUTING_ANEW + rules,
-        _chains(commented=False) + _POSTROUTING_ANEW + rules,  # for an nft or a kernel that takes no such comments
-    ]
-    # The Go plugins write chains and postrouting anew each time; the kernel would then wait for an RCU grace period
-    # (10 ms) when our socket is closed, though nothing has changed.
-    if [rule.text for rule in nft.rules(_FAMILY, _TABLE, "postrouting")] == _POSTROUTING:
-        attempts.insert(0, rules)
-    for attempt in attempts[:-1]:
-        try:
-            nft.run("\n".join(attempt))
-            return
-        except NftError:  # what the others don't mend is raised by the last
-            pass
-    nft.run("\n".join(attempts[-1]))
-
-
-def _chains(commented: bool) -> list[str]:
-    table_comment, chain_comment = _COMMENTS if commented else ("", "")
-    return [
-        f"add table {_FAMILY} {_TABLE}{table_comment}",
-        f"add chain {_FAMILY} {_TABLE} {_CHAIN}{chain_comment}",
-        f"add chain {_FAMILY} {_TABLE} postrouting {{ type nat hook postrouting priority 100 ; }}",
-    ]
-
-
-def _additions(addresses: list[CIDR], comment: str) -> list[str]:
+def _nftables_additions(addresses: list[CIDR], comment: str) -> list[tuple[str, str, str]]:
     family = {4: "ip", 6: "ip6"}
     return [
-        f"add rule {_FAMILY} {_TABLE} {_CHAIN} {family[address.version]} saddr {address.ip}"
-        f' {family[address.version]} daddr != {address.network} masquerade comment "{comment}"'
+        (
+            _CHAIN,
+            f"{family[address.version]} saddr {address.ip}"
+            f" {family[address.version]} daddr != {address.network} masquerade",
+            comment,
+        )
         for address in addresses
     ]
 

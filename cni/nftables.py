@@ -43,6 +43,65 @@ class Rule:
         self.handle = handle
 
 
+class Layout:
+    """A table of ours as it is before any attachment's rules are in it.
+
+    `chains` by name: what a chain is declared with ("" for one that is only jumped to), its comment, and its rules;
+    None in their place is an open chain: it holds attachments' rules. `sets` by name: what a set is declared with.
+    """
+
+    __slots__ = ("chains", "comment", "family", "sets", "table")
+
+    def __init__(
+        self,
+        family: str,
+        table: str,
+        comment: str,
+        chains: dict[str, tuple[str, str, list[str] | None]],
+        sets: dict[str, str] | None = None,
+    ) -> None:
+        self.family = family
+        self.table = table
+        self.comment = comment
+        self.chains = chains
+        self.sets = sets or {}
+
+    @property
+    def open_chains(self) -> list[str]:
+        return [name for name, (_, _, rules) in self.chains.items() if rules is None]
+
+    def merged(self, other: Layout) -> Layout:
+        """Both of the same table in one; where they differ the other's is what counts."""
+        chains, sets = {**self.chains, **other.chains}, {**self.sets, **other.sets}
+        return Layout(self.family, self.table, other.comment, chains, sets)
+
+    def is_in(self, present: dict[str, list[Rule]]) -> bool:
+        """Whether a table that has these rules in its chains, and in its sets none, is laid out so."""
+        return all(
+            name in present and rules in (None, [rule.text for rule in present[name]])
+            for name, (_, _, rules) in self.chains.items()
+        ) and all(name in present for name in self.sets)
+
+    def commands(self, commented: bool = True) -> list[str]:
+        """What makes the table so, whatever is in it; attachments' rules stay."""
+        name = f"{self.family} {self.table}"
+        commands = [f"add table {name}{_block('', self.comment if commented else '')}"]
+        commands += [f"add set {name} {set_name} {{ {declared} ; }}" for set_name, declared in self.sets.items()]
+        # All chains first: rules jump to them.
+        for chain, (declared, comment, _) in self.chains.items():
+            commands.append(f"add chain {name} {chain}{_block(declared, comment if commented else '')}")
+        for chain, (_, _, rules) in self.chains.items():
+            if rules is not None:
+                commands.append(f"flush chain {name} {chain}")
+                commands += [f"add rule {name} {chain} {rule}" for rule in rules]
+        return commands
+
+
+def _block(declared: str, comment: str) -> str:
+    parts = [part for part in (declared, comment and f'comment "{comment}"') if part]
+    return f" {{ {' ; '.join(parts)} ; }}" if parts else ""
+
+
 class Nft:
     """nftables of the network namespace `netns`; None is this process's own."""
 
@@ -70,12 +129,22 @@ class Nft:
 
     def rules(self, family: str, table: str, chain: str) -> list[Rule]:
         """The rules of one chain, in order; none if there is no such chain. Raises NftError."""
+        return self._list(f"chain {family} {table} {chain}").get(chain, [])
+
+    def table(self, family: str, table: str) -> dict[str, list[Rule]]:
+        """The rules of a table's chains, and its sets, which have none; empty if there is no such table.
+
+        Raises NftError.
+        """
+        return self._list(f"table {family} {table}")
+
+    def _list(self, what: str) -> dict[str, list[Rule]]:
         # Text: nft takes three times as long to write the same as JSON.
         try:
-            return _rules(self.run(f"list chain {family} {table} {chain}"))
+            return _rules(self.run(f"list {what}"))
         except NftError as error:
             if error.is_missing:
-                return []
+                return {}
             raise
 
     def usable(self) -> bool:
@@ -189,12 +258,15 @@ def _library() -> _Library | str:
     return _loaded
 
 
-def _rules(listing: str) -> list[Rule]:
-    """The rules in what `list chain` prints: lines that end in a handle; deeper indented ones go on with their rule."""
+def _rules(listing: str) -> dict[str, list[Rule]]:
+    """The rules in what `list` prints, by chain: lines that end in a handle; deeper indented ones go on with theirs."""
+    found: dict[str, list[Rule]] = {}
     rules: list[Rule] = []
     for line in listing.replace("\n\t\t\t", " ").split("\n"):
         body, _, handle = line.rpartition(_HANDLE)
-        if line.startswith("\t\t") and handle.isdigit():
+        if line.startswith(("\tchain ", "\tset ", "\tmap ")):
+            rules = found.setdefault(line.split(" ", 2)[1], [])
+        elif line.startswith("\t\t") and handle.isdigit():
             text, _, comment = body.strip().partition(_COMMENT)
             rules.append(Rule(text, comment.removesuffix('"'), int(handle)))
-    return rules
+    return found

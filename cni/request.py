@@ -96,6 +96,12 @@ class Request:
             self._prev_result = (result.prev_result(self.config.raw, self.version),)
         return self._prev_result[0]
 
+    def require_prev_result(self, refusal: str = "Required prevResult missing") -> Result:
+        """What the earlier plugins of the list made, in the current version; raises CNIError(refusal) without any."""
+        if self.prev_result is None:
+            raise CNIError(refusal)
+        return self.prev_result
+
     def cni_args(self, *names: str, **parsers: Callable[[str], object]) -> dict[str, Any]:
         """The pairs of CNI_ARGS this plugin knows: the `names` as text, the others through their parser.
 

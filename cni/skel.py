@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from cni.result import Result
+    from cni.ruleset import Ruleset
 
 __all__ = ["Plugin", "Request"]
 
@@ -50,12 +51,13 @@ class Plugin:
     """A CNI plugin: a name, a table of its configuration, and a handler for each verb it has something to do for.
 
     `add` returns the Result; the other handlers return None, and a verb without a handler succeeds.
-    `versions` are the spec versions it can be configured in; `about` is told to who starts it by hand, by default its
+    `rules` describes to a Ruleset, given the result of ADD, what the attachment has in iptables and nftables, for them
+    to be restored. `versions` are the spec versions it can be configured in; `about` is told to who starts it by hand, by default its
     name and the version of this package; None is nothing, and an error then.
     `netconf_error` goes before what is wrong with the configuration.
     """
 
-    __slots__ = ("about", "config", "handlers", "name", "netconf_error", "versions")
+    __slots__ = ("about", "config", "handlers", "name", "netconf_error", "rules", "versions")
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class Plugin:
         check: Callable[[Request], None] | None = None,
         gc: Callable[[Request], None] | None = None,
         status: Callable[[Request], None] | None = None,
+        rules: Callable[[Request, Ruleset], None] | None = None,
         versions: Iterable[str] = version.ALL,
         about: str | None = "",
         netconf_error: str = "failed to load netconf: ",
@@ -80,6 +83,7 @@ class Plugin:
             "GC": gc,
             "STATUS": status,
         }
+        self.rules = rules
         self.versions = tuple(versions)
         self.about = f"CNI {name} plugin v{__version__}" if about == "" else about
         self.netconf_error = netconf_error

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 
 from cni import gojson, hwaddr, ipam, ipmasq, links, sysctl
-from cni.checks import container_link, expect_addresses, expect_mac, expect_routes, previous_result
+from cni.checks import container_interface, container_link, expect_addresses, expect_mac, expect_routes
 from cni.config import Config, Flag, Integer, LinkName, ListOf, Section, Settings, Table, Text
 from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
 from cni.ip import CIDR, IP
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cni.netns import NetNS
     from cni.request import Request
     from cni.result import Result
+    from cni.ruleset import Ruleset
 
 _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 _CONTAINER = 2  # the container's interface among the result's
@@ -150,7 +151,7 @@ def check(request: Request) -> None:
     conf: Conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
-        result = previous_result(request)
+        result = request.require_prev_result()
         bridge = _check_bridge(conf, node, result)
         link = container_link(request, inside, result, "veth")
         port = _check_port(node, bridge, link, result)
@@ -178,6 +179,15 @@ def status(request: Request) -> None:
         link = node.find_link(conf.bridge)
         if link and link.kind != "bridge":
             raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge", PLUGIN_NOT_AVAILABLE)
+
+
+def rules(request: Request, ruleset: Ruleset) -> None:
+    """What the attachment has in iptables and nftables."""
+    conf: Conf = request.config
+    result = request.require_prev_result()
+    ipmasq.describe(request, result, ruleset)
+    if conf.macspoofchk:
+        ruleset.afterwards(lambda: _restore_spoof_check(request, result))
 
 
 # ---- the configuration ----
@@ -375,6 +385,13 @@ def _forget_spoof_check(request: Request) -> None:
         _spoofcheck().teardown(request.container_id, request.ifname, request.foreign_host)
 
 
+def _restore_spoof_check(request: Request, result: Result) -> None:
+    """For the port and the MAC that ADD reported."""
+    port = next(interface for interface in result.interfaces[1:] if not interface.sandbox)
+    mac = container_interface(request, result).mac
+    _spoofcheck().setup(port.name, mac, request.container_id, request.ifname, request.foreign_host)
+
+
 def _collect_spoof_checks(request: Request) -> None:
     conf: Conf = request.config
     if conf.macspoofchk and conf.has("cni.dev/valid-attachments"):
@@ -439,4 +456,4 @@ def _recorded(result: Result, name: str) -> Interface | None:
     return next((interface for interface in result.interfaces if interface.name == name), None)
 
 
-plugin = Plugin("bridge", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
+plugin = Plugin("bridge", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status, rules=rules)

@@ -6,7 +6,7 @@ ADD asks the IPAM plugin for addresses and makes the link in the container's nam
 from __future__ import annotations
 
 from cni import hwaddr, ipam, links
-from cni.checks import container_link, expect_addresses, expect_routes, expect_up, previous_result
+from cni.checks import container_link, expect_addresses, expect_routes, expect_up
 from cni.config import Config, Flag
 from cni.errors import CNIError
 from cni.skel import Plugin
@@ -51,7 +51,7 @@ def check(request: Request) -> None:
     _require_ipam(request.config)
     with request.open_container() as container, container.netlink() as inside:
         ipam.check(request)
-        result = previous_result(request)
+        result = request.require_prev_result()
         link = container_link(request, inside, result, "dummy")
         expect_up(link)
         expect_addresses(inside, request.ifname, result.ips)

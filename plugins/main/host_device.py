@@ -14,7 +14,7 @@ from __future__ import annotations
 import posix
 
 from cni import ipam, links
-from cni.checks import container_link, expect_addresses, expect_routes, expect_up, previous_result
+from cni.checks import container_link, expect_addresses, expect_routes, expect_up
 from cni.config import Config, Flag, Section, Settings, Text
 from cni.errors import CNIError, ConfigError, quote
 from cni.names import check_ifname
@@ -84,7 +84,7 @@ def check(request: Request) -> None:
     """Everything that ADD reported is still so, and DEL will find out the device's own name."""
     conf: Conf = request.config
     ipam.check(request)
-    result = previous_result(request)
+    result = request.require_prev_result()
     if _serves_dpdk(conf, _bus_ids(conf)[0]):
         return
     with request.open_container() as container, container.netlink() as inside:

@@ -18,7 +18,6 @@ from cni.checks import (
     expect_mtu,
     expect_routes,
     expect_up,
-    previous_result,
 )
 from cni.config import Choice, Config, Flag, Integer, Text
 from cni.errors import CNIError
@@ -78,7 +77,7 @@ def check(request: Request) -> None:
     conf: Conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
-        result = previous_result(request)
+        result = request.require_prev_result()
         link = container_link(request, inside, result, "ipvlan")
         if conf.master:  # else ADD chose one, which the result doesn't tell
             master = masters.find(inside if conf.linkInContainer else node, conf.master)

@@ -13,7 +13,7 @@ import sys
 
 from cni import hwaddr, ipam, links, masters
 from cni._core import NetlinkError, parse_hwaddr, u32
-from cni.checks import container_link, expect_addresses, expect_mtu, expect_routes, expect_up, previous_result
+from cni.checks import container_link, expect_addresses, expect_mtu, expect_routes, expect_up
 from cni.config import Choice, Config, Flag, Integer, ListOf, Section, Settings, Text
 from cni.errors import CNIError, ConfigError, quote
 from cni.skel import Plugin
@@ -128,7 +128,7 @@ def check(request: Request) -> None:
     conf: Conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
-        result = previous_result(request)
+        result = request.require_prev_result()
         link = container_link(request, inside, result, "macvlan")
         if conf.master:  # else ADD chose one, which the result does not tell
             _expect_master(conf, link, inside if conf.linkInContainer else node)

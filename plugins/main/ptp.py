@@ -12,7 +12,7 @@ and none comes back with the link, and the network may be the address alone, the
 from __future__ import annotations
 
 from cni import hwaddr, ipam, ipmasq, links, sysctl
-from cni.checks import container_link, expect_addresses, expect_mac, expect_routes, previous_result
+from cni.checks import container_link, expect_addresses, expect_mac, expect_routes
 from cni.config import Choice, Config, Flag, Integer, Text
 from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError
 from cni.ip import CIDR
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cni.ip import IP
     from cni.request import Request
     from cni.result import Result
+    from cni.ruleset import Ruleset
 
 # linux/rtnetlink.h
 _RT_SCOPE_LINK = 253
@@ -87,7 +88,7 @@ def check(request: Request) -> None:
     conf: Conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
-        result = previous_result(request)
+        result = request.require_prev_result()
         link = container_link(request, inside, result, conf.linkType)
         expect_addresses(inside, request.ifname, result.ips)
         expect_routes(inside, [route for ip in result.ips for route in _routes_of(ip)])
@@ -108,6 +109,11 @@ def status(request: Request) -> None:
     ipam.status(request, required=True)
     if conf.linkType != "veth":
         _try_pair(conf.linkType)
+
+
+def rules(request: Request, ruleset: Ruleset) -> None:
+    """What the attachment has in iptables and nftables."""
+    ipmasq.describe(request, request.require_prev_result(), ruleset)
 
 
 def _try_pair(kind: str) -> None:
@@ -243,4 +249,4 @@ def _expect_way_back(node: Netlink, port: Link, result: Result) -> None:
             raise CNIError(f"Expected Route {wanted} dev {port.name} not found in the node's routing table")
 
 
-plugin = Plugin("ptp", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
+plugin = Plugin("ptp", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status, rules=rules)

@@ -15,7 +15,7 @@ import sys
 
 from cni import gojson, hwaddr, ipam, launcher, links, process, sysctl
 from cni._core import fsencode, u16
-from cni.checks import container_link, expect_addresses, expect_routes, expect_up, previous_result
+from cni.checks import container_link, expect_addresses, expect_routes, expect_up
 from cni.config import Config, Flag, Integer, Section, Settings, Text
 from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
 from cni.skel import Plugin
@@ -120,7 +120,7 @@ def check(request: Request) -> None:
     conf: Conf = request.config
     with request.open_container() as container, container.netlink() as inside:
         ipam.check(request)
-        result = previous_result(request)
+        result = request.require_prev_result()
         link = container_link(request, inside, result, "tun")
         _check_device(conf, link)
         expect_up(link)

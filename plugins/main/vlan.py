@@ -16,7 +16,6 @@ from cni.checks import (
     expect_mtu,
     expect_routes,
     expect_up,
-    previous_result,
 )
 from cni.config import Config, Flag, Integer, Text
 from cni.errors import CNIError
@@ -85,7 +84,7 @@ def check(request: Request) -> None:
     _require_master(conf)
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
-        result = previous_result(request)
+        result = request.require_prev_result()
         master = masters.find(inside if conf.linkInContainer else node, conf.master)
         link = container_link(request, inside, result, "vlan")
         masters.expect(link, master, inside=conf.linkInContainer)

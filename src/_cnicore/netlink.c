@@ -273,12 +273,12 @@ static void prefer(int fd, int level, int option, int value)
     (void)!setsockopt(fd, level, option, &value, sizeof value);
 }
 
-int cni_netlink_open(struct cni_netlink *netlink, int netns, struct cni_error *err)
+int cni_netlink_open(struct cni_netlink *netlink, int netns, int protocol, struct cni_error *err)
 {
     struct sockaddr_nl address = {.nl_family = AF_NETLINK};
 
     netlink->lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-    netlink->fd = cni_netns_socket(netns, AF_NETLINK, SOCK_RAW, NETLINK_ROUTE, err);
+    netlink->fd = cni_netns_socket(netns, AF_NETLINK, SOCK_RAW, protocol, err);
     if (netlink->fd < 0)
         return -1;
     prefer(netlink->fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);

@@ -50,7 +50,7 @@ struct cni_netlink {
     pthread_mutex_t lock; /* one conversation at a time; its end is no part of one */
 };
 
-int cni_netlink_open(struct cni_netlink *netlink, int netns, struct cni_error *err);
+int cni_netlink_open(struct cni_netlink *netlink, int netns, int protocol, struct cni_error *err);
 /* Waits for a conversation that another thread is in. A second call does nothing. */
 void cni_netlink_close(struct cni_netlink *netlink);
 

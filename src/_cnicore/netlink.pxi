@@ -44,12 +44,12 @@ cdef object netlink_failure(cni_error *err, str what):
 cdef class Netlink:
     cdef cni_netlink netlink
 
-    def __cinit__(self, int netns=-1):
+    def __cinit__(self, int netns=-1, int protocol=0):
         cdef cni_error err
         cdef int status
         self.netlink.fd = -1
         with nogil:
-            status = cni_netlink_open(&self.netlink, netns, &err)
+            status = cni_netlink_open(&self.netlink, netns, protocol, &err)
         if status < 0:
             raise failure(&err)
 

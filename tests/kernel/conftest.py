@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
+def module_of(plugin: str) -> str:
+    """Where a plugin is, by its name in configurations."""
+    (found,) = importlib.metadata.entry_points(group="cni.plugins", name=plugin)
+    return found.module
+
+
 class Refused(Exception):
     """The error that the plugin printed."""
 
@@ -26,7 +33,10 @@ class Refused(Exception):
 
 
 class Network:
-    """A network configuration on a node. Addresses come from host-local, if nothing else is said."""
+    """A network configuration on a node. Addresses come from host-local, if nothing else is said.
+
+    `chained` are further plugins' configurations: an attachment then goes through all of them, as a runtime does it.
+    """
 
     def __init__(self, node: Node, call: Call, plugins: Path, state: Path, config: Json) -> None:
         self.node = node
@@ -34,6 +44,7 @@ class Network:
         self.paths = [str(plugins)]
         self.state = state
         self.config: Json = {"cniVersion": "1.1.0", "name": "net", **config}
+        self.chained: list[Json] = []
         self.log = ""
         if "ipam" not in config:
             self.ipam(ranges=[[{"subnet": "10.1.2.0/24"}]])
@@ -59,10 +70,21 @@ class Network:
         return log
 
     def run(self, verb: str, environ: dict[str, str], **keys: Any) -> Any:
-        """What the plugin prints for a call on the node; an error is raised, what it logs is kept."""
+        """What the (last) plugin prints for a call on the node; an error is raised, what it logs is kept."""
+        head = {key: self.config[key] for key in ("cniVersion", "name")}
+        plugins = [self.config, *({**head, **config} for config in self.chained)]
+        if verb == "DEL":
+            plugins.reverse()
+        answer = None
+        for config in plugins:
+            if answer:
+                keys["prevResult"] = answer
+            answer = self.run_one(verb, environ, {**config, **keys})
+        return answer
+
+    def run_one(self, verb: str, environ: dict[str, str], config: Json) -> Any:
         variables = {"CNI_COMMAND": verb, "CNI_PATH": ":".join(self.paths), **environ}
-        module = f"cni_plugins.main.{self.config['type'].replace('-', '_')}"
-        done = self.call(module, self.node.path, variables, json.dumps({**self.config, **keys}))
+        done = self.call(module_of(config["type"]), self.node.path, variables, json.dumps(config))
         self.log = done["stderr"]
         print(verb, done)
         answer = json.loads(done["stdout"] or "null")
@@ -148,8 +170,14 @@ class Attachment:
 
 @pytest.fixture
 def make_network(node: Node, call: Call, plugins: Path, tmp_path: Path) -> Callable[..., Network]:
-    """`make_network(type="macvlan", master="up0")`, on the test's node."""
-    return lambda **config: Network(node, call, plugins, tmp_path / "state", config)
+    """`make_network(type="macvlan", master="up0")`, on the test's node; `chained` are further plugins."""
+
+    def make(chained: list[Json] | None = None, **config: Any) -> Network:
+        made = Network(node, call, plugins, tmp_path / "state", config)
+        made.chained = chained or []
+        return made
+
+    return make
 
 
 @pytest.fixture

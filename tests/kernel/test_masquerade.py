@@ -15,6 +15,7 @@ from cni.errors import CNIError
 from cni.hashes import chain_name, rule_comment
 from cni.ip import CIDR
 from cni.netns import NetNS
+from cni.ruleset import establish
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -43,7 +44,8 @@ def setup(
     node: Node, backend: str | None, *addresses: str, owner: tuple[str, str, str] = (NETWORK, "eth0", CID)
 ) -> None:
     with NetNS.open(node.path) as host:
-        masquerade.setup(backend, [CIDR.parse(address) for address in addresses], *owner, host)
+        cidrs = [CIDR.parse(address) for address in addresses]
+        establish(host, lambda ruleset: masquerade.describe(ruleset, backend, cidrs, *owner))
 
 
 def teardown(node: Node, network: str = NETWORK, ifname: str = "eth0", container_id: str = CID) -> None:
@@ -388,9 +390,11 @@ def test_nothing_is_printed(node: Node, backend: str) -> None:
     code = f"""
 from cni import masquerade
 from cni.ip import CIDR
+from cni.ruleset import establish
 owner = "mynet", "eth0", "cid1"
 for _ in range(2):
-    masquerade.setup("{backend}", [CIDR.parse("10.1.2.3/24"), CIDR.parse("2001:db8::3/64")], *owner)
+    addresses = [CIDR.parse("10.1.2.3/24"), CIDR.parse("2001:db8::3/64")]
+    establish(None, lambda ruleset: masquerade.describe(ruleset, "{backend}", addresses, *owner))
 masquerade.check([CIDR.parse("10.1.2.3/24")], *owner)
 masquerade.gc("mynet", [("cid1", "eth0")])
 masquerade.teardown(*owner)
@@ -406,14 +410,15 @@ def test_attachments_made_and_removed_at_the_same_time(node: Node, backend: str)
 import sys
 from cni import masquerade
 from cni.ip import CIDR
+from cni.ruleset import establish
 backend, number = sys.argv[1:]
 for turn in range(10):
     attachment = "mynet", "eth0", f"cid-{number}-{turn}"
     address = CIDR.parse(f"10.1.{number}.{turn}/16")
-    masquerade.setup(backend, [address], *attachment)
+    establish(None, lambda ruleset: masquerade.describe(ruleset, backend, [address], *attachment))
     masquerade.check([address], *attachment)
     masquerade.teardown(*attachment)
-    masquerade.setup(backend, [address], *attachment)
+    establish(None, lambda ruleset: masquerade.describe(ruleset, backend, [address], *attachment))
 """
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda number: node.python(code, backend, str(number)), range(6)))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from cni import masquerade
+from cni import masquerade, ruleset
 from cni.errors import CNIError
 from cni.hashes import chain_name
 from cni.ip import CIDR
@@ -41,6 +41,10 @@ class FakeNft:
         assert f"{family} {table}" == TABLE
         return self.chains.get(chain, [])
 
+    def table(self, family: str, table: str) -> dict[str, list[Rule]]:
+        assert f"{family} {table}" == TABLE
+        return self.chains
+
     def run(self, commands: str) -> str:
         self.transactions.append(commands + "\n")
         if self.refuses is not None and self.refuses in commands:
@@ -70,6 +74,13 @@ class FakeIptables:
             raise IptablesError("no iptables")
         self.changes.append(rules)
 
+    def change_all(self, tables: dict[str, list[list[str]]]) -> None:
+        assert list(tables) == ["nat"]
+        self.change("nat", tables["nat"])
+
+    def table(self, table: str) -> dict[str, list[list[str]]]:
+        return {"POSTROUTING": self.rules(table, "POSTROUTING")}
+
     def usable(self) -> bool:
         return self.is_usable
 
@@ -77,19 +88,22 @@ class FakeIptables:
 @pytest.fixture
 def nft(monkeypatch: pytest.MonkeyPatch) -> FakeNft:
     fake = FakeNft()
-    monkeypatch.setattr(masquerade, "Nft", lambda host: fake)
+    for module in (masquerade, ruleset):
+        monkeypatch.setattr(module, "Nft", lambda host: fake)
     return fake
 
 
 @pytest.fixture
 def iptables(monkeypatch: pytest.MonkeyPatch) -> FakeIptables:
     fake = FakeIptables()
-    monkeypatch.setattr(masquerade, "Iptables", lambda version, host: fake)
+    for module in (masquerade, ruleset):
+        monkeypatch.setattr(module, "Iptables", lambda version, host: fake)
     return fake
 
 
 def setup(backend: str | None, *addresses: str) -> None:
-    masquerade.setup(backend, [CIDR.parse(address) for address in addresses], "unit-test", "eth0", "two")
+    cidrs = [CIDR.parse(address) for address in addresses]
+    ruleset.establish(None, lambda wanted: masquerade.describe(wanted, backend, cidrs, "unit-test", "eth0", "two"))
 
 
 # nftables
@@ -123,7 +137,7 @@ def test_nftables_setup_leaves_a_right_postrouting_alone_and_replaces_stale_rule
 def test_nftables_setup_after_the_chains_have_vanished(nft: FakeNft) -> None:
     """Between the look at them and the transaction, say by a reload of the node's firewall."""
     texts = ("ip daddr 224.0.0.0/4 return", "ip6 daddr ff00::/8 return", "goto masq_checks")
-    nft.chains = {"postrouting": [Rule(text, "", handle) for handle, text in enumerate(texts)]}
+    nft.chains = {"masq_checks": [], "postrouting": [Rule(text, "", n) for n, text in enumerate(texts)]}
 
     def run(commands: str) -> str:
         nft.transactions.append(commands)

@@ -54,7 +54,7 @@ cdef extern from "netlink.h" nogil:
     void cni_attribute_text(cni_messages *messages, uint16_t type, const char *text)
     size_t cni_nest_begin(cni_messages *messages, uint16_t type)
     void cni_nest_end(cni_messages *messages, size_t start)
-    int cni_netlink_open(cni_netlink *netlink, int netns, cni_error *err)
+    int cni_netlink_open(cni_netlink *netlink, int netns, int protocol, cni_error *err)
     void cni_netlink_close(cni_netlink *netlink)
     int cni_netlink_subscribe(cni_netlink *netlink, uint32_t group, cni_error *err)
     int cni_netlink_transact(cni_netlink *netlink, cni_messages *requests, cni_messages *answers, uint32_t *first,
