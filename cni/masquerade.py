@@ -60,8 +60,8 @@ def describe(
         backend = ruleset.default_backend
     if backend == "nftables":
         owner = _owner(network, ifname, container_id)
-        rules = _nftables_additions(addresses, _comment(network, ifname, container_id))
-        ruleset.ensure_nftables(_LAYOUT, rules, lambda rule: rule.comment.startswith(owner))
+        added = _nftables_additions(addresses, _comment(network, ifname, container_id))
+        ruleset.ensure_nftables(_LAYOUT, added, lambda rule: rule.comment.startswith(owner))
     elif backend == "iptables":
         new_chain = ["-N", chain_name(network, container_id)]
         for version, rules in _iptables_rules(addresses, network, container_id).items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _stat
+import _thread
+import errno
 import posix
 
 TYPE_CHECKING = False
@@ -12,6 +15,11 @@ if TYPE_CHECKING:
     from cni.netns import NetNS
 else:
     import _signal  # the C half of `signal`; the other half imports enum
+
+_PATH = "/bin:/usr/bin"  # where there is none: as execvp(3)
+
+# Where one process serves several callers at once: `caller.environ` is the one's that the thread serves.
+caller = _thread._local()
 
 # Python ignores these two, and what is ignored stays ignored across an exec.
 _IGNORED_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)
@@ -43,15 +51,18 @@ def run(
     timeout: float | None = None,
     netns: NetNS | None = None,
 ) -> Completed:
-    """Run `argv` to its end; a name without a slash is searched for in PATH.
+    """Run `argv` to its end.
 
-    `env` None is this process's environment; `timeout` is in seconds; `netns` is the network namespace the program
-    starts in where that is not this process's own.
+    `env` None is this process's environment, or that of the caller it serves; `timeout` is in seconds; `netns` is the
+    network namespace the program starts in where that is not this process's own. A name is looked for in `env`'s PATH.
 
     Raises OSError if the program can't be started and TimeoutError, after killing it, if it takes longer.
     """
     # The program's ends are memory files: unlike pipes they never fill up, and a daemon that the program leaves behind
     # with a copy of its stdout doesn't keep us waiting.
+    if env is None:
+        env = getattr(caller, "environ", None)
+    program = argv[0] if env is None else _located(argv[0], env)
     files: list[int] = []
     try:
         # Made in this order, each number is at least the one it is to get, so no dup2 below overwrites a later file,
@@ -62,7 +73,7 @@ def run(
 
         def spawn() -> int:
             return posix.posix_spawnp(
-                argv[0],
+                program,
                 argv,
                 posix.environ if env is None else env,
                 file_actions=[(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)],
@@ -77,6 +88,17 @@ def run(
     finally:
         for fd in files:
             posix.close(fd)
+
+
+def _located(program: str, env: Mapping[str, str]) -> str:
+    """The program in the PATH of `env`; posix_spawnp would look in this process's."""
+    if "/" in program:
+        return program
+    for folder in env.get("PATH", _PATH).split(":"):
+        path = f"{folder or '.'}/{program}"
+        if posix.access(path, posix.X_OK) and _stat.S_ISREG(posix.stat(path).st_mode):
+            return path
+    raise FileNotFoundError(errno.ENOENT, posix.strerror(errno.ENOENT), program)
 
 
 def write_all(fd: int, data: bytes) -> None:

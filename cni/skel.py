@@ -51,9 +51,9 @@ class Plugin:
     """A CNI plugin: a name, a table of its configuration, and a handler for each verb it has something to do for.
 
     `add` returns the Result; the other handlers return None, and a verb without a handler succeeds.
-    `rules` describes to a Ruleset, given the result of ADD, what the attachment has in iptables and nftables, for them
-    to be restored. `versions` are the spec versions it can be configured in; `about` is told to who starts it by hand, by default its
-    name and the version of this package; None is nothing, and an error then.
+    `rules` describes to a Ruleset, given the result of ADD, what the attachment has in iptables and nftables, for it to
+    be restored. `versions` are the spec versions it can be configured in; `about` is told to who starts it by hand, by
+    default its name and the version of this package; None is nothing, and an error then.
     `netconf_error` goes before what is wrong with the configuration.
     """
 
