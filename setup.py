@@ -16,6 +16,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 CORE = Path("src/_cnicore")
+SERVICES = ("cni/agent/", "cni/bench/", "cni/cli/", "cni/reaper.py", "cni/runtime/")  # no plugin imports them
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 
 
@@ -44,7 +45,7 @@ class BuildNative(build_ext):
         """All that plugins import, in one file (cni/bundle.py)."""
         files = (path for top in ("cni", "cni_plugins") for path in root.glob(f"{top}/**/*.py"))
         names = sorted(path.relative_to(root).as_posix() for path in files)
-        names = [name for name in names if not name.startswith(("cni/cli/", "cni/runtime/"))]
+        names = [name for name in names if not name.startswith(SERVICES)]
         # The columns of every instruction, for tracebacks, are a fifth of the code.
         subprocess.run([sys.executable, "-X", "no_debug_ranges", "cni/bundle.py", str(root), *names], check=True)
 

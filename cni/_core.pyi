@@ -325,6 +325,17 @@ class Batch:
     ) -> Self:
         """Any request: neighbours, rules, qdiscs. ``what % arguments`` says it in words; ``overlook``: fine errnos."""
 
+    def get(
+        self,
+        type: int,
+        header: bytes,
+        attributes: Iterable[_Attribute],
+        what: str,
+        arguments: tuple[object, ...] = (),
+        overlook: tuple[int, ...] = (),
+    ) -> Self:
+        """Any single object, to be found in what ``commit`` returns: None where its absence is overlooked."""
+
     def commit(self) -> list[Any]:
         """Send what is queued. One entry for each get, in order: the object, or None if it may be missing and is.
 

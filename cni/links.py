@@ -13,7 +13,7 @@ from cni.netns import NetNS, NetNSNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from cni._core import Link
@@ -166,11 +166,22 @@ def announce(container: NetNS, name: str) -> None:
     sysctl.try_write(container, f"net/ipv6/conf/{name}/ndisc_notify", "1")
 
 
-def delete(netns: NetNS, name: str) -> None:
-    """Delete a link. One that is not there is fine. Raises CNIError."""
+# How links are deleted where one process does it for many at a time: netns, name and, for the end of a pair whose
+# other end may be there, the node's namespace (cni/reaper.py). None: each by itself.
+reaper: Callable[[NetNS, str, NetNS | None], None] | None = None
+
+
+def delete(netns: NetNS, name: str, host: NetNS | None = None) -> None:
+    """Delete a link. One that is not there is fine. Raises CNIError.
+
+    `host` is the namespace where the other end of a pair may be.
+    """
     try:
-        with netns.netlink() as inside:
-            inside.batch().link_delete(name, missing_ok=True).commit()
+        if reaper:
+            reaper(netns, name, host)
+        else:
+            with netns.netlink() as inside:
+                inside.batch().link_delete(name, missing_ok=True).commit()
     except OSError as error:
         raise CNIError(f"failed to delete {quote(name)}: {error}") from error
 
@@ -181,7 +192,7 @@ def delete_attachment(request: Request) -> None:
         return
     try:
         with NetNS.open(request.netns) as container:
-            delete(container, request.ifname)
+            delete(container, request.ifname, request.host)
     except NetNSNotFound:
         return
     except OSError as error:

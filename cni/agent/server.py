@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
-from cni import launcher, process
+from cni import launcher, process, reaper
 from cni.agent import protocol
 from cni.netns import NetNS
 from cni.skel import Plugin
@@ -60,6 +60,7 @@ class Agent:
         for point in entry_points(group="cni.plugins"):
             with contextlib.suppress(Exception):  # a broken plugin is told to who calls it
                 self._plugin(point.value)
+        reaper.install()
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(_SWITCH)

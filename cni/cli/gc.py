@@ -11,12 +11,13 @@ import argparse
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from cni.cli.leftovers import ALIVE, OVER, Node, Remembered, Reserved
 from cni.cli.pools import Pool
 from cni.errors import CNIError
 from cni.runtime.cache import DEFAULT_FOLDER
-from cni.runtime.operations import CNI, RuntimeConf
+from cni.runtime.operations import CNI, Exec, InProcess, RuntimeConf
 from cni_plugins.ipam.host_local.store import Store
 
 _GRACE = 600.0  # seconds
@@ -71,16 +72,18 @@ def _warn(text: str) -> None:
 
 
 def _collect(node: Node) -> None:
-    for attachment in node.attachments:
-        if attachment.verdict == OVER:
-            _delete(attachment, node)
+    over = [attachment for attachment in node.attachments if attachment.verdict == OVER]
+    plugins = InProcess()
+    # Side by side, so that links go as one group.
+    with ThreadPoolExecutor(plugins.at_once) as threads:
+        list(threads.map(lambda attachment: _delete(attachment, node, plugins), over))
     for pool in node.pools:
-        over = [each for each in node.reservations if each.pool is pool and each.verdict == OVER]
-        if over:
-            _release(pool, over)
+        stale = [each for each in node.reservations if each.pool is pool and each.verdict == OVER]
+        if stale:
+            _release(pool, stale)
 
 
-def _delete(one: Remembered, node: Node) -> None:
+def _delete(one: Remembered, node: Node, plugins: Exec) -> None:
     if not one.is_unchanged():
         one.failure = "it has changed meanwhile"
         return
@@ -89,7 +92,7 @@ def _delete(one: Remembered, node: Node) -> None:
     # Without the namespace, which is gone: something else may be at its path.
     rt = RuntimeConf(then.container_id, "", then.ifname, then.args, then.capability_args)
     try:
-        CNI(path, one.folder, warn=_warn).delete(one.network(node.configured), rt, _DEL)
+        CNI(path, one.folder, plugins, warn=_warn).delete(one.network(node.configured), rt, _DEL)
         one.is_done = True
     except (CNIError, OSError) as error:
         one.failure = str(error)

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
         load_network_list,
         load_plugin,
     )
-    from cni.runtime.operations import CNI, CheckNotSupported, DeadlineExceeded, Exec, PluginFailed, RuntimeConf
+    from cni.runtime.operations import (
+        CNI,
+        CheckNotSupported,
+        DeadlineExceeded,
+        Exec,
+        InProcess,
+        PluginFailed,
+        RuntimeConf,
+    )
 
 __all__ = [
     "CNI",
@@ -35,6 +43,7 @@ __all__ = [
     "CheckNotSupported",
     "DeadlineExceeded",
     "Exec",
+    "InProcess",
     "NetworkConfigList",
     "NoConfigsFound",
     "NotFound",
@@ -61,7 +70,7 @@ _HOMES = {
         "load_network_list",
         "load_plugin",
     ),
-    "operations": ("CNI", "CheckNotSupported", "DeadlineExceeded", "Exec", "PluginFailed", "RuntimeConf"),
+    "operations": ("CNI", "CheckNotSupported", "DeadlineExceeded", "Exec", "InProcess", "PluginFailed", "RuntimeConf"),
 }
 
 

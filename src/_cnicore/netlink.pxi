@@ -437,6 +437,11 @@ cdef class Batch:
         self.asked.append((what, arguments, overlook, False))
         return self
 
+    def get(self, int type, bytes header, attributes, str what, tuple arguments=(), tuple overlook=()) -> Batch:
+        self.queue(type, 0, header, attributes)
+        self.asked.append((what, arguments, overlook, True))
+        return self
+
     cdef int queue(self, int type, int flags, bytes header, attributes) except -1:
         cdef size_t start = cni_message_begin(&self.requests, type, sys.NLM_F_ACK | flags, <const char *>header,
                                               len(header))

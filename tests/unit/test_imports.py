@@ -21,8 +21,8 @@ DHCP_DAEMON = tuple(
     f"cni_plugins.ipam.dhcp.{name}" for name in ("daemon", "flags", "lease", "leases", "link", "server", "store")
 )
 
-# Commands and the runtime library are no part of a plugin; _nftables needs a folder that only a launcher names.
-APART = ("cni.cli", "cni.runtime", "cni.__main__", "cni._nftables", *DHCP_DAEMON)
+# Commands, services and the runtime library are no part of a plugin; _nftables needs a folder that a launcher names.
+APART = ("cni.agent", "cni.bench", "cni.cli", "cni.reaper", "cni.runtime", "cni.__main__", "cni._nftables", *DHCP_DAEMON)
 
 PROGRAM = """
 import sys

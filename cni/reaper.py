@@ -1,0 +1,173 @@
+"""Links deleted together: the kernel's wait for a grace period, 20 ms for each, is one for all.
+
+Deletions that come while one is under way wait for it, and then go as one group. For a veth pair the end in the
+node's namespace is taken, so that those of many containers are in one namespace.
+
+A group (IFLA_GROUP) is nothing but a number that links have, 0 for most. Ours is drawn by lot for each time; before it
+is deleted, the links that have it are looked at. Where anything else has it too, each link is deleted by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import sys
+import threading
+from collections import defaultdict
+
+from cni import links
+from cni._core import KernelError, Link, Netlink, parse_attributes, u32
+from cni.netns import NetNS
+
+# linux/rtnetlink.h, if_link.h, net_namespace.h
+_RTM_NEWLINK = 16
+_RTM_DELLINK = 17
+_RTM_GETNSID = 90
+_IFLA_GROUP = 27
+_NETNSA_NSID = 1
+_NETNSA_FD = 3
+
+_FIRST = 1 << 30  # of the groups' numbers, up to twice that: what people write by hand is smaller
+_ENOUGH = 2  # one is deleted as well without a group
+
+Index = int
+
+
+class Doomed:
+    """A link that is to be deleted: who waits for that, and what came of it."""
+
+    __slots__ = ("done", "error", "index", "leads", "netns", "peer")
+
+    def __init__(self, netns: NetNS, link: Link) -> None:
+        self.netns = netns
+        self.index = link.index
+        self.peer = link.link
+        self.error: OSError | None = None
+        self.leads = False
+        self.done = threading.Event()
+
+
+class Reaper:
+    """Deletes links for many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[Doomed] = []
+        self._is_at_work = False
+
+    def delete(self, netns: NetNS, name: str, host: NetNS | None = None) -> None:
+        """Delete the link `name` in `netns`; of a veth pair, the end in `host`. Raises OSError.
+
+        A link that isn't there is fine.
+        """
+        with netns.netlink() as inside:
+            link = inside.find_link(name)
+            if link is None:
+                return
+            doomed = (host and _other_end(inside, link, host)) or Doomed(netns, link)
+        with self._lock:
+            self._waiting.append(doomed)
+            doomed.leads, self._is_at_work = not self._is_at_work, True
+        if not doomed.leads:
+            doomed.done.wait()
+        if doomed.leads:
+            self._lead()
+        if doomed.error:
+            raise doomed.error
+
+    def _lead(self) -> None:
+        """Delete all that wait; then those that have come meanwhile are led by one of themselves."""
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        try:
+            _delete_all(batch)
+        finally:
+            with self._lock:
+                self._is_at_work = bool(self._waiting)
+                if self._waiting:
+                    self._waiting[0].leads = True
+                    self._waiting[0].done.set()
+            for doomed in batch:
+                doomed.leads = False
+                doomed.done.set()
+
+
+def install() -> Reaper:
+    """From now on this process's plugins delete links together with those of other threads."""
+    reaper = Reaper()
+    links.reaper = reaper.delete
+    return reaper
+
+
+def _other_end(inside: Netlink, link: Link, host: NetNS) -> Doomed | None:
+    """The end in `host` of a veth pair, if it is there."""
+    if link.kind != "veth" or link.link_netnsid != _nsid(inside, host):
+        return None
+    with host.netlink() as node:
+        end = node.find_link(link.link)
+    return Doomed(host, end) if end and end.kind == "veth" and end.link == link.index else None
+
+
+def _nsid(inside: Netlink, netns: NetNS) -> int:
+    """The number by which links in one namespace name another one; -1 if they don't."""
+    header = bytes(4)  # struct rtgenmsg, aligned
+    wanted = [(_NETNSA_FD, u32(netns.fd))]
+    [(_, answer)] = inside.batch().get(_RTM_GETNSID, header, wanted, "look up a namespace's number").commit()
+    number = parse_attributes(answer[len(header) :])[_NETNSA_NSID]
+    return int.from_bytes(number, sys.byteorder, signed=True)
+
+
+def _delete_all(batch: list[Doomed]) -> None:
+    """What fails is told to who waits for it."""
+    by_netns: dict[NetNS, list[Doomed]] = defaultdict(list)
+    for doomed in batch:
+        by_netns[doomed.netns].append(doomed)
+    for netns, together in by_netns.items():
+        try:
+            with netns.netlink() as node:
+                if len(together) < _ENOUGH or not _delete_group(node, together):
+                    _delete_each(node, together)
+        except OSError as error:
+            for doomed in together:
+                doomed.error = doomed.error or error
+
+
+def _delete_each(node: Netlink, together: list[Doomed]) -> None:
+    for doomed in together:
+        try:
+            node.batch().link_delete(doomed.index, missing_ok=True).commit()
+        except OSError as error:
+            doomed.error = error
+
+
+def _delete_group(node: Netlink, together: list[Doomed]) -> bool:
+    """Whether it could be done."""
+    number = _FIRST + secrets.randbelow(_FIRST)
+    ends = {doomed.index: doomed.peer for doomed in together}
+    _set_group(node, list(ends), number)
+    members = [link for link in node.links() if link.group == number]
+    if any(ends.get(link.index) != link.link for link in members):
+        _set_group(node, [link.index for link in members if link.index in ends], 0)
+        return False
+    header = _header(0)
+    try:
+        what = "delete the links of group %d"
+        node.batch().request(_RTM_DELLINK, 0, header, [(_IFLA_GROUP, u32(number))], what, (number,)).commit()
+    except KernelError as error:
+        # ENODEV: they are gone. A kind that can't be deleted (EOPNOTSUPP) keeps the others from it.
+        return error.errno == errno.ENODEV
+    return True
+
+
+def _set_group(node: Netlink, indexes: list[Index], number: int) -> None:
+    batch = node.batch()
+    for index in indexes:
+        what = "put link %d into group %d"
+        attributes = [(_IFLA_GROUP, u32(number))]
+        batch.request(_RTM_NEWLINK, 0, _header(index), attributes, what, (index, number), (errno.ENODEV,))
+    batch.commit()
+
+
+def _header(index: Index) -> bytes:
+    """A struct ifinfomsg."""
+    return bytes(4) + u32(index) + bytes(8)
