@@ -4,7 +4,7 @@ Deletions that come while one is under way wait for it, and then go as one group
 node's namespace is taken, so that those of many containers are in one namespace.
 
 A group (IFLA_GROUP) is nothing but a number that links have, 0 for most. Ours is drawn by lot for each time; before it
-is deleted, the links that have it are looked at. Where anything else has it too, each link is deleted by itself.
+is deleted, the links that have it are looked at. Where anything else has it, each link is deleted by itself.
 """
 
 from __future__ import annotations
@@ -36,15 +36,20 @@ Index = int
 class Doomed:
     """A link that is to be deleted: who waits for that, and what came of it."""
 
-    __slots__ = ("done", "error", "index", "leads", "netns", "peer")
+    __slots__ = ("done", "error", "identity", "index", "leads", "netns")
 
     def __init__(self, netns: NetNS, link: Link) -> None:
         self.netns = netns
         self.index = link.index
-        self.peer = link.link
+        self.identity = _identity(link)
         self.error: OSError | None = None
         self.leads = False
         self.done = threading.Event()
+
+
+def _identity(link: Link) -> tuple[str, str, int]:
+    """An index may be given to another link."""
+    return link.name, link.kind, link.link
 
 
 class Reaper:
@@ -135,7 +140,9 @@ def _delete_all(batch: list[Doomed]) -> None:
 def _delete_each(node: Netlink, together: list[Doomed]) -> None:
     for doomed in together:
         try:
-            node.batch().link_delete(doomed.index, missing_ok=True).commit()
+            link = node.find_link(doomed.index)
+            if link and _identity(link) == doomed.identity:
+                node.batch().link_delete(doomed.index, missing_ok=True).commit()
         except OSError as error:
             doomed.error = error
 
@@ -143,11 +150,11 @@ def _delete_each(node: Netlink, together: list[Doomed]) -> None:
 def _delete_group(node: Netlink, together: list[Doomed]) -> bool:
     """Whether it could be done."""
     number = _FIRST + secrets.randbelow(_FIRST)
-    ends = {doomed.index: doomed.peer for doomed in together}
-    _set_group(node, list(ends), number)
+    ours = {doomed.index: doomed.identity for doomed in together}
+    _set_group(node, list(ours), number)
     members = [link for link in node.links() if link.group == number]
-    if any(ends.get(link.index) != link.link for link in members):
-        _set_group(node, [link.index for link in members if link.index in ends], 0)
+    if any(ours.get(link.index) != _identity(link) for link in members):
+        _set_group(node, [link.index for link in members if link.index in ours], 0)
         return False
     header = _header(0)
     try:

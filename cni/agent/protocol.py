@@ -51,6 +51,11 @@ class Request:
         self.environ = {name: value for name, _, value in pairs}
         self.folder, self.netns, self.stdin = descriptors
 
+    @property
+    def is_large(self) -> bool:
+        """Whether the configuration is more than is read."""
+        return os.fstat(self.stdin).st_size > LARGEST_INPUT
+
     def read_stdin(self) -> bytes:
         return os.pread(self.stdin, LARGEST_INPUT, 0)
 
@@ -92,8 +97,8 @@ def receive(connection: socket.socket) -> Request | None:
         data += _rest(connection, _REQUEST.size + code_length + environment_length - len(data))
         code_end = _REQUEST.size + code_length
         code = data[_REQUEST.size : code_end]
-        if code.count(b"\0") < 2 or os.fstat(descriptors[2]).st_size > LARGEST_INPUT:
-            raise Refused("a request that names no plugin, or with too large a configuration")
+        if code.count(b"\0") < 2:
+            raise Refused("a request that names no plugin")
         request = Request(code, data[code_end : code_end + environment_length], descriptors)
         descriptors = []
         return request

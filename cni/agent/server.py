@@ -100,13 +100,7 @@ class Agent:
                 is_last = not self._idle and self._threads < _CONNECTIONS
             if is_last:
                 self._add_thread()
-            try:
-                with connection:
-                    self._converse(connection)
-            except (OSError, protocol.Refused) as error:
-                _log(f"a request was not served: {error}")
-            except Exception:  # a thread fewer would be worse than any of them
-                _log(traceback.format_exc())
+            self.converse(connection)
             with self._lock:
                 self._idle += 1
 
@@ -120,6 +114,16 @@ class Agent:
         return goes_on
 
     # ---- one connection ----
+
+    def converse(self, connection: socket.socket) -> None:
+        """Serve who is at the other end, and close it. Nothing is raised: a thread fewer would be worse than that."""
+        try:
+            with connection:
+                self._converse(connection)
+        except (OSError, protocol.Refused) as error:
+            _log(f"a request was not served: {error}")
+        except Exception:
+            _log(traceback.format_exc())
 
     def _converse(self, connection: socket.socket) -> None:
         if self._stopping.is_set() or protocol.peer_uid(connection) != os.geteuid():
@@ -142,6 +146,8 @@ class Agent:
     def _serve(self, request: protocol.Request) -> tuple[int, bytes, bytes]:
         if request.folders[0] != launcher.PACKAGES or _code_identity() != self._code:
             raise _Declined("it belongs to another installation")
+        if request.is_large:
+            raise _Declined("its configuration is too large")
         try:
             plugin = self._plugin(request.reference)
         except (ImportError, AttributeError) as error:

@@ -1,0 +1,132 @@
+"""Links that go together, and that nothing else ever goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cni import reaper
+from cni._core import KernelError
+from cni.netns import NetNS
+from cni.reaper import Reaper
+from tests.kernel.conftest import links
+
+if TYPE_CHECKING:
+    from tests.conftest import Node
+
+PAIRS = 12
+
+
+@pytest.fixture
+def host(node: Node) -> Iterator[NetNS]:
+    with NetNS.open(node.path) as netns:
+        yield netns
+
+
+def attach(node: Node, number: int, ifname: str = "eth0") -> Node:
+    container = node.container()
+    pair = ["ip", "link", "add", f"port{number}", "type", "veth", "peer", "name", ifname, "netns", container.name]
+    node.run(pair)
+    return container
+
+
+def delete_all(one: Reaper, host: NetNS, containers: list[Node], ifname: str = "eth0") -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(len(containers)) as threads:
+        opened = [stack.enter_context(NetNS.open(container.path)) for container in containers]
+        list(threads.map(lambda container: one.delete(container, ifname, host), opened))
+
+
+def test_many_at_once(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[int] = []
+    real = reaper._delete_group
+    monkeypatch.setattr(reaper, "_delete_group", lambda net, some: (groups.append(len(some)), real(net, some))[1])
+    containers = [attach(node, number) for number in range(PAIRS)]
+    node.run(["ip", "link", "add", "bystander", "type", "bridge"])
+    delete_all(Reaper(), host, containers)
+    assert links(node) == {"lo", "bystander"}
+    assert all(links(container) == {"lo"} for container in containers)
+    assert max(groups) > 1
+
+
+def test_links_that_people_have_put_into_groups(node: Node, host: NetNS) -> None:
+    node.run(["ip", "link", "add", "bystander", "type", "bridge"])
+    node.run(["ip", "link", "set", "bystander", "group", "42"])
+    delete_all(Reaper(), host, [attach(node, number) for number in range(3)])
+    (bystander,) = node.ip("link", "show", "dev", "bystander")
+    assert bystander["group"] == "42"
+
+
+def test_a_group_that_somebody_else_has_too(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the odds: then each link is deleted by itself."""
+    number = reaper._FIRST + 5
+    monkeypatch.setattr(reaper.secrets, "randbelow", lambda _: 5)
+    node.run(["ip", "link", "add", "bystander", "type", "bridge"])
+    node.run(["ip", "link", "set", "bystander", "group", str(number)])
+    delete_all(Reaper(), host, [attach(node, each) for each in range(6)])
+    assert links(node) == {"lo", "bystander"}
+
+
+def test_an_index_that_has_become_another_link(node: Node, host: NetNS) -> None:
+    """Between the look at the link and its deletion."""
+    containers = [attach(node, number) for number in range(2)]
+    doomed = []
+    for container in containers:
+        with NetNS.open(container.path) as netns, netns.netlink() as inside:
+            end = reaper._other_end(inside, inside.link("eth0"), host)
+            assert end
+            doomed.append(end)
+    node.run(["ip", "link", "delete", "port0"])
+    node.run(["ip", "link", "add", "another", "index", str(doomed[0].index), "type", "bridge"])
+    reaper._delete_all(doomed)
+    assert "port1" not in links(node)
+    assert "another" in links(node)
+
+
+def test_pairs_whose_other_end_is_elsewhere(node: Node, host: NetNS) -> None:
+    """In a third namespace, or in the container itself, where the node has a veth with that very index."""
+    elsewhere, container = node.container(), node.container()
+    pair = ["ip", "-n", container.name, "link", "add", "eth0", "type", "veth", "peer", "name", "far"]
+    node.run([*pair, "netns", elsewhere.name])
+    (far,) = elsewhere.ip("link", "show", "dev", "far")
+    (near,) = container.ip("link", "show", "dev", "eth0")
+    # The same indexes as that pair's, seen from the node.
+    other = node.container()
+    node.run(
+        ["ip", "link", "add", "port", "index", str(far["ifindex"]), "type", "veth", "peer", "name", "eth0",
+         "index", str(near["ifindex"]), "netns", other.name]
+    )  # fmt: skip
+    delete_all(Reaper(), host, [container])
+    assert links(container) == {"lo"}
+    assert links(elsewhere) == {"lo"}
+    assert "port" in links(node)
+    assert "eth0" in links(other)
+
+
+def test_other_kinds_of_links(node: Node, host: NetNS) -> None:
+    containers = [node.container() for _ in range(4)]
+    for container in containers:
+        container.run(["ip", "link", "add", "eth0", "type", "bridge"])
+    delete_all(Reaper(), host, containers)
+    assert all(links(container) == {"lo"} for container in containers)
+
+
+def test_a_link_that_is_gone(node: Node, host: NetNS) -> None:
+    delete_all(Reaper(), host, [node.container()])
+
+
+def test_a_link_that_cannot_be_deleted(node: Node, host: NetNS) -> None:
+    """It is its own caller's failure, and nobody else's."""
+    container = attach(node, 0)
+    one = Reaper()
+    with ThreadPoolExecutor(4) as threads, NetNS.open(container.path) as netns:
+        failing = [threads.submit(one.delete, host, "lo", None) for _ in range(3)]
+        fine = threads.submit(one.delete, netns, "eth0", host)
+        for each in failing:
+            with pytest.raises(KernelError):
+                each.result()
+        fine.result()
+    assert links(node) == {"lo"}
