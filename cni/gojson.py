@@ -58,6 +58,10 @@ class _Context:
     parse_constant = staticmethod(_constant)
 
 
+class _Pairs(_Context):
+    object_pairs_hook = tuple  # type: ignore[assignment]
+
+
 _scanner = make_scanner(_Context)  # type: ignore[arg-type]  # any object with these attributes does
 
 
@@ -72,9 +76,14 @@ def loads(data: bytes | str) -> Any:
     return _scan(dumps(value)) if "\\ud" in text or "\\uD" in text else value
 
 
-def _scan(text: str) -> Any:
+def pairs(data: bytes) -> Any:
+    """As :func:`loads`, but that every object is a tuple of its (key, value) pairs as written, repeated keys too."""
+    return _scan(data.decode("utf-8", "replace"), make_scanner(_Pairs))  # type: ignore[arg-type]
+
+
+def _scan(text: str, scanner: Callable[[str, int], tuple[Any, int]] = _scanner) -> Any:
     try:
-        value, end = _scanner(text, len(text) - len(text.lstrip(_SPACE)))
+        value, end = scanner(text, len(text) - len(text.lstrip(_SPACE)))
     except StopIteration as stop:
         raise _unexpected(text, stop.value, "looking for beginning of value") from None
     except RecursionError:
@@ -83,7 +92,7 @@ def _scan(text: str) -> Any:
         # What the scanner raises is json.decoder's, and before Python 3.13 it doesn't import that itself.
         import json.decoder  # noqa: F401
 
-        return _scan(text)
+        return _scan(text, scanner)
     rest = text[end:].lstrip(_SPACE)
     if rest:
         raise _unexpected(text, len(text) - len(rest), "after top-level value")

@@ -11,6 +11,7 @@ import time
 from cni import gojson, launcher, process, version
 from cni.errors import UNKNOWN, CNIError, bracketed, quote
 from cni.result import Result
+from cni.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,16 +180,20 @@ def run(
     path: str,
     config: bytes,
     environ: Mapping[str, str],
+    timeout: float | None = None,
     *,
     stderr: Callable[[str], object] = _to_stderr,
     host: NetNS | None = None,
 ) -> bytes:
-    """Run the plugin at `path` in whichever way is quickest: `call` for an executable of our own, else `execute`."""
+    """Run the plugin at `path` in whichever way is quickest: `call` for an executable of our own, else `execute`.
+
+    `timeout` is for processes alone.
+    """
     trailer = launcher.read(path)
     if trailer and trailer.is_ours:
         plugin: Any = launcher.load(trailer.reference)
         return call(plugin, config, environ, stderr=stderr, host=host)
-    return execute(path, config, environ, stderr=stderr, netns=host)
+    return execute(path, config, environ, timeout, stderr=stderr, netns=host)
 
 
 def decode_result(output: bytes, config_version: str) -> Result:
@@ -232,7 +237,8 @@ if TYPE_CHECKING:
 def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | None = None) -> Result | None:
     """Have another plugin serve `verb` for `request`: same environment, same stdin unless `config` is given.
 
-    ADD returns the delegate's Result, the other verbs None. Raises the delegate's own CNIError, unchanged.
+    ADD returns the delegate's Result, the other verbs None; an ADD whose result can't be read is undone. Raises the
+    delegate's own CNIError, unchanged.
     """
     path = find(plugin_type, request.path.split(_PATH_SEPARATOR) if request.path else [])
     stdin = request.stdin if config is None else config
@@ -240,5 +246,7 @@ def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | N
     output = run(path, stdin, environ, stderr=request.stderr, host=request.foreign_host)
     if verb != "ADD":
         return None
-    config_version = request.version if config is None else version.of_config(_object(config))
-    return decode_result(output, config_version)
+    with Undo(request.stderr) as undo:
+        undo.push(delegate, "DEL", plugin_type, request, config=config)
+        config_version = request.version if config is None else version.of_config(_object(config))
+        return decode_result(output, config_version)

@@ -9,13 +9,28 @@ if TYPE_CHECKING:
     from cni.netns import NetNS
 
 _FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+_LONGEST = 1 << 16  # bytes; a bitmap of all ports may have that many
+_SWAPPED = str.maketrans("./", "/.")
+
+
+def slashed(name: str) -> str:
+    """The path below /proc/sys of a name in either spelling (sysctl(8)): which of `.` and `/` comes first separates.
+
+    Where dots separate, a slash stands for a dot in the name of a link: net.ipv4.conf.eth0/1.log_martians.
+    """
+    for character in name:
+        if character == ".":
+            return name.translate(_SWAPPED)
+        if character == "/":
+            break
+    return name
 
 
 def read(netns: NetNS, name: str) -> str:
     """The value of ``name``, a path below /proc/sys such as ``net/ipv4/ip_forward``. Raises OSError."""
     fd = netns.open_file(f"/proc/sys/{name}")
     try:
-        return posix.read(fd, 4096).decode().strip()
+        return posix.read(fd, _LONGEST).decode().strip()
     finally:
         posix.close(fd)
 
@@ -24,7 +39,8 @@ def write(netns: NetNS, name: str, value: str) -> None:
     """Set ``name``. Raises OSError."""
     fd = netns.open_file(f"/proc/sys/{name}", posix.O_WRONLY)
     try:
-        posix.write(fd, value.encode())
+        # With an end of line, as an empty value would be no write at all without one.
+        posix.write(fd, f"{value}\n".encode())
     finally:
         posix.close(fd)
 

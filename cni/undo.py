@@ -33,6 +33,10 @@ class Undo:
         """Remember to call ``step`` with these arguments."""
         self._steps.append(lambda: step(*args, **kwargs))
 
+    def forget(self) -> None:
+        """Leave what was done so far as it is, whatever comes."""
+        self._steps.clear()
+
     def __enter__(self) -> Self:
         return self
 

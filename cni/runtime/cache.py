@@ -9,9 +9,8 @@ from __future__ import annotations
 import binascii
 import os
 
-from cni import gojson
+from cni import files, gojson
 from cni.errors import DECODING_FAILURE, INVALID_ENVIRONMENT_VARIABLES, INVALID_NETWORK_CONFIG, CNIError, quote
-from cni.process import write_all
 from cni.result import Result
 from cni.version import OLDEST
 
@@ -79,8 +78,7 @@ class ResultCache:
     def store(self, attachment: Attachment, result: dict[str, Any]) -> None:
         """Write the attachment's file, whole or not at all. Raises OSError, CNIError."""
         path = self.path(attachment.network, attachment.container_id, attachment.ifname)
-        _make_folders(self.folder)
-        _replace(path, gojson.dumps(_entry(attachment, result)).encode())
+        files.write(path, gojson.dumps(_entry(attachment, result)).encode(), sync=True)
 
     def remove(self, network: str, container_id: str, ifname: str) -> None:
         """Forget the attachment; that it is not there, or cannot be removed, is no failure."""
@@ -129,7 +127,7 @@ class ResultCache:
             names = sorted(os.listdir(self.folder), key=os.fsencode)
         except FileNotFoundError:
             return []
-        # A leading dot marks a file on its way (_replace): no network's name begins with one.
+        # A leading dot marks a file on its way (files.write): no network's name begins with one.
         names = [name for name in names if name[0] != "."]
         if container_id:
             names = [name for name in names if f"-{container_id}-" in name[1:-1]]
@@ -212,39 +210,3 @@ def _content(path: str) -> bytes | None:
             return file.read()
     except OSError:
         return None
-
-
-def _make_folders(path: str) -> None:
-    if not path or os.path.isdir(path):
-        return
-    _make_folders(os.path.dirname(path))
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass  # another runtime was faster; if it is no folder, opening the file in it says so
-
-
-def _replace(path: str, data: bytes) -> None:
-    """Give the file this content so that, whatever happens, it has either the old content or the new."""
-    folder = os.path.dirname(path)
-    temporary = os.path.join(folder, f".{os.urandom(8).hex()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except BaseException:  # an interrupt too: Go's library would take what is left here for an attachment
-        os.unlink(temporary)
-        raise
-    _sync_folder(folder)
-
-
-def _sync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -303,7 +303,7 @@ class CNI:
         names.check_container_id(rt.container_id)
         names.check_network_name(network.name)
         names.check_ifname(rt.ifname)
-        config = _request(network, plugin, rt, before)
+        config = plugin_config(network, plugin, rt, before)
         output = self._exec.execute(path, config, self._environ("ADD", rt), deadline.remaining(plugin.type))
         return invoke.decode_result(output, network.cni_version)
 
@@ -384,7 +384,7 @@ class CNI:
         result: Result | None,
         deadline: _Deadline,
     ) -> None:
-        self._execute(verb, plugin, _request(network, plugin, rt, result), rt, deadline)
+        self._execute(verb, plugin, plugin_config(network, plugin, rt, result), rt, deadline)
 
     def _execute(
         self, verb: str, plugin: PluginConfig, config: bytes, rt: RuntimeConf | None, deadline: _Deadline
@@ -437,8 +437,11 @@ class CNI:
             raise _structured(error).prefixed(text) from error
 
 
-def _request(network: Network, plugin: PluginConfig, rt: RuntimeConf, result: Result | None) -> bytes:
-    """The configuration a plugin gets for an attachment (spec section 3, "Deriving execution configuration")."""
+def plugin_config(network: Network, plugin: PluginConfig, rt: RuntimeConf, result: Result | None) -> bytes:
+    """The configuration a plugin gets for an attachment (spec section 3, "Deriving execution configuration").
+
+    Raises CNIError.
+    """
     values = _identity(network)
     if result is not None:
         values["prevResult"] = result.encode(result.version)

@@ -34,8 +34,19 @@ CONFIGURATIONS = {
     "bridge, masqueraded by nftables": {"isDefaultGateway": True, "ipMasq": True, "ipMasqBackend": "nftables"},
     "bridge, kept from spoofing": {"macspoofchk": True},
     "bridge, without addresses": {"ipam": {}},
+    "bandwidth": {
+        "ingressRate": 8000,
+        "ingressBurst": 80000,
+        "egressRate": 8000,
+        "egressBurst": 80000,
+        "unshapedSubnets": ["10.0.0.0/8"],
+        "prevResult": {"interfaces": [{"name": "p0"}]},
+    },
+    "flannel": {"subnetFile": "FOLDER/subnet.env", "dataDir": "FOLDER/flannel", "ipam": {"dataDir": "FOLDER/leases"}},
     "loopback": {},
+    "tuning": {"sysctl": {"net.core.somaxconn": "5"}, "mtu": 1400, "dataDir": "FOLDER/before", "prevResult": {}},
 }
+SUBNET_ENV = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -51,8 +62,13 @@ def test_add_and_delete_import_what_is_cheap(
         "ipam": {"type": "host-local", "dataDir": str(tmp_path), "subnet": "10.9.0.0/24"},
         **CONFIGURATIONS[name],
     }
+    (tmp_path / "subnet.env").write_text(SUBNET_ENV)
+    stdin = json.dumps(config).replace("FOLDER", str(tmp_path))
     container = node.container()
+    if "prevResult" in config:  # where a chained plugin finds an interface
+        peer = ["peer", "name", "p0", "netns", node.name]
+        container.run(["ip", "link", "add", "eth0", "up", "type", "veth", *peer])
     for verb in ("ADD", "DEL"):
         command = [sys.executable, "-I", "-S", "-E", "-c", PROGRAM, launcher.PACKAGES, trailer.reference, verb]
-        done = node.run([*command, container.path, str(plugins)], stdin=json.dumps(config))
+        done = node.run([*command, container.path, str(plugins)], stdin=stdin)
         assert foreign(set(done.stdout.split())) == set(), verb

@@ -285,3 +285,14 @@ def test_fields() -> None:
         gojson.Fields({"mtu": "big"}, "").get("mtu", gojson.integer, 0)
     with pytest.raises(ConfigError, match=r"^dns: 5 is not an object$"):
         gojson.Fields(5, "dns")
+
+
+def test_pairs_are_as_written() -> None:
+    text = b' {"a": {"k": 1, "k": [{"x": {}}]}, "A": "\xff", "a": null} '
+    assert gojson.pairs(text) == (
+        ("a", (("k", 1), ("k", [(("x", ()),)]))),
+        ("A", "\ufffd"),
+        ("a", None),
+    )
+    with pytest.raises(ValueError, match="after top-level value"):
+        gojson.pairs(b"{} {}")

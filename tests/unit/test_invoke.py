@@ -378,6 +378,17 @@ def test_delegate_with_another_configuration(given: dict[str, str], decoded: str
     assert Path(f"{path}.stdin").read_bytes() == config
 
 
+@pytest.mark.parametrize("answer", ["", "nonsense", "[]", '{"cniVersion": "9.9.9"}', '{"ips": 5}'])
+def test_an_answer_that_can_not_be_read_is_undone(answer: str, tmp_path: Path) -> None:
+    path = shell_plugin(tmp_path, "ipam", f"""echo $CNI_COMMAND >> "$0.calls"; cat > "$0.stdin"; echo '{answer}'""")
+    asked, log = request(tmp_path)
+    with pytest.raises(CNIError):
+        invoke.delegate("ADD", "ipam", asked, config=b'{"cniVersion": "1.0.0"}')
+    assert Path(f"{path}.calls").read_text().split() == ["ADD", "DEL"]
+    assert Path(f"{path}.stdin").read_bytes() == b'{"cniVersion": "1.0.0"}'
+    assert log == []
+
+
 WITH_IPAM = {**CONFIG, "ipam": {"type": "ipam"}}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import posix
 import stat
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ class TestStore:
         folder.cache.store(Attachment("net", "cid", "eth0"), {"cniVersion": "0.4.0"})
         before = (folder.path / "net-cid-eth0").stat().st_ino
         done: list[str] = []
-        fsync, rename = os.fsync, os.rename
+        fsync, rename = posix.fsync, posix.rename
 
         def watched_fsync(fd: int) -> None:
             done.append("sync folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "sync file")
@@ -113,8 +114,8 @@ class TestStore:
             assert os.path.dirname(source) == os.path.dirname(target)
             rename(source, target)
 
-        monkeypatch.setattr(os, "fsync", watched_fsync)
-        monkeypatch.setattr(os, "rename", watched_rename)
+        monkeypatch.setattr(posix, "fsync", watched_fsync)
+        monkeypatch.setattr(posix, "rename", watched_rename)
         folder.cache.store(Attachment("net", "cid", "eth0"), RESULT)
         assert done == ["sync file", "rename", "sync folder"]
         assert (folder.path / "net-cid-eth0").stat().st_ino != before
@@ -129,7 +130,7 @@ class TestStore:
         def fail(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(os, step, fail)
+        monkeypatch.setattr(posix, step, fail)
         with pytest.raises(OSError, match="No space left"):
             folder.cache.store(Attachment("net", "cid", "eth0"), RESULT)
         assert folder.names() == ["net-cid-eth0"]
@@ -288,7 +289,7 @@ class TestAttachments:
             raise KeyboardInterrupt
 
         names: list[str] = []
-        monkeypatch.setattr(os, "rename", crash)
+        monkeypatch.setattr(posix, "rename", crash)
         with pytest.raises(KeyboardInterrupt):
             folder.cache.store(Attachment("net", "cid", "eth0"), RESULT)
         assert folder.names() == []

@@ -259,19 +259,15 @@ def is_address(name: str) -> bool:
 
 
 def _open_folder(path: str) -> int:
-    """Open the folder, made where it is missing with all above it. os.makedirs() gives those another mode than Go."""
+    """Open the folder, made where it is missing with all above it, of the mode that Go gives them."""
     flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
     try:
         return posix.open(path, flags)
     except FileNotFoundError:
-        pass
-    for end, character in enumerate(f"{path}/"):
-        if character == "/" and end:
-            try:
-                posix.mkdir(path[:end], 0o755)
-            except FileExistsError:
-                pass
-    return posix.open(path, flags)
+        from cni import files  # once in a network's life
+
+        files.make_folders(path, 0o755)
+        return posix.open(path, flags)
 
 
 def _lock(fd: int, path: str) -> None:
