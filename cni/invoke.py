@@ -211,12 +211,15 @@ def _object(text: bytes) -> dict[str, Any]:
     return gojson.table({} if decoded is None else decoded, "")
 
 
-def probe_version(path: str, timeout: float | None = None) -> version.PluginInfo:
-    """Ask the plugin at `path` which spec versions it supports; `timeout` is in seconds. Raises CNIError."""
+def probe_version(path: str, timeout: float | None = None, run: Callable[..., bytes] = execute) -> version.PluginInfo:
+    """Ask the plugin at `path` which spec versions it supports; `timeout` is in seconds. Raises CNIError.
+
+    `run` is how: as a process, or as the function of that name here.
+    """
     # Plugins of before VERSION look at the other variables first, and must get as far as refusing the verb.
     environ = environment("VERSION", netns="dummy", ifname="dummy", paths=["dummy"])
     try:
-        output = execute(path, gojson.dumps({"cniVersion": version.CURRENT}).encode(), environ, timeout)
+        output = run(path, gojson.dumps({"cniVersion": version.CURRENT}).encode(), environ, timeout)
     except CNIError as error:
         if str(error) == "unknown CNI_COMMAND: VERSION":
             return version.PluginInfo(("0.1.0",))

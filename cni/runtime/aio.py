@@ -50,6 +50,11 @@ class AsyncCNI:
     async def delete(self, network: Network, rt: RuntimeConf, timeout: float | None = None) -> None:
         await self._run(lambda cni: cni.delete(network, rt, timeout))
 
+    async def delete_all(
+        self, attachments: Iterable[tuple[Network, RuntimeConf]], timeout: float | None = None
+    ) -> None:
+        await self._run(lambda cni: cni.delete_all(attachments, timeout))
+
     async def gc(
         self,
         network: Network,
@@ -106,6 +111,7 @@ class _StoppableExec(Exec):
 
     def __init__(self, inner: Exec) -> None:
         self.stopped = False
+        self.at_once = inner.at_once  # if it is more than 1, what has been started is waited for, not killed
         self._inner = inner
         self._thread = 0
 

@@ -114,6 +114,10 @@ class InProcess(Exec):
         """Run it, if it has to be as a process for at most ``timeout`` seconds. Raises CNIError."""
         return invoke.run(path, config, environ, timeout)
 
+    def probe_version(self, path: str, timeout: float | None) -> version.PluginInfo:
+        """Ask it which versions it speaks. Raises CNIError."""
+        return invoke.probe_version(path, timeout, invoke.run)
+
 
 class _Deadline:
     """The time an operation has left, in seconds; its plugins share it."""
