@@ -12,7 +12,7 @@ ARGS ?=
 help:
 	@echo "make demo     two containers join a network and ping each other, in namespaces of their own"
 	@echo "make test     the test-suite (root)"
-	@echo "make bench    ADD and DEL beside the Go plugins of Debian (root)"
+	@echo "make bench    attachments beside the Go plugins of Debian (root); ARGS=--help for more"
 	@echo "make lint     ruff and mypy; 'make fix' mends what can be mended"
 	@echo "make develop  build in place; then PYTHONPATH=$$PWD/build/dev"
 	@echo "make wheel    build a wheel and try it in a fresh environment"
@@ -24,7 +24,7 @@ test: $(VENV)/.test
 	$(BIN)/pytest -n 2 $(ARGS)
 
 bench: $(VENV)/.test
-	$(BIN)/python benchmarks/cold.py $(ARGS)
+	$(BIN)/cni bench $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni import launcher
+from cni.netns import NetNS
 
 if TYPE_CHECKING:
     from tests.lan import Lan
@@ -202,9 +205,35 @@ def recipes() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def call() -> Iterator[Call]:
-    """Run a plugin: `call(module, netns, environ, config)` is its `status`, `stdout` and `stderr` (see forker.py)."""
+# How a call is served. A test that kills what serves it, or counts its lines, takes the first alone.
+MODES = ("by a process", "by the agent", "in this process")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests, and those that kill what serves them, are not repeated in each mode."""
+    items[:] = [item for item in items if _mode(item) == MODES[0] or not _is_for_processes(item)]
+
+
+def _mode(item: pytest.Item) -> object:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("call", MODES[0]) if callspec else MODES[0]
+
+
+def _is_for_processes(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("slow", "killing"))
+
+
+@pytest.fixture(scope="session", params=MODES)
+def call(request: pytest.FixtureRequest) -> Iterator[Call]:
+    """Run a plugin: `call(module, netns, environ, config)` is its `status`, `stdout` and `stderr`."""
+    serving = {"by a process": _forking, "by the agent": _asking, "in this process": _calling}[request.param]
+    with serving(request) as call:
+        yield call
+
+
+@contextlib.contextmanager
+def _forking(_: pytest.FixtureRequest) -> Iterator[Call]:
+    """By a fresh process, forked from one that has everything imported (see forker.py)."""
     path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("forker.py"))],
@@ -228,6 +257,46 @@ def call() -> Iterator[Call]:
 
         yield call
         requests.close()
+
+
+@contextlib.contextmanager
+def _asking(request: pytest.FixtureRequest) -> Iterator[Call]:
+    """By the executables, which ask an agent in another network namespace than theirs."""
+    plugins: Path = request.getfixturevalue("plugins")
+    folder: Path = request.getfixturevalue("tmp_path_factory").mktemp("agent", numbered=True)
+    address = str(folder / "agent.sock")
+    names = {point.module: point.name for point in importlib.metadata.entry_points(group="cni.plugins")}
+    command = [sys.executable, "-m", "cni", "agent", "--socket", address]
+    environment = {**os.environ, "PYTHONPATH": launcher.PACKAGES}
+    with subprocess.Popen(command, cwd="/", env=environment) as agent:
+        while not os.path.exists(address):
+            assert agent.poll() is None
+            time.sleep(0.01)
+
+        def call(module: str, netns: str, environ: dict[str, str], config: str) -> dict[str, Any]:
+            variables = {"PATH": os.environ["PATH"], **environ, "CNI_AGENT_SOCKET": address}
+            entered = [_program("nsenter"), f"--net={netns}", str(plugins / names[module])]
+            done = subprocess.run(entered, input=config, env=variables, capture_output=True, text=True, check=False)
+            return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+        yield call
+        agent.terminate()
+        assert agent.wait() == 0
+
+
+@contextlib.contextmanager
+def _calling(_: pytest.FixtureRequest) -> Iterator[Call]:
+    """By the plugin within this process, for a caller in another network namespace."""
+
+    def call(module: str, netns: str, environ: dict[str, str], config: str) -> dict[str, Any]:
+        plugin = importlib.import_module(module).plugin
+        printed: list[str] = []
+        logged: list[str] = []
+        with NetNS.open(netns) as host:
+            status = plugin.run(environ, config.encode, printed.append, logged.append, host)
+        return {"status": status, "stdout": "".join(printed), "stderr": "".join(logged)}
+
+    yield call
 
 
 # What the interpreter starts with, and what costs next to nothing: C modules.

@@ -9,9 +9,11 @@ from importlib import import_module
 # Name, module below cni.cli, what it does.
 COMMANDS = (
     ("agent", "agent", "serve the plugins' calls from one warm process"),
+    ("bench", "bench", "measure how long attachments take, beside other plugins"),
     ("install", "install", "put the plugins' executables into a folder"),
     ("ipam", "ipam", "tell who holds which of host-local's addresses"),
     ("gc", "gc", "release what attachments left behind that no longer exist"),
+    ("firewall", "firewall", "restore attachments' rules after the firewall was flushed"),
 )
 
 

@@ -182,6 +182,7 @@ def test_status_asks_the_delegates(make_flannel: Callable[..., Network]) -> None
     assert refused.value.code == 50
 
 
+@pytest.mark.killing
 @pytest.mark.parametrize("start", [0, 10, 20])
 def test_killed_in_add(start: int, make_flannel: Callable[..., Network], node: Node, call: Call) -> None:
     """Whatever ADD came to, DEL takes it back."""

@@ -96,6 +96,7 @@ def test_256_adds_by_64_processes(tmp_path: Path, plugins: Path, go_plugins: Pat
 # Killed
 
 
+@pytest.mark.killing
 @pytest.mark.parametrize("others", [0, 300], ids=["small", "big"])
 def test_killed_at_any_line(tmp_path: Path, node: Node, call: Call, others: int) -> None:
     """At most one reservation is left, whole, and DEL clears it."""
@@ -123,6 +124,7 @@ def test_killed_at_any_line(tmp_path: Path, node: Node, call: Call, others: int)
     assert run("ADD", "c")["status"] == 0
 
 
+@pytest.mark.killing
 def test_what_a_kill_leaves_gc_clears(tmp_path: Path, node: Node, call: Call) -> None:
     pool = Pool(tmp_path)
     environ = pool.environ("ADD", "c")

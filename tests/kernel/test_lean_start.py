@@ -44,6 +44,7 @@ CONFIGURATIONS = {
     },
     "flannel": {"subnetFile": "FOLDER/subnet.env", "dataDir": "FOLDER/flannel", "ipam": {"dataDir": "FOLDER/leases"}},
     "loopback": {},
+    "sbr": {"table": 4000, "prevResult": {"ips": [{"address": "10.9.0.5/24"}]}},
     "tuning": {"sysctl": {"net.core.somaxconn": "5"}, "mtu": 1400, "dataDir": "FOLDER/before", "prevResult": {}},
 }
 SUBNET_ENV = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"

@@ -1,0 +1,203 @@
+"""What was measured, for people and for programs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cni.bench import figures
+from cni.bench.measure import CHURN, Options, Setting, Soak, Times
+
+GROWTH_LIMIT = 5_000_000  # bytes between an early and a late reading, above which memory is lost
+_MILLI = 1e3
+_MEGA = 1e6
+_WIDE = 200  # columns, where nobody looks at it in a terminal
+
+
+class Report:
+    """All times of a run, of which some are ``bases``: the labels of the subjects that the others are compared with."""
+
+    def __init__(self, options: Options, times: Sequence[Times], soaks: Sequence[Soak], bases: Sequence[str]) -> None:
+        self.options = options
+        self.times = times
+        self.soaks = soaks
+        self.bases = [base for base in bases if any(each.subject == base for each in times)]
+        self._by = {(each.setting, each.subject): each for each in times}
+
+    @property
+    def is_well(self) -> bool:
+        """Whether no process that serves has lost memory, descriptors or threads."""
+        return not any(lost(soak) for soak in self.soaks)
+
+    def settings(self) -> list[Setting]:
+        """Those that there are times for, in the order of the verbs."""
+        return sorted({each.setting for each in self.times}, key=self._place)
+
+    def of(self, setting: Setting) -> list[Times]:
+        """The subjects' times in one setting."""
+        return [each for each in self.times if each.setting == setting]
+
+    def comparisons(self, times: Times) -> Iterator[tuple[str, figures.Spread, figures.Spread | None]]:
+        """With each base that has times in the same setting: its label, the ratios of calls and of whole rounds."""
+        for label in self.bases:
+            base = self._by.get((times.setting, label))
+            if base and base is not times:
+                yield label, figures.ratio(times, base), figures.wall_ratio(times, base)
+
+    def growth(self, times: Times) -> float | None:
+        """How many times the median is what it was with the fewest attachments alive; None for these themselves."""
+        setting = times.setting
+        first = Setting(setting.verb, setting.concurrency, min(self.options.density))
+        if setting == first:
+            return None
+        return statistics.median(figures.calls(times)) / statistics.median(
+            figures.calls(self._by[first, times.subject])
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a program: seconds, bytes."""
+        options = self.options
+        return {
+            "machine": machine(),
+            "network": options.network.source,
+            "count": options.count,
+            "rounds": options.rounds,
+            "subjects": [asdict(spec) for spec in options.subjects],
+            "times": [self._times_as_dict(each) for setting in self.settings() for each in self.of(setting)],
+            "soak": [{**asdict(soak), "lost": lost(soak)} for soak in self.soaks],
+        }
+
+    def print(self, file: TextIO) -> None:
+        """As tables: coloured and framed in a terminal, else plain."""
+        console = Console(file=file, highlight=False)
+        if not console.is_terminal:
+            console = Console(file=file, highlight=False, width=_WIDE)
+        lines = box.SIMPLE_HEAD if console.is_terminal else None
+        if self.times:
+            console.print(self._head())
+            console.print(self._table(lines))
+        if self.soaks:
+            console.print(_soak_table(self.soaks, lines))
+
+    def _head(self) -> str:
+        options, facts = self.options, machine()
+        return (
+            f"Network {options.network.source}, {options.rounds} rounds of {options.count} attachments;"
+            f" {facts['processors']} processors, Linux {facts['kernel']}, Python {facts['python']}\n"
+            "Milliseconds of a call; × is how many times as long as the other, as median (quartiles)"
+        )
+
+    def _table(self, lines: box.Box | None) -> Table:
+        has_rounds = any(each.walls for each in self.times)
+        has_growth = len(self.options.density) > 1
+        table = Table(box=lines, pad_edge=False)
+        table.add_column("")
+        table.add_column("")
+        for name in ("p50", "p90", "p99", *(["per s"] if has_rounds else [])):
+            table.add_column(name, justify="right")
+        for base in self.bases:
+            table.add_column(f"× {base}", justify="right")
+            if has_rounds:
+                table.add_column("all together", justify="right")
+        if has_growth:
+            table.add_column(f"× {min(self.options.density)} alive", justify="right")
+        for setting in self.settings():
+            rows = self.of(setting)
+            for each in rows:
+                title = name_of(setting, self.options) if each is rows[0] else ""
+                cells = [*self._cells(each, has_rounds), *([_number(self.growth(each))] if has_growth else [])]
+                table.add_row(title, each.subject, *cells, end_section=each is rows[-1])
+        return table
+
+    def _cells(self, times: Times, has_rounds: bool) -> Iterator[str]:
+        seconds = figures.calls(times)
+        for percent in (50, 90, 99):
+            yield f"{figures.percentile(seconds, percent) * _MILLI:.2f}"
+        if has_rounds:
+            rate = figures.per_second(times)
+            yield "" if rate is None else f"{rate:.1f}"
+        comparisons = {label: (calls, walls) for label, calls, walls in self.comparisons(times)}
+        for label in self.bases:
+            calls, walls = comparisons.get(label, (None, None))
+            yield _spread(calls)
+            if has_rounds:
+                yield _spread(walls)
+
+    def _times_as_dict(self, times: Times) -> dict[str, Any]:
+        seconds = figures.calls(times)
+        comparisons = {
+            label: {"calls": asdict(calls), **({"walls": asdict(walls)} if walls else {})}
+            for label, calls, walls in self.comparisons(times)
+        }
+        return {
+            **asdict(times.setting),
+            "subject": times.subject,
+            **{f"p{percent}": figures.percentile(seconds, percent) for percent in (50, 90, 99)},
+            "perSecond": figures.per_second(times),
+            "ratios": comparisons,
+            "growth": self.growth(times),
+            "walls": times.walls,
+            "rounds": times.rounds,
+        }
+
+    def _place(self, setting: Setting) -> tuple[int, int, int]:
+        return (*self.options.verbs, CHURN).index(setting.verb), setting.density, setting.concurrency
+
+
+def lost(soak: Soak) -> dict[str, int]:
+    """What the process holds more of than early on: bytes above the limit, descriptors, threads."""
+    early, late = soak.usage
+    more = {name: late[name] - early[name] for name in early}
+    return {name: value for name, value in more.items() if value > (GROWTH_LIMIT if name == "memory" else 0)}
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on."""
+    return {
+        "processors": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def name_of(setting: Setting, options: Options) -> str:
+    """Its name among the others: what is the same for all goes without saying."""
+    words = [setting.verb]
+    if len(options.concurrency) > 1 or setting.concurrency > 1:
+        words.append(f"{setting.concurrency} at once")
+    if len(options.density) > 1 or setting.density:
+        words.append(f"{setting.density} alive")
+    return ", ".join(words)
+
+
+def _soak_table(soaks: Sequence[Soak], lines: box.Box | None) -> Table:
+    table = Table("", "", box=lines, pad_edge=False)
+    for name in ("memory, MB", "descriptors", "threads"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for soak in soaks:
+        for number, usage, subject in zip(soak.calls, soak.usage, (soak.subject, ""), strict=True):
+            cells = (f"{usage['memory'] / _MEGA:.1f}", str(usage["descriptors"]), str(usage["threads"]))
+            verdict = "" if subject else _verdict(soak)
+            table.add_row(subject, f"after {number} ADD and DEL", *cells, verdict)
+    return table
+
+
+def _verdict(soak: Soak) -> str:
+    return f"lost: {', '.join(lost(soak))}" if lost(soak) else "nothing is lost"
+
+
+def _spread(spread: figures.Spread | None) -> str:
+    return f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})" if spread else ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,193 @@
+"""Routes as the kernel tells them, to be told to it again: in another table, or where they have been.
+
+It is what `ip route save` and `restore` do. Whatever a route has, be it a weight, `onlink`, a gateway of the other
+family or a metric that nobody here knows of, its copy has too.
+"""
+
+from __future__ import annotations
+
+import errno
+import posix
+from sys import byteorder
+
+from cni._core import NetlinkError, parse_attributes, parse_message, u16, u32
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from cni import _core
+    from cni._core import Batch, Netlink
+
+MAIN = 254
+
+# linux/netlink.h
+_NLM_F_REQUEST = 0x001
+_NLM_F_DUMP_INTR = 0x010
+_NLM_F_REPLACE = 0x100
+_NLM_F_EXCL = 0x200
+_NLM_F_DUMP = 0x300
+_NLM_F_CREATE = 0x400
+_NLM_F_APPEND = 0x800
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLMSGHDR = 16  # bytes
+
+# linux/rtnetlink.h
+_RTM_NEWROUTE = 24
+_RTM_DELROUTE = 25
+_RTM_GETROUTE = 26
+_RTMSG = 12  # bytes, the last four of which are flags; its members:
+_RTM_TABLE, _RTM_FLAGS = 4, 8
+_RTNEXTHOP_FLAGS = 2
+_RTNH_F_ONLINK = 4
+_RTA_OIF = 4
+_RTA_GATEWAY = 5
+_RTA_MULTIPATH = 9
+_RTA_CACHEINFO = 12
+_RTA_TABLE = 15
+_RTA_VIA = 18
+_RTA_ENCAP_TYPE = 21
+_RTA_ENCAP = 22
+_RTA_EXPIRES = 23
+_RTA_NH_ID = 30
+_USER_HZ = 100  # ticks of a second, as the kernel counts them for programs
+
+# What a next hop that is an object of its own (ip-nexthop(8)) says, and the kernel wants to hear from it alone.
+_OF_NEXTHOP = {_RTA_OIF, _RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH, _RTA_ENCAP, _RTA_ENCAP_TYPE}
+
+_AF_INET = 2
+_AF_INET6 = 10
+
+_ROOM = 65536  # for what comes at once: at most 32 KiB
+_ATTEMPTS = 20
+
+
+class Route:
+    """A route of any table. ``seen`` is what the core makes of it."""
+
+    __slots__ = ("_attributes", "_header", "seen")
+
+    def __init__(self, message: bytes) -> None:
+        self.seen: _core.Route = parse_message(_RTM_NEWROUTE, message)  # type: ignore[assignment]  # of that type it is
+        self._header = message[:_RTMSG]
+        self._attributes = parse_attributes(message[_RTMSG:])
+        if _RTA_NH_ID in self._attributes:
+            for number in _OF_NEXTHOP & self._attributes.keys():
+                del self._attributes[number]
+
+    @property
+    def version(self) -> int:
+        return 4 if len(self.seen.dst) == 4 else 6
+
+    @property
+    def links(self) -> set[int]:
+        """The indexes of the links that it goes by."""
+        return {index for index, _ in self._hops}
+
+    @property
+    def gateways(self) -> list[bytes]:
+        """The gateways of all its next hops, but for those of the other family."""
+        return [gateway for _, gateway in self._hops if gateway]
+
+    @property
+    def is_indirect(self) -> bool:
+        """Whether another route has to lead to a gateway of its."""
+        return bool(self.gateways) or _RTA_VIA in self._attributes
+
+    @property
+    def _hops(self) -> list[tuple[int, bytes | None]]:
+        return self.seen.nexthops or [(self.seen.index, self.seen.gateway)]
+
+    def put(self, batch: Batch, table: int, what: str) -> None:
+        """Queue a copy in ``table``, in place of another route to the destination with the same metric.
+
+        It stays, where this one has but a time to live. ``what`` is said of a refusal.
+        """
+        self._queue(batch, _RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_REPLACE, table, self._attributes, what)
+
+    def restore(self, batch: Batch, table: int, what: str, *, alone: bool = False) -> None:
+        """Queue its return to ``table``: after others to the destination or, ``alone``, only where there are none."""
+        attributes = self._attributes
+        if ticks := _number(attributes.get(_RTA_CACHEINFO, b"")[8:12]):  # struct rta_cacheinfo, rta_expires
+            attributes = {**attributes, _RTA_EXPIRES: u32(max(ticks // _USER_HZ, 1))}
+        how = _NLM_F_CREATE | (_NLM_F_EXCL if alone else _NLM_F_APPEND)
+        self._queue(batch, _RTM_NEWROUTE, how, table, attributes, what, errno.EEXIST)
+
+    def delete(self, batch: Batch, what: str) -> None:
+        """Queue its end. That it is gone is fine."""
+        self._queue(batch, _RTM_DELROUTE, 0, self.seen.table, self._attributes, what, errno.ESRCH)
+
+    def _queue(
+        self, batch: Batch, type: int, how: int, table: int, attributes: dict[int, bytes], what: str, *overlook: int
+    ) -> None:
+        header = bytearray(self._header)
+        header[_RTM_TABLE] = 0  # what the attribute says goes before
+        # The other flags say how it fares, not how it is to be.
+        header[_RTM_FLAGS:] = u32(_number(header[_RTM_FLAGS:]) & _RTNH_F_ONLINK)
+        attributes = {**attributes, _RTA_TABLE: u32(table)}
+        attributes.pop(_RTA_CACHEINFO, None)
+        if hops := attributes.get(_RTA_MULTIPATH):
+            attributes[_RTA_MULTIPATH] = b"".join(_hops_as_wanted(hops))
+        words = (self.seen.dst, self.seen.prefix, table)
+        batch.request(type, how, bytes(header), attributes.items(), f"{what}: %s/%d in table %d", words, overlook)
+
+
+def read(place: Netlink) -> list[Route]:
+    """All routes of IPv4 and IPv6, what may lead to a gateway before what goes by one. Raises NetlinkError."""
+    found = []
+    for family in (_AF_INET, _AF_INET6):
+        header = bytes([family]) + bytes(_RTMSG - 1)
+        found += [Route(message) for message in dump(place, _RTM_GETROUTE, header, "list routes")]
+    return sorted(found, key=lambda route: route.is_indirect)
+
+
+def dump(place: Netlink, type: int, header: bytes, what: str) -> list[bytes]:
+    """A list's objects as the kernel sends them: for who needs all of what Netlink.dump reads the usual from.
+
+    Raises NetlinkError.
+    """
+    for _ in range(_ATTEMPTS):
+        request = u16(type) + u16(_NLM_F_REQUEST | _NLM_F_DUMP) + u32(1) + u32(0) + header
+        posix.write(place.fileno(), u32(4 + len(request)) + request)
+        found, changed = _answers(place, what)
+        if not changed:
+            return found
+    raise NetlinkError(errno.EAGAIN, what, f"the list changed during each of {_ATTEMPTS} readings")
+
+
+def _answers(place: Netlink, what: str) -> tuple[list[bytes], bool]:
+    """What a list has, and whether it changed meanwhile."""
+    found: list[bytes] = []
+    changed = False
+    while True:
+        for type, flags, payload in _messages(posix.read(place.fileno(), _ROOM)):
+            changed = changed or bool(flags & _NLM_F_DUMP_INTR)
+            if type in (_NLMSG_ERROR, _NLMSG_DONE):
+                status = -int.from_bytes(payload[:4], byteorder, signed=True)
+                if status:
+                    raise NetlinkError(status, what)
+                return found, changed
+            found.append(payload)
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Type, flags and what follows the header of each message."""
+    while data:
+        length = _number(data[:4])
+        yield _number(data[4:6]), _number(data[6:8]), data[_NLMSGHDR:length]
+        data = data[length + -length % 4 :]
+
+
+def _hops_as_wanted(multipath: bytes) -> Iterator[bytes]:
+    """The next hops without the flags that say how they fare."""
+    while multipath:
+        length = _number(multipath[:2])
+        hop = bytearray(multipath[: length + -length % 4])
+        hop[_RTNEXTHOP_FLAGS] &= _RTNH_F_ONLINK
+        yield bytes(hop)
+        multipath = multipath[len(hop) :]
+
+
+def _number(data: Iterable[int]) -> int:
+    return int.from_bytes(data, byteorder)
