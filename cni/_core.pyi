@@ -119,8 +119,12 @@ class Link:
     def is_promiscuous(self) -> bool: ...
 
 class Address:
-    """An address of a link (RTM_NEWADDR); ``prefix`` in bits, ``flags`` are IFA_F_ bits."""
+    """An address of a link (RTM_NEWADDR); ``prefix`` in bits, ``flags`` are IFA_F_ bits.
 
+    ``message`` is all that the kernel told: struct ifaddrmsg and attributes.
+    """
+
+    message: bytes
     index: int
     packed: bytes
     prefix: int
@@ -129,8 +133,12 @@ class Address:
     label: str
 
 class Route:
-    """A route (RTM_NEWROUTE); ``dst`` is all zeros for a default route."""
+    """A route (RTM_NEWROUTE); ``dst`` is all zeros for a default route.
 
+    ``message`` is all that the kernel told: struct rtmsg and attributes.
+    """
+
+    message: bytes
     family: int
     dst: bytes
     prefix: int

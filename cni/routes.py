@@ -7,10 +7,9 @@ family or a metric that nobody here knows of, its copy has too.
 from __future__ import annotations
 
 import errno
-import posix
 from sys import byteorder
 
-from cni._core import NetlinkError, parse_attributes, parse_message, u16, u32
+from cni._core import parse_attributes, u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,23 +19,17 @@ if TYPE_CHECKING:
     from cni._core import Batch, Netlink
 
 MAIN = 254
+_ALL_TABLES = 0
 
 # linux/netlink.h
-_NLM_F_REQUEST = 0x001
-_NLM_F_DUMP_INTR = 0x010
 _NLM_F_REPLACE = 0x100
 _NLM_F_EXCL = 0x200
-_NLM_F_DUMP = 0x300
 _NLM_F_CREATE = 0x400
 _NLM_F_APPEND = 0x800
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
-_NLMSGHDR = 16  # bytes
 
 # linux/rtnetlink.h
 _RTM_NEWROUTE = 24
 _RTM_DELROUTE = 25
-_RTM_GETROUTE = 26
 _RTMSG = 12  # bytes, the last four of which are flags; its members:
 _RTM_TABLE, _RTM_FLAGS = 4, 8
 _RTNEXTHOP_FLAGS = 2
@@ -59,19 +52,16 @@ _OF_NEXTHOP = {_RTA_OIF, _RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH, _RTA_ENCAP, _RT
 _AF_INET = 2
 _AF_INET6 = 10
 
-_ROOM = 65536  # for what comes at once: at most 32 KiB
-_ATTEMPTS = 20
-
 
 class Route:
     """A route of any table. ``seen`` is what the core makes of it."""
 
     __slots__ = ("_attributes", "_header", "seen")
 
-    def __init__(self, message: bytes) -> None:
-        self.seen: _core.Route = parse_message(_RTM_NEWROUTE, message)  # type: ignore[assignment]  # of that type it is
-        self._header = message[:_RTMSG]
-        self._attributes = parse_attributes(message[_RTMSG:])
+    def __init__(self, seen: _core.Route) -> None:
+        self.seen = seen
+        self._header = seen.message[:_RTMSG]
+        self._attributes = parse_attributes(seen.message[_RTMSG:])
         if _RTA_NH_ID in self._attributes:
             for number in _OF_NEXTHOP & self._attributes.keys():
                 del self._attributes[number]
@@ -135,48 +125,8 @@ class Route:
 
 def read(place: Netlink) -> list[Route]:
     """All routes of IPv4 and IPv6, what may lead to a gateway before what goes by one. Raises NetlinkError."""
-    found = []
-    for family in (_AF_INET, _AF_INET6):
-        header = bytes([family]) + bytes(_RTMSG - 1)
-        found += [Route(message) for message in dump(place, _RTM_GETROUTE, header, "list routes")]
+    found = [Route(route) for family in (_AF_INET, _AF_INET6) for route in place.routes(family, _ALL_TABLES)]
     return sorted(found, key=lambda route: route.is_indirect)
-
-
-def dump(place: Netlink, type: int, header: bytes, what: str) -> list[bytes]:
-    """A list's objects as the kernel sends them: for who needs all of what Netlink.dump reads the usual from.
-
-    Raises NetlinkError.
-    """
-    for _ in range(_ATTEMPTS):
-        request = u16(type) + u16(_NLM_F_REQUEST | _NLM_F_DUMP) + u32(1) + u32(0) + header
-        posix.write(place.fileno(), u32(4 + len(request)) + request)
-        found, changed = _answers(place, what)
-        if not changed:
-            return found
-    raise NetlinkError(errno.EAGAIN, what, f"the list changed during each of {_ATTEMPTS} readings")
-
-
-def _answers(place: Netlink, what: str) -> tuple[list[bytes], bool]:
-    """What a list has, and whether it changed meanwhile."""
-    found: list[bytes] = []
-    changed = False
-    while True:
-        for type, flags, payload in _messages(posix.read(place.fileno(), _ROOM)):
-            changed = changed or bool(flags & _NLM_F_DUMP_INTR)
-            if type in (_NLMSG_ERROR, _NLMSG_DONE):
-                status = -int.from_bytes(payload[:4], byteorder, signed=True)
-                if status:
-                    raise NetlinkError(status, what)
-                return found, changed
-            found.append(payload)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Type, flags and what follows the header of each message."""
-    while data:
-        length = _number(data[:4])
-        yield _number(data[4:6]), _number(data[6:8]), data[_NLMSGHDR:length]
-        data = data[length + -length % 4 :]
 
 
 def _hops_as_wanted(multipath: bytes) -> Iterator[bytes]:

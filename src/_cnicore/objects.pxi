@@ -145,6 +145,7 @@ cdef Link read_link(const unsigned char *payload, size_t length):
 
 
 cdef class Address:
+    cdef readonly bytes message
     cdef readonly int index
     cdef readonly bytes packed
     cdef readonly int prefix
@@ -168,6 +169,7 @@ cdef Address read_address(const unsigned char *payload, size_t length):
     cdef Attributes walk = attributes(payload, length, sizeof(header))
     cdef bytes local = None
     memcpy(&header, payload, sizeof(header))
+    address.message = payload[:length]
     address.index = header.ifa_index
     address.prefix = header.ifa_prefixlen
     address.flags = header.ifa_flags
@@ -191,6 +193,7 @@ cdef Address read_address(const unsigned char *payload, size_t length):
 
 
 cdef class Route:
+    cdef readonly bytes message
     cdef readonly int family
     cdef readonly bytes dst
     cdef readonly int prefix
@@ -250,6 +253,7 @@ cdef Route read_route(const unsigned char *payload, size_t length):
     cdef Route route = Route.__new__(Route)
     cdef Attributes walk = attributes(payload, length, sizeof(header))
     memcpy(&header, payload, sizeof(header))
+    route.message = payload[:length]
     route.family = header.rtm_family
     route.dst = bytes(4 if header.rtm_family == sys.AF_INET else 16)
     route.prefix = header.rtm_dst_len

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from cni import routes
-from cni._core import NetlinkError
+from cni import _core, routes
 from cni.ip import IP
 from cni.routes import Route
 
-INTERRUPTED = 0x10
-ERROR, DONE = 2, 3
 LINKDOWN, ONLINK = 16, 4
 
 
@@ -31,6 +26,16 @@ def hop(gateway: str, index: int = 3, flags: int = 0, weight: int = 1) -> bytes:
 def message(*attributes: tuple[int, bytes], family: int = 2, prefix: int = 24, flags: int = 0) -> bytes:
     header = struct.pack("=BBBBBBBBI", family, prefix, 0, 0, 254, 3, 0, 1, flags)
     return header + b"".join(attribute(*one) for one in attributes)
+
+
+def seen(told: bytes) -> _core.Route:
+    route = _core.parse_message(24, told)
+    assert isinstance(route, _core.Route)
+    return route
+
+
+def route_of(told: bytes) -> Route:
+    return Route(seen(told))
 
 
 def u32(value: int) -> bytes:
@@ -57,27 +62,27 @@ class Batch:
 
 def put(told: bytes, table: int = 100) -> tuple[bytes, dict[int, bytes]]:
     batch = Batch()
-    Route(told).put(batch, table, "Failed")  # type: ignore[arg-type]
+    route_of(told).put(batch, table, "Failed")  # type: ignore[arg-type]
     [(type, flags, header, attributes, _, overlook)] = batch.asked
     assert (type, flags, overlook) == (24, 0x500, ())
     return header, attributes
 
 
 def test_what_a_route_is() -> None:
-    route = Route(message(DST, OIF, GATEWAY, TABLE))
+    route = route_of(message(DST, OIF, GATEWAY, TABLE))
     assert (route.version, route.links, route.gateways, route.is_indirect) == (4, {3}, [b"\x0a\0\0\1"], True)
     assert (route.seen.table, route.seen.prefix) == (254, 24)
-    direct = Route(message(OIF, family=10, prefix=64))
+    direct = route_of(message(OIF, family=10, prefix=64))
     assert (direct.version, direct.links, direct.gateways, direct.is_indirect) == (6, {3}, [], False)
 
 
 def test_next_hops_count_all() -> None:
-    route = Route(message(DST, (9, hop("10.0.0.1") + hop("10.0.0.2", 4))))
+    route = route_of(message(DST, (9, hop("10.0.0.1") + hop("10.0.0.2", 4))))
     assert (route.links, route.gateways) == ({3, 4}, [b"\x0a\0\0\1", b"\x0a\0\0\2"])
 
 
 def test_a_gateway_of_the_other_family_makes_a_route_indirect() -> None:
-    route = Route(message(DST, OIF, (18, struct.pack("=H", 10) + IP.parse("fe80::1").packed)))
+    route = route_of(message(DST, OIF, (18, struct.pack("=H", 10) + IP.parse("fe80::1").packed)))
     assert (route.gateways, route.is_indirect) == ([], True)
 
 
@@ -103,8 +108,8 @@ def test_of_an_object_for_a_next_hop_it_is_the_number_that_counts() -> None:
 def test_what_returns_has_no_more_to_live_than_before(ticks: int, seconds: int | None) -> None:
     told = message(DST, OIF, TABLE, (12, struct.pack("=IIIIIIII", 0, 0, ticks, 0, 0, 0, 0, 0)))
     batch = Batch()
-    Route(told).restore(batch, 254, "Failed")  # type: ignore[arg-type]
-    Route(told).restore(batch, 254, "Failed", alone=True)  # type: ignore[arg-type]
+    route_of(told).restore(batch, 254, "Failed")  # type: ignore[arg-type]
+    route_of(told).restore(batch, 254, "Failed", alone=True)  # type: ignore[arg-type]
     assert [asked[:2] for asked in batch.asked] == [(24, 0xC00), (24, 0x600)]
     assert [asked[3].get(23) for asked in batch.asked] == [u32(seconds) if seconds else None] * 2
     assert 23 not in put(told)[1]
@@ -112,7 +117,7 @@ def test_what_returns_has_no_more_to_live_than_before(ticks: int, seconds: int |
 
 def test_refusals_are_told_by_destination_and_table() -> None:
     batch = Batch()
-    route = Route(message(DST, OIF, TABLE))
+    route = route_of(message(DST, OIF, TABLE))
     route.put(batch, 100, "Failed to put")  # type: ignore[arg-type]
     route.restore(batch, 254, "Failed to restore")  # type: ignore[arg-type]
     route.delete(batch, "Failed to delete")  # type: ignore[arg-type]
@@ -130,70 +135,18 @@ def test_refusals_are_told_by_destination_and_table() -> None:
 
 
 class Place:
-    """A socket on whose other end the kernel's answers wait, one datagram for each."""
+    """A socket, for what it is asked."""
 
     def __init__(self, *answers: bytes) -> None:
-        self.ours, self.kernels = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for answer in answers:
-            self.kernels.send(answer)
+        self.answers = answers
+        self.asked: list[tuple[int, int]] = []
 
-    def fileno(self) -> int:
-        return self.ours.fileno()
-
-    @property
-    def asked(self) -> list[bytes]:
-        self.ours.shutdown(socket.SHUT_WR)
-        return list(iter(lambda: self.kernels.recv(4096), b""))
-
-    def close(self) -> None:
-        self.ours.close()
-        self.kernels.close()
+    def routes(self, family: int, table: int) -> list[_core.Route]:
+        self.asked.append((family, table))
+        return [seen(answer) for answer in self.answers if answer[0] == family]
 
 
-@pytest.fixture
-def places() -> Iterator[list[Place]]:
-    made: list[Place] = []
-    yield made
-    for place in made:
-        place.close()
-
-
-def told(type: int, payload: bytes, flags: int = 0) -> bytes:
-    return struct.pack("=IHHII", 16 + len(payload), type, flags, 1, 0) + payload + bytes(-len(payload) % 4)
-
-
-def dump(place: Place) -> list[bytes]:
-    return routes.dump(place, 26, bytes(12), "list routes")  # type: ignore[arg-type]
-
-
-def test_a_list_comes_in_pieces(places: list[Place]) -> None:
-    places.append(Place(told(24, b"one.") + told(24, b"two"), told(24, b"three"), told(DONE, bytes(4))))
-    assert dump(places[0]) == [b"one.", b"two", b"three"]
-    assert places[0].asked == [struct.pack("=IHHII", 28, 26, 0x301, 1, 0) + bytes(12)]
-
-
-def test_a_list_that_changed_is_asked_for_again(places: list[Place]) -> None:
-    places.append(Place(told(24, b"old.", INTERRUPTED), told(DONE, bytes(4)), told(24, b"new."), told(DONE, bytes(4))))
-    assert dump(places[0]) == [b"new."]
-    assert len(places[0].asked) == 2
-
-
-def test_a_list_that_never_rests_is_given_up(places: list[Place]) -> None:
-    places.append(Place(*[told(DONE, bytes(4), INTERRUPTED)] * 30))
-    with pytest.raises(NetlinkError, match="list routes: .*the list changed during each of 20 readings"):
-        dump(places[0])
-
-
-@pytest.mark.parametrize("type", [ERROR, DONE])
-def test_a_refusal_is_raised(places: list[Place], type: int) -> None:
-    places.append(Place(told(type, struct.pack("=i", -97))))
-    with pytest.raises(NetlinkError) as refused:
-        dump(places[0])
-    assert refused.value.errno == 97
-
-
-def test_what_leads_to_gateways_comes_before_what_goes_by_them(places: list[Place]) -> None:
-    direct, indirect = message(DST, OIF), message(DST, OIF, GATEWAY)
-    places.append(Place(told(24, indirect) + told(24, direct) + told(DONE, bytes(4)), told(DONE, bytes(4))))
-    assert [route.is_indirect for route in routes.read(places[0])] == [False, True]  # type: ignore[arg-type]
-    assert [asked[16] for asked in places[0].asked] == [2, 10]
+def test_what_leads_to_gateways_comes_before_what_goes_by_them() -> None:
+    place = Place(message(DST, OIF, GATEWAY), message(DST, OIF))
+    assert [route.is_indirect for route in routes.read(place)] == [False, True]  # type: ignore[arg-type]
+    assert place.asked == [(2, 0), (10, 0)]
