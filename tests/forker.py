@@ -21,7 +21,8 @@ from cni import _core
 # Where ADD changes something, or waits for who does.
 CHANGING = (
     "bridge", "store", "owners", "masquerade", "ipmasq", "iptables", "nftables", "process", "links", "ipam", "undo",
-    "sysctl", "files", "flannel", "tuning", "bandwidth", "shaping", "vrf", "belongings",
+    "sysctl", "files", "flannel", "tuning", "bandwidth", "shaping", "vrf", "belongings", "firewall", "ruleset",
+    "portmap", "conntrack",
 )  # fmt: skip
 
 
