@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cni.result import Interface, IPConfig, Result, Route
 
 _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
+_ALL_TABLES = 0
+_RTN_UNICAST = 1  # linux/rtnetlink.h
 
 
 def container_interface(request: Request, result: Result) -> Interface:
@@ -60,7 +62,7 @@ def expect_mtu(link: Link, mtu: int) -> None:
 
 
 def expect_addresses(inside: Netlink, name: str, ips: list[IPConfig]) -> None:
-    """Each address is on the link, and its network is in the main table. Raises CNIError."""
+    """Each address is on the link, and a route to its network is there. Raises CNIError."""
     link = inside.find_link(name)
     if link is None:
         raise CNIError(f"Cannot find container link {name}")
@@ -85,9 +87,10 @@ def expect_routes(inside: Netlink, routes: list[Route]) -> None:
 
 
 def _routes_to(inside: Netlink, network: CIDR, table: int | None = None) -> list[_core.Route]:
-    # Table 0 stands for the main one, as in a request to the kernel.
-    routes = inside.routes(_FAMILY[network.version], table or 254)
-    return [route for route in routes if route.prefix == network.prefix and route.dst == network.ip.packed]
+    # Of a route to the main table any will do: later plugins of the list, sbr and vrf, move it to one of their own.
+    routes = inside.routes(_FAMILY[network.version], table or _ALL_TABLES)
+    found = [route for route in routes if route.prefix == network.prefix and route.dst == network.ip.packed]
+    return [route for route in found if route.type == _RTN_UNICAST]
 
 
 def _gateways(route: _core.Route) -> list[bytes | None]:

@@ -14,6 +14,7 @@ else:  # hashlib's own sources: it would load OpenSSL
         from _sha512 import sha512
 
 _CHAIN_LENGTH = 28  # iptables' limit
+_COMMENT_SIZE = 128  # bytes; nftables takes no longer comment
 
 
 def hashed(text: str, length: int, prefix: str = "") -> str:
@@ -34,3 +35,16 @@ def chain_name(network: str, container_id: str, prefix: str = "") -> str:
 def rule_comment(network: str, container_id: str) -> str:
     """What the comment of an iptables rule says about its owner."""
     return f"name: {quote(network)} id: {quote(container_id)}"
+
+
+def owner(network: str, ifname: str = "", container_id: str = "") -> str:
+    """What the comment of an attachment's rules and elements in nftables begins with; without one, any of a network."""
+    attachment = hashed(f"{ifname}:{container_id}", 16) if container_id else ""
+    return f"{hashed(network, 16)}-{attachment}"
+
+
+def owner_comment(network: str, ifname: str, container_id: str) -> str:
+    """That comment: the owner as a hash, then in words."""
+    names = f", net: {network}, if: {ifname}, id: {container_id}".replace('"', "")
+    comment = owner(network, ifname, container_id) + names
+    return comment.encode()[:_COMMENT_SIZE].decode(errors="ignore")

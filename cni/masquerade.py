@@ -9,22 +9,20 @@ table `inet cni_plugins_masquerade`: one rule for each address in `masq_checks`,
 
 from __future__ import annotations
 
-from cni.errors import CNIError, bracketed, joined, quote
-from cni.hashes import chain_name, hashed, rule_comment
-from cni.iptables import Iptables, IptablesError
-from cni.nftables import Layout, Nft, NftError
+from cni.errors import CNIError, bracketed, quote
+from cni.hashes import chain_name, owner, owner_comment, rule_comment
+from cni.iptables import Iptables
+from cni.nftables import Layout, Nft
+from cni.ruleset import in_both_backends
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import TypeVar
+    from collections.abc import Iterable
 
     from cni import iptables, nftables
     from cni.ip import CIDR
     from cni.netns import NetNS
     from cni.ruleset import Ruleset
-
-    Backend = TypeVar("Backend", Iptables, Nft)
 
 BACKENDS = ("iptables", "nftables")
 
@@ -44,9 +42,6 @@ _LAYOUT = Layout(
         ),
     },
 )
-_COMMENT_SIZE = 128  # bytes; nftables takes no longer comment
-
-_LOOKS = 3  # at what is to be deleted: someone else may be faster, and iptables doesn't say so
 
 
 def describe(
@@ -59,9 +54,9 @@ def describe(
     if backend is None:
         backend = ruleset.default_backend
     if backend == "nftables":
-        owner = _owner(network, ifname, container_id)
-        added = _nftables_additions(addresses, _comment(network, ifname, container_id))
-        ruleset.ensure_nftables(_LAYOUT, added, lambda rule: rule.comment.startswith(owner))
+        whose = owner(network, ifname, container_id)
+        added = _nftables_additions(addresses, owner_comment(network, ifname, container_id))
+        ruleset.ensure_nftables(_LAYOUT, added, lambda rule: rule.comment.startswith(whose))
     elif backend == "iptables":
         new_chain = ["-N", chain_name(network, container_id)]
         for version, rules in _iptables_rules(addresses, network, container_id).items():
@@ -72,8 +67,8 @@ def describe(
 
 def check(addresses: list[CIDR], network: str, ifname: str, container_id: str, host: NetNS | None = None) -> None:
     """Raises CNIError unless one of the backends has the rules for all of `addresses`."""
-    owner = _owner(network, ifname, container_id)
-    if len(_nftables_rules(Nft(host), owner)) >= len(addresses):
+    whose = owner(network, ifname, container_id)
+    if len(_nftables_rules(Nft(host), whose)) >= len(addresses):
         return
     for version, wanted in _iptables_rules(addresses, network, container_id).items():
         present = _present(Iptables(version, host), chain_name(network, container_id))
@@ -91,10 +86,10 @@ def teardown(network: str, ifname: str, container_id: str, host: NetNS | None = 
     They are found by name, so this works where its addresses are no longer known.
     """
     chain = chain_name(network, container_id)
-    owner = _owner(network, ifname, container_id)
-    _in_both_backends(
+    whose = owner(network, ifname, container_id)
+    in_both_backends(
         lambda iptables: _remove_chain(iptables, chain),
-        lambda nft: _delete(nft, _nftables_rules(nft, owner)),
+        lambda nft: _delete(nft, _nftables_rules(nft, whose)),
         host,
     )
 
@@ -106,42 +101,17 @@ def gc(network: str, valid: Iterable[tuple[str, str]], host: NetNS | None = None
     """
     valid = list(valid)
     chains = {chain_name(network, container_id) for container_id, _ in valid}
-    owners = tuple(_owner(network, ifname, container_id) for container_id, ifname in valid)
+    owners = tuple(owner(network, ifname, container_id) for container_id, ifname in valid)
 
     def collect_chains(iptables: Iptables) -> None:
         for chain in _chains_of(network, iptables) - chains:
             _remove_chain(iptables, chain)
 
     def collect_rules(nft: Nft) -> None:
-        rules = _nftables_rules(nft, f"{_hash(network)}-")
+        rules = _nftables_rules(nft, owner(network))
         _delete(nft, [rule for rule in rules if not rule.comment.startswith(owners)])
 
-    _in_both_backends(collect_chains, collect_rules, host)
-
-
-def _in_both_backends(
-    in_iptables: Callable[[Iptables], None], in_nft: Callable[[Nft], None], host: NetNS | None
-) -> None:
-    """A failure doesn't keep the rest from being done, and counts only where the backend could hold rules at all."""
-    failures = [
-        _failure(in_iptables, Iptables(4, host)),
-        _failure(in_iptables, Iptables(6, host)),
-        _failure(in_nft, Nft(host)),
-    ]
-    errors = [error for error in failures if error]
-    if errors:
-        raise joined(errors)
-
-
-def _failure(work: Callable[[Backend], None], backend: Backend) -> CNIError | None:
-    for look in range(_LOOKS):
-        try:
-            work(backend)
-            break
-        except (IptablesError, NftError) as error:
-            if look == _LOOKS - 1:
-                return error if backend.usable() else None
-    return None
+    in_both_backends(collect_chains, collect_rules, host)
 
 
 # iptables
@@ -188,21 +158,6 @@ def _chains_of(network: str, iptables: Iptables) -> set[str]:
 # nftables
 
 
-def _hash(text: str) -> str:
-    return hashed(text, 16)
-
-
-def _owner(network: str, ifname: str, container_id: str) -> str:
-    """What the comment of an attachment's rules begins with."""
-    return f"{_hash(network)}-{_hash(f'{ifname}:{container_id}')}"
-
-
-def _comment(network: str, ifname: str, container_id: str) -> str:
-    names = f", net: {network}, if: {ifname}, id: {container_id}".replace('"', "")
-    comment = _owner(network, ifname, container_id) + names
-    return comment.encode()[:_COMMENT_SIZE].decode(errors="ignore")
-
-
 def _nftables_additions(addresses: list[CIDR], comment: str) -> list[tuple[str, str, str]]:
     family = {4: "ip", 6: "ip6"}
     return [
@@ -225,6 +180,6 @@ def _delete(nft: Nft, rules: list[nftables.Rule]) -> None:
         nft.run("\n".join(_deletions(rules)))
 
 
-def _nftables_rules(nft: Nft, owner: str) -> list[nftables.Rule]:
-    """The rules whose comment begins with `owner`."""
-    return [rule for rule in nft.rules(_FAMILY, _TABLE, _CHAIN) if rule.comment.startswith(owner)]
+def _nftables_rules(nft: Nft, whose: str) -> list[nftables.Rule]:
+    """The rules whose comment begins with `whose`."""
+    return [rule for rule in nft.rules(_FAMILY, _TABLE, _CHAIN) if rule.comment.startswith(whose)]

@@ -10,6 +10,7 @@ from cni.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from cni.netns import NetNS
@@ -19,6 +20,7 @@ _OLDEST = (1, 0, 1)  # the Go plugins take no older nft either
 _MISSING = "No such file or directory"
 _HANDLE = " # handle "
 _COMMENT = ' comment "'
+_ELEMENTS = "\t\telements = {"
 
 
 class NftError(CNIError):
@@ -33,7 +35,10 @@ class NftError(CNIError):
 
 
 class Rule:
-    """A rule as nft lists it: `text` without the comment, `comment` ("" for none), `handle` to delete it by."""
+    """A rule as nft lists it: `text` without the comment, `comment` ("" for none), `handle` to delete it by.
+
+    Or an element of a set, which has no handle (0).
+    """
 
     __slots__ = ("comment", "handle", "text")
 
@@ -76,7 +81,7 @@ class Layout:
         return Layout(self.family, self.table, other.comment, chains, sets)
 
     def is_in(self, present: dict[str, list[Rule]]) -> bool:
-        """Whether a table that has these rules in its chains, and in its sets none, is laid out so."""
+        """Whether a table that has these rules in its chains, and these sets, is laid out so."""
         return all(
             name in present and rules in (None, [rule.text for rule in present[name]])
             for name, (_, _, rules) in self.chains.items()
@@ -132,7 +137,7 @@ class Nft:
         return self._list(f"chain {family} {table} {chain}").get(chain, [])
 
     def table(self, family: str, table: str) -> dict[str, list[Rule]]:
-        """The rules of a table's chains, and its sets, which have none; empty if there is no such table.
+        """The rules of a table's chains, and the elements of its sets; empty if there is no such table.
 
         Raises NftError.
         """
@@ -259,7 +264,7 @@ def _library() -> _Library | str:
 
 
 def _rules(listing: str) -> dict[str, list[Rule]]:
-    """The rules in what `list` prints, by chain: lines that end in a handle; deeper indented ones go on with theirs."""
+    """What `list` prints, by chain and set: rules end in a handle; deeper indented lines go on with the one before."""
     found: dict[str, list[Rule]] = {}
     rules: list[Rule] = []
     for line in listing.replace("\n\t\t\t", " ").split("\n"):
@@ -269,4 +274,17 @@ def _rules(listing: str) -> dict[str, list[Rule]]:
         elif line.startswith("\t\t") and handle.isdigit():
             text, _, comment = body.strip().partition(_COMMENT)
             rules.append(Rule(text, comment.removesuffix('"'), int(handle)))
+        elif line.startswith(_ELEMENTS):
+            rules += _elements(line.removeprefix(_ELEMENTS).removesuffix("}"))
     return found
+
+
+def _elements(listed: str) -> Iterator[Rule]:
+    """Comments may have commas in them, but no quotes."""
+    parts = listed.split('"')
+    parts[::2] = [part.replace(",", "\n") for part in parts[::2]]
+    for element in '"'.join(parts).split("\n"):
+        text, _, rest = element.strip().partition(_COMMENT)
+        comment, _, data = rest.partition('"')
+        if text:
+            yield Rule(text + data, comment, 0)

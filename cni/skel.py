@@ -126,6 +126,16 @@ class Plugin:
             _print_error(error, stdout, stderr)
             return 1
 
+    def request(
+        self, environ: Mapping[str, str], config: bytes, stderr: Callable[[str], object], host: NetNS | None = None
+    ) -> Request:
+        """A call as handlers see it, for who calls them otherwise than by run(). Raises CNIError."""
+        fields = _decode(config)
+        config_version = version.of_config(fields)
+        version.reconcile(config_version, self.versions)
+        parsed = self._parse(fields)
+        return Request(environ, stdin=config, config=parsed, version=config_version, stderr=stderr, host=host)
+
     def _serve(
         self,
         environ: Mapping[str, str],

@@ -94,6 +94,9 @@ class Remembered(Finding):
     def is_unchanged(self) -> bool:
         return self._written() == self.since != 0
 
+    def is_forgotten(self) -> bool:
+        return self._written() == 0
+
     def addresses(self) -> set[str]:
         """What ADD gave it, as far as that can be read."""
         try:

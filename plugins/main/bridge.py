@@ -187,7 +187,7 @@ def rules(request: Request, ruleset: Ruleset) -> None:
     result = request.require_prev_result()
     ipmasq.describe(request, result, ruleset)
     if conf.macspoofchk:
-        ruleset.afterwards(lambda: _restore_spoof_check(request, result))
+        ruleset.afterwards(lambda: _restore_spoof_check(request, result), lambda: _check_spoof_check(request, result))
 
 
 # ---- the configuration ----
@@ -386,10 +386,19 @@ def _forget_spoof_check(request: Request) -> None:
 
 
 def _restore_spoof_check(request: Request, result: Result) -> None:
-    """For the port and the MAC that ADD reported."""
+    names = _reported(request, result)
+    _spoofcheck().setup(*names, request.container_id, request.ifname, request.foreign_host)
+
+
+def _check_spoof_check(request: Request, result: Result) -> None:
+    names = _reported(request, result)
+    _spoofcheck().check(*names, request.container_id, request.ifname, request.foreign_host)
+
+
+def _reported(request: Request, result: Result) -> tuple[str, str]:
+    """The port and the MAC that ADD reported."""
     port = next(interface for interface in result.interfaces[1:] if not interface.sandbox)
-    mac = container_interface(request, result).mac
-    _spoofcheck().setup(port.name, mac, request.container_id, request.ifname, request.foreign_host)
+    return port.name, container_interface(request, result).mac
 
 
 def _collect_spoof_checks(request: Request) -> None:

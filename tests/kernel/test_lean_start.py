@@ -28,6 +28,19 @@ if status:
     sys.exit("".join(said))
 """
 
+FIREWALL = {
+    "ingressPolicy": "isolated",
+    "prevResult": {"interfaces": [{"name": "p0"}], "ips": [{"address": "10.9.0.5/24"}]},
+}
+PORTS = {
+    "prevResult": {"ips": [{"address": "10.9.0.5/24"}]},
+    "runtimeConfig": {
+        "portMappings": [
+            {"hostPort": 80, "containerPort": 80},
+            {"hostPort": 53, "containerPort": 53, "protocol": "udp"},
+        ]
+    },
+}
 CONFIGURATIONS = {
     "bridge": {"isDefaultGateway": True},
     "bridge, masqueraded by iptables": {"isDefaultGateway": True, "ipMasq": True, "ipMasqBackend": "iptables"},
@@ -42,8 +55,12 @@ CONFIGURATIONS = {
         "unshapedSubnets": ["10.0.0.0/8"],
         "prevResult": {"interfaces": [{"name": "p0"}]},
     },
+    "firewall, by iptables": {"backend": "iptables", **FIREWALL},
+    "firewall, by nftables": {"backend": "nftables", **FIREWALL},
     "flannel": {"subnetFile": "FOLDER/subnet.env", "dataDir": "FOLDER/flannel", "ipam": {"dataDir": "FOLDER/leases"}},
     "loopback": {},
+    "portmap, by iptables": {"backend": "iptables", **PORTS},
+    "portmap, by nftables": {"backend": "nftables", **PORTS},
     "sbr": {"table": 4000, "prevResult": {"ips": [{"address": "10.9.0.5/24"}]}},
     "tuning": {"sysctl": {"net.core.somaxconn": "5"}, "mtu": 1400, "dataDir": "FOLDER/before", "prevResult": {}},
 }
@@ -73,3 +90,14 @@ def test_add_and_delete_import_what_is_cheap(
         command = [sys.executable, "-I", "-S", "-E", "-c", PROGRAM, launcher.PACKAGES, trailer.reference, verb]
         done = node.run([*command, container.path, str(plugins)], stdin=stdin)
         assert foreign(set(done.stdout.split())) == set(), verb
+
+
+@pytest.mark.parametrize(("protocol", "is_needed"), [("tcp", False), ("udp", True)])
+def test_connections_are_looked_at_for_udp_alone(protocol: str, is_needed: bool, node: Node, plugins: Path) -> None:
+    trailer = launcher.read(str(plugins / "portmap"))
+    assert trailer
+    mapping = {"hostPort": 53, "containerPort": 53, "protocol": protocol}
+    config = {"cniVersion": "1.0.0", "name": "net", **PORTS, "runtimeConfig": {"portMappings": [mapping]}}
+    command = [sys.executable, "-I", "-S", "-E", "-c", PROGRAM, launcher.PACKAGES, trailer.reference, "ADD"]
+    done = node.run([*command, node.container().path, str(plugins)], stdin=json.dumps(config))
+    assert ("cni.conntrack" in done.stdout.split()) == is_needed

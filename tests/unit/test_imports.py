@@ -22,7 +22,16 @@ DHCP_DAEMON = tuple(
 )
 
 # Commands, services and the runtime library are no part of a plugin; _nftables needs a folder that a launcher names.
-APART = ("cni.agent", "cni.bench", "cni.cli", "cni.reaper", "cni.runtime", "cni.__main__", "cni._nftables", *DHCP_DAEMON)
+APART = (
+    "cni.agent",
+    "cni.bench",
+    "cni.cli",
+    "cni.reaper",
+    "cni.runtime",
+    "cni.__main__",
+    "cni._nftables",
+    *DHCP_DAEMON,
+)
 
 PROGRAM = """
 import sys

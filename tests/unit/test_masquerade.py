@@ -8,7 +8,7 @@ import pytest
 
 from cni import masquerade, ruleset
 from cni.errors import CNIError
-from cni.hashes import chain_name
+from cni.hashes import chain_name, owner_comment
 from cni.ip import CIDR
 from cni.iptables import IptablesError
 from cni.nftables import NftError, Rule
@@ -174,12 +174,12 @@ def test_nftables_refusing_for_good(nft: FakeNft) -> None:
     ],
 )
 def test_comments(network: str, ifname: str, container_id: str, comment: str) -> None:
-    assert masquerade._comment(network, ifname, container_id).endswith(comment)
+    assert owner_comment(network, ifname, container_id).endswith(comment)
 
 
 def test_comments_are_cut_to_128_bytes_and_stay_text() -> None:
-    assert masquerade._comment("n" * 200, "eth0", "one")[33:] == ", net: " + "n" * (128 - 33 - 7)
-    cut = masquerade._comment("n" * (128 - 33 - 7 - 7), "€", "one")
+    assert owner_comment("n" * 200, "eth0", "one")[33:] == ", net: " + "n" * (128 - 33 - 7)
+    cut = owner_comment("n" * (128 - 33 - 7 - 7), "€", "one")
     assert cut[33 + 7 :].lstrip("n") == ", if: "
     assert len(cut) == 127
 

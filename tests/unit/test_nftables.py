@@ -21,7 +21,7 @@ LISTING = """table inet t {
 
 
 def test_reading_a_listing() -> None:
-    assert [(rule.text.split(), rule.comment, rule.handle) for rule in _rules(LISTING)[-3:]] == [
+    assert [(rule.text.split(), rule.comment, rule.handle) for rule in _rules(LISTING)["c"]] == [
         (["ip", "daddr", "224.0.0.0/4", "return"], "", 3),
         (
             ["ip", "saddr", "10.1.2.3", "ip", "daddr", "!=", "10.1.2.0/24", "masquerade"],
@@ -33,7 +33,21 @@ def test_reading_a_listing() -> None:
 
 
 def test_only_lines_that_end_in_a_handle_are_rules() -> None:
-    assert len(_rules(LISTING)) == 3
+    assert len(_rules(LISTING)["c"]) == 3
+
+
+def test_elements_of_sets() -> None:
+    elements = '10.1.2.3 comment "1f-2e, net: n, if: eth0", "br0" . "br0",\n\t\t\t     10.1.2.4,'
+    elements += '\n\t\t\t     tcp . 80 comment "c, d" : 10.1.2.3 . 8080'
+    listing = f"table inet t {{\n\tset s {{\n\t\ttype ipv4_addr\n\t\telements = {{ {elements} }}\n\t}}\n\tset e {{\n\t}}\n}}\n"
+    found = _rules(listing)
+    assert [(element.text, element.comment) for element in found["s"]] == [
+        ("10.1.2.3", "1f-2e, net: n, if: eth0"),
+        ('"br0" . "br0"', ""),
+        ("10.1.2.4", ""),
+        ("tcp . 80 : 10.1.2.3 . 8080", "c, d"),
+    ]
+    assert found["e"] == []
 
 
 def test_neither_library_nor_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""The backend iptables: two rules for each address, and a few for each isolated bridge.
+
+The layout is the Go plugin's, to the letter, so that theirs and ours remove each other's: table `filter`, entered from
+FORWARD. A rule that says whose it is would be none that the Go plugin knows, so none does.
+"""
+
+from __future__ import annotations
+
+from cni.iptables import IptablesError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cni.ip import IP
+    from cni.iptables import Iptables, Rule
+    from cni.ruleset import Ruleset
+
+_TABLE = "filter"
+_CHAIN = "CNI-FORWARD"
+_STAGE_1, _STAGE_2 = "CNI-ISOLATION-STAGE-1", "CNI-ISOLATION-STAGE-2"
+
+
+def describe(ruleset: Ruleset, addresses: list[IP], admin_chain: str) -> None:
+    """What `addresses` send is accepted, and what comes back to them; before that go the user's rules."""
+    shared = [
+        ["-N", _CHAIN],
+        ["-N", admin_chain],
+        ["-I", "FORWARD", *_comment("CNI firewall plugin rules"), "-j", _CHAIN],
+        ["-I", _CHAIN, *_comment("CNI firewall plugin admin overrides"), "-j", admin_chain],
+    ]
+    for version in {address.version for address in addresses}:
+        ruleset.ensure_iptables(version, _TABLE, _accepting(addresses, version), shared)
+
+
+def isolate(ruleset: Ruleset, bridge: str, versions: Iterable[int], *, isolated: bool) -> None:
+    """Isolated bridges don't reach one another; where the policy is `isolated`, their containers neither.
+
+    After describe(), as the entry goes before its: what is accepted there would not come here.
+    """
+    of_bridge = _comment(f"CNI firewall plugin rules (ingressPolicy: {'isolated' if isolated else 'same-bridge'})")
+    of_all = _comment("CNI firewall plugin rules (ingressPolicy: same-bridge|isolated)")
+    among_its_own = [["-I", _STAGE_1, "-i", bridge, "-o", bridge, *of_bridge, "-j", "DROP"]] if isolated else []
+    shared = [
+        ["-N", _STAGE_1],
+        ["-N", _STAGE_2],
+        ["-I", "FORWARD", *of_all, "-j", _STAGE_1],
+        ["-I", _STAGE_1, "-i", bridge, "!", "-o", bridge, *of_bridge, "-j", _STAGE_2],
+        *among_its_own,
+        ["-A", _STAGE_1, *of_all, "-j", "RETURN"],
+        ["-I", _STAGE_2, "-o", bridge, *of_all, "-j", "DROP"],
+        ["-A", _STAGE_2, *of_all, "-j", "RETURN"],
+    ]
+    for version in versions:
+        ruleset.ensure_iptables(version, _TABLE, [], shared)
+
+
+def remove(iptables: Iptables, addresses: list[IP]) -> None:
+    """Delete what is there of the rules for `addresses`. Raises IptablesError, also where someone else was faster."""
+    rules = _accepting(addresses, iptables.version)
+    if not rules or iptables.lacks(_TABLE, _CHAIN):
+        return
+    try:
+        # Nearly always all are there.
+        iptables.change(_TABLE, _deletions(rules))
+    except IptablesError:
+        present = [rule for rule in iptables.rules(_TABLE, _CHAIN) if rule in rules]
+        if present:
+            iptables.change(_TABLE, _deletions(present))
+
+
+def _accepting(addresses: list[IP], version: int) -> list[Rule]:
+    rules = []
+    for address in addresses:
+        if address.version == version:
+            host = f"{address}/{address.bits}"
+            conntrack = ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
+            rules.append(["-A", _CHAIN, "-d", host, *conntrack, "-j", "ACCEPT"])
+            rules.append(["-A", _CHAIN, "-s", host, "-j", "ACCEPT"])
+    return rules
+
+
+def _deletions(rules: list[Rule]) -> list[Rule]:
+    return [["-D", *rule[1:]] for rule in rules]
+
+
+def _comment(text: str) -> list[str]:
+    return ["-m", "comment", "--comment", text]

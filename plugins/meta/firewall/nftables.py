@@ -1,0 +1,111 @@
+"""The backend nftables: a table of our own in which containers and isolated bridges are elements of sets.
+
+What a packet costs so does not grow with their number. The comment of a container's element says whose it is.
+
+An `accept` of this table ends nothing but this table: what other tables drop stays dropped. A `drop` is final. So what
+the accepting rules are for is an administrator's `policy drop` for the chain `forward`, which stays as it was set; and
+the chain `admin` is the administrator's alone.
+"""
+
+from __future__ import annotations
+
+from cni.errors import CNIError, quote
+from cni.hashes import owner, owner_comment
+from cni.names import check_ifname
+from cni.nftables import Layout, NftError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from cni.ip import IP
+    from cni.nftables import Nft
+    from cni.ruleset import Ruleset
+
+    Names = tuple[str, str, str]  # network, interface, container
+
+_FAMILY, _TABLE = "inet", "cni_firewall"
+_CONTAINERS = {4: "containers4", 6: "containers6"}
+_LAYOUT = Layout(
+    _FAMILY,
+    _TABLE,
+    "Containers' traffic, and the isolation of their bridges: the CNI plugin firewall",
+    {
+        "admin": ("", "Rules of the administrator: they come first, and no plugin touches them", None),
+        "isolation": (
+            "",
+            "Isolated bridges do not reach one another, closed ones not even themselves",
+            [
+                "iifname @closed oifname @closed drop",
+                "iifname . oifname @same_bridge return",
+                "iifname @isolated oifname @isolated drop",
+            ],
+        ),
+        "forward": (
+            "type filter hook forward priority 0",  # and no policy: an administrator's stays
+            "",
+            [
+                "jump admin",
+                "jump isolation",
+                "ip daddr @containers4 ct state established,related accept",
+                "ip6 daddr @containers6 ct state established,related accept",
+                "ip saddr @containers4 accept",
+                "ip6 saddr @containers6 accept",
+            ],
+        ),
+    },
+    {
+        "containers4": "type ipv4_addr",
+        "containers6": "type ipv6_addr",
+        "isolated": "type ifname",
+        "closed": "type ifname",
+        "same_bridge": "type ifname . ifname",
+    },
+)
+_UNQUOTABLE = '"\\*'  # nft would end a string there, or take the name for a pattern
+
+
+def describe(ruleset: Ruleset, addresses: list[IP], whose: Names) -> None:
+    """What `addresses` send is accepted, and what comes back to them."""
+    comment = owner_comment(*whose)
+    elements = [(_CONTAINERS[address.version], str(address), comment) for address in addresses]
+    ruleset.ensure_nftables(_LAYOUT, [], elements=elements)
+
+
+def isolate(ruleset: Ruleset, bridge: str, *, isolated: bool) -> None:
+    """Isolated bridges don't reach one another; where the policy is `isolated`, their containers neither."""
+    check_ifname(bridge)
+    if any(character in bridge for character in _UNQUOTABLE):
+        raise CNIError(f"nftables can't be told a bridge of the name {quote(bridge)}")
+    name = f'"{bridge}"'
+    own = ("closed", name, "") if isolated else ("same_bridge", f"{name} . {name}", "")
+    ruleset.ensure_nftables(_LAYOUT, [], elements=[("isolated", name, ""), own])
+
+
+def remove(nft: Nft, whose: Names) -> None:
+    """Delete the elements of an attachment. Raises NftError, also where someone else was faster."""
+    start = owner(*whose)
+    _delete(nft, lambda comment: comment.startswith(start))
+
+
+def collect(network: str, valid: Iterable[tuple[str, str]], nft: Nft) -> None:
+    """Delete the elements of a network's attachments but for those of `valid`, pairs of container id and interface."""
+    ours = owner(network)
+    owners = tuple(owner(network, ifname, container_id) for container_id, ifname in valid)
+    try:
+        _delete(nft, lambda comment: comment.startswith(ours) and not comment.startswith(owners))
+    except NftError:
+        if nft.usable():
+            raise
+
+
+def _delete(nft: Nft, is_over: Callable[[str], bool]) -> None:
+    present = nft.table(_FAMILY, _TABLE)
+    commands = [
+        f"delete element {_FAMILY} {_TABLE} {name} {{ {element.text} }}"
+        for name in _CONTAINERS.values()
+        for element in present.get(name, ())
+        if is_over(element.comment)
+    ]
+    if commands:
+        nft.run("\n".join(commands))
