@@ -66,6 +66,12 @@ def netns_socket(netns: int, domain: int, type: int, protocol: int = 0) -> int:
 def netns_open_file(netns: int, path: _Path, flags: int) -> int:
     """Open a file, such as one below /proc/sys/net or /proc/thread-self/net, as seen in the namespace."""
 
+def netns_write_files(netns: int, files: list[tuple[_Path, bytes]]) -> list[int]:
+    """Write to existing files (at most 16), such as those below /proc/sys/net, as they are in the namespace.
+
+    One write for each; returns an errno, or 0, for each. Raises KernelError if the namespace can't be entered.
+    """
+
 def netns_pin(netns: int) -> None:
     """Move the calling thread for good. For threads that end there."""
 

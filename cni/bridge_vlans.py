@@ -134,7 +134,7 @@ def ensure_gateway(node: Netlink, host: NetNS, bridge: Link, vlan: int, *, mac: 
 
 def _make_gateway(node: Netlink, host: NetNS, bridge: Link, name: str, mac: str | None) -> Link:
     try:
-        links.make_pair(node, host, name, mtu=bridge.mtu, hwaddr=mac, master=bridge.index)
+        links.make_pair(node, host, node, name, mtu=bridge.mtu, hwaddr=mac, master=bridge.index)
     except CNIError:
         if not node.find_link(name):  # else another ADD was faster
             raise

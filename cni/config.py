@@ -62,10 +62,25 @@ class Field(_Typed[V, A]):
     """One key: how it is read, its default and its meaning.
 
     `kind` is the type in words, `constraint` a further condition in words, `table` the class of a nested
-    object. `blank` tells that "" counts as absent.
+    object. `blank` tells that "" counts as absent. For who generates from tables: `item` is how each element of a list
+    or value of a map is read, `choices` are the only values, `bounds` the least and the greatest one.
     """
 
-    __slots__ = ("_default", "blank", "constraint", "folded", "key", "kind", "meaning", "name", "read", "table")
+    __slots__ = (
+        "_default",
+        "blank",
+        "bounds",
+        "choices",
+        "constraint",
+        "folded",
+        "item",
+        "key",
+        "kind",
+        "meaning",
+        "name",
+        "read",
+        "table",
+    )
 
     def __init__(
         self,
@@ -78,6 +93,9 @@ class Field(_Typed[V, A]):
         constraint: str = "",
         blank: bool = False,
         table: type[Settings] | None = None,
+        item: Field[Any, Any] | None = None,
+        choices: Sequence[str] = (),
+        bounds: tuple[int | None, int | None] = (None, None),
     ) -> None:
         self.read = read
         self.kind = kind
@@ -87,6 +105,9 @@ class Field(_Typed[V, A]):
         self.constraint = constraint
         self.blank = blank
         self.table = table
+        self.item = item
+        self.choices = choices
+        self.bounds = bounds
 
     def __set_name__(self, owner: type[Settings], name: str) -> None:
         self.name = name
@@ -137,7 +158,8 @@ def Integer(
             raise gojson.mistyped(value, path, constraint)
         return number
 
-    return Field(read, "integer", _constantly(default), meaning, key=key, constraint=constraint)
+    bounds = (minimum, maximum)
+    return Field(read, "integer", _constantly(default), meaning, key=key, constraint=constraint, bounds=bounds)
 
 
 def _bounds(minimum: int | None, maximum: int | None) -> str:
@@ -173,7 +195,9 @@ def Choice(default: MaybeStr, choices: Sequence[str], meaning: str = "", *, key:
             raise gojson.mistyped(value, path, constraint)
         return str(value)
 
-    return Field(read, "string", _constantly(default), meaning, key=key, constraint=constraint, blank=True)
+    return Field(
+        read, "string", _constantly(default), meaning, key=key, constraint=constraint, blank=True, choices=choices
+    )
 
 
 def Address(default: None = None, meaning: str = "", *, key: str = "") -> Field[IP, IP | None]:
@@ -204,7 +228,8 @@ def Object(meaning: str = "", *, key: str = "") -> Field[dict[str, Any], dict[st
 def ListOf(item: Field[V, A], meaning: str = "", *, key: str = "") -> Field[list[V], list[V]]:
     """A list whose elements are read as `item`; empty where there is none."""
     kind = f"list of {item.kind}"
-    return Field(gojson.array(item.read), kind, list, meaning, key=key, constraint=item.constraint, table=item.table)
+    read = gojson.array(item.read)
+    return Field(read, kind, list, meaning, key=key, constraint=item.constraint, table=item.table, item=item)
 
 
 def MapOf(item: Field[V, A], meaning: str = "", *, key: str = "") -> Field[dict[str, V], dict[str, V]]:
@@ -213,7 +238,8 @@ def MapOf(item: Field[V, A], meaning: str = "", *, key: str = "") -> Field[dict[
     def read(value: Any, path: str) -> dict[str, V]:
         return {key: item.read(of_key, f"{path}.{key}") for key, of_key in gojson.table(value, path).items()}
 
-    return Field(read, f"map to {item.kind}", dict, meaning, key=key, constraint=item.constraint, table=item.table)
+    kind = f"map to {item.kind}"
+    return Field(read, kind, dict, meaning, key=key, constraint=item.constraint, table=item.table, item=item)
 
 
 def Table(conf: type[S], meaning: str = "", *, key: str = "") -> Field[S, S | None]:

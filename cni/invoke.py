@@ -189,11 +189,17 @@ def run(
 
     `timeout` is for processes alone.
     """
-    trailer = launcher.read(path)
-    if trailer and trailer.is_ours:
-        plugin: Any = launcher.load(trailer.reference)
+    plugin = _own(path)
+    if plugin:
         return call(plugin, config, environ, stderr=stderr, host=host)
     return execute(path, config, environ, timeout, stderr=stderr, netns=host)
+
+
+def _own(path: str) -> Plugin | None:
+    """The plugin that the executable stands for, where it would run the very code that runs here."""
+    trailer = launcher.read(path)
+    plugin: Plugin | None = launcher.load(trailer.reference) if trailer and trailer.is_ours else None
+    return plugin
 
 
 def decode_result(output: bytes, config_version: str) -> Result:
@@ -246,7 +252,10 @@ def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | N
     path = find(plugin_type, request.path.split(_PATH_SEPARATOR) if request.path else [])
     stdin = request.stdin if config is None else config
     environ = {**request.environ, "CNI_COMMAND": verb}
-    output = run(path, stdin, environ, stderr=request.stderr, host=request.foreign_host)
+    plugin = _own(path)
+    if plugin:
+        return plugin.delegated(environ, stdin, request.stderr, request.foreign_host)
+    output = execute(path, stdin, environ, stderr=request.stderr, netns=request.foreign_host)
     if verb != "ADD":
         return None
     with Undo(request.stderr) as undo:

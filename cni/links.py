@@ -9,7 +9,6 @@ import time
 from cni import sysctl
 from cni._core import Batch, Netlink, NetlinkError, u8
 from cni.errors import CNIError, quote
-from cni.netns import NetNS, NetNSNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni._core import Link
+    from cni.netns import NetNS
     from cni.request import Request
     from cni.undo import Undo
 
@@ -42,6 +42,7 @@ def refuse_existing(inside: Netlink, name: str) -> None:
 def make_pair(
     node: Netlink,
     container: NetNS,
+    inside: Netlink,
     name: str,
     *,
     kind: str = "veth",
@@ -56,28 +57,27 @@ def make_pair(
     Returns the node's end. Raises CNIError, leaving nothing.
     """
     make, prefix = _PAIRS[kind]
-    with container.netlink() as inside:
-        for _ in range(_NAME_ATTEMPTS):
-            peer = f"{prefix}{posix.urandom(4).hex()}"
-            batch = make(
-                node.batch(),
-                peer,
-                name,
-                netns=container.fd,
-                mtu=mtu,
-                hwaddr=host_hwaddr,
-                peer_hwaddr=hwaddr,
-                master=master,
-            )
-            try:
-                made: Link = batch.link_get(peer, missing_ok=True).commit()[0]
-                return made
-            except NetlinkError as error:
-                if error.errno != errno.EEXIST:
-                    raise CNIError(f"failed to make {kind} pair: {error}", details=_remedy(kind, error)) from error
-            # The kernel does not say which of the two names is taken.
-            if inside.find_link(name):
-                raise CNIError(f"container {kind} name ({quote(name)}) peer provided ({quote(peer)}) already exists")
+    for _ in range(_NAME_ATTEMPTS):
+        peer = f"{prefix}{posix.urandom(4).hex()}"
+        batch = make(
+            node.batch(),
+            peer,
+            name,
+            netns=container.fd,
+            mtu=mtu,
+            hwaddr=host_hwaddr,
+            peer_hwaddr=hwaddr,
+            master=master,
+        )
+        try:
+            made: Link = batch.link_get(peer, missing_ok=True).commit()[0]
+            return made
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise CNIError(f"failed to make {kind} pair: {error}", details=_remedy(kind, error)) from error
+        # The kernel does not say which of the two names is taken.
+        if inside.find_link(name):
+            raise CNIError(f"container {kind} name ({quote(name)}) peer provided ({quote(peer)}) already exists")
     raise CNIError(f"failed to find a unique {kind} name")
 
 
@@ -131,9 +131,9 @@ def _free_index() -> int:
     return 1 << 24 | int.from_bytes(posix.urandom(3))
 
 
-def refuse_router_advertisements(netns: NetNS, name: str) -> None:
+def refuse_router_advertisements(netns: NetNS, *names: str) -> None:
     """What a container sends must never configure the node (CVE-2020-10749). To be called before the link is up."""
-    sysctl.try_write(netns, f"net/ipv6/conf/{name}/accept_ra", "0")
+    sysctl.try_write(netns, {f"net/ipv6/conf/{name}/accept_ra": "0" for name in names})
 
 
 def bridge_port(*, hairpin: bool, isolated: bool) -> list[tuple[int, bytes]]:
@@ -162,8 +162,7 @@ def await_operational(netns: NetNS, port: Link, role: str = "bridge port") -> No
 
 def announce(container: NetNS, name: str) -> None:
     """When the link comes up, the kernel shall tell the neighbours about its addresses. To be called before that."""
-    sysctl.try_write(container, f"net/ipv4/conf/{name}/arp_notify", "1")
-    sysctl.try_write(container, f"net/ipv6/conf/{name}/ndisc_notify", "1")
+    sysctl.try_write(container, {f"net/ipv4/conf/{name}/arp_notify": "1", f"net/ipv6/conf/{name}/ndisc_notify": "1"})
 
 
 # How links are deleted where one process does it for many at a time: netns, name and, for the end of a pair whose
@@ -188,12 +187,7 @@ def delete(netns: NetNS, name: str, host: NetNS | None = None) -> None:
 
 def delete_attachment(request: Request) -> None:
     """Delete the container's link, for DEL. One that is gone is fine, alone or with its namespace. Raises CNIError."""
-    if not request.netns:
-        return
-    try:
-        with NetNS.open(request.netns) as container:
+    container = request.find_container()
+    if container:
+        with container:
             delete(container, request.ifname, request.host)
-    except NetNSNotFound:
-        return
-    except OSError as error:
-        raise CNIError(f"failed to open netns {quote(request.netns)}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cni import result
 from cni.errors import CNIError, bracketed, quote
-from cni.netns import NetNS
+from cni.netns import NetNS, NetNSNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Request:
     """
 
     __slots__ = (
+        "_container",
         "_host",
         "_prev_result",
         "args",
@@ -65,13 +66,16 @@ class Request:
         self.stderr = stderr
         self.foreign_host = host
         self._host = host
+        self._container: NetNS | None = None
         self._prev_result: tuple[Result | None] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close what `host` has opened."""
+        """Close what has been opened and is not in other hands."""
+        if self._container:
+            self._container.close()
         if self._host is not None and self._host is not self.foreign_host:
             self._host.close()
 
@@ -83,11 +87,29 @@ class Request:
         return self._host
 
     def open_container(self) -> NetNS:
-        """The namespace of CNI_NETNS, opened; raises CNIError."""
+        """The namespace of CNI_NETNS, opened, for the caller to close; raises CNIError."""
+        opened, self._container = self._container, None
         try:
-            return NetNS.open(self.netns)
+            return opened or NetNS.open(self.netns)
         except OSError as error:
             raise CNIError(f"failed to open netns {quote(self.netns)}: {error}") from error
+
+    def find_container(self) -> NetNS | None:
+        """As open_container(), for DEL: None where there is no such namespace, any more or in CNI_NETNS."""
+        try:
+            return self.open_container() if self.netns else None
+        except CNIError as error:
+            if isinstance(error.__cause__, NetNSNotFound):
+                return None
+            raise
+
+    def is_in_own_netns(self) -> bool:
+        """Whether CNI_NETNS is the namespace that the plugin works from; not if it can't be opened. Raises OSError."""
+        try:
+            self._container = NetNS.open(self.netns)
+        except (CNIError, OSError):
+            return False  # for the handler to judge: DEL tolerates it
+        return self._container.identity == self.host.identity
 
     @property
     def prev_result(self) -> Result | None:

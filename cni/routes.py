@@ -54,16 +54,19 @@ _AF_INET6 = 10
 
 
 class Route:
-    """A route of any table. ``seen`` is what the core makes of it."""
+    """A route of any table. ``seen`` is what the core makes of it.
+
+    A next hop that is an object of its own is named by copies or, for when it is gone with its link, ``described``.
+    """
 
     __slots__ = ("_attributes", "_header", "seen")
 
-    def __init__(self, seen: _core.Route) -> None:
+    def __init__(self, seen: _core.Route, *, described: bool = False) -> None:
         self.seen = seen
         self._header = seen.message[:_RTMSG]
         self._attributes = parse_attributes(seen.message[_RTMSG:])
         if _RTA_NH_ID in self._attributes:
-            for number in _OF_NEXTHOP & self._attributes.keys():
+            for number in {_RTA_NH_ID} if described else _OF_NEXTHOP & self._attributes.keys():
                 del self._attributes[number]
 
     @property
@@ -123,10 +126,10 @@ class Route:
         batch.request(type, how, bytes(header), attributes.items(), f"{what}: %s/%d in table %d", words, overlook)
 
 
-def read(place: Netlink) -> list[Route]:
+def read(place: Netlink, *, described: bool = False) -> list[Route]:
     """All routes of IPv4 and IPv6, what may lead to a gateway before what goes by one. Raises NetlinkError."""
-    found = [Route(route) for family in (_AF_INET, _AF_INET6) for route in place.routes(family, _ALL_TABLES)]
-    return sorted(found, key=lambda route: route.is_indirect)
+    seen = [route for family in (_AF_INET, _AF_INET6) for route in place.routes(family, _ALL_TABLES)]
+    return sorted((Route(route, described=described) for route in seen), key=lambda route: route.is_indirect)
 
 
 def _hops_as_wanted(multipath: bytes) -> Iterator[bytes]:

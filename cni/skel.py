@@ -19,16 +19,16 @@ from cni.errors import (
     CNIError,
 )
 from cni.names import check_container_id, check_ifname, check_network_name
-from cni.netns import NetNS
 from cni.process import write_all
 from cni.request import Request
+from cni.result import Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any, NoReturn
 
-    from cni.result import Result
+    from cni.netns import NetNS
     from cni.ruleset import Ruleset
 
 __all__ = ["Plugin", "Request"]
@@ -55,9 +55,26 @@ class Plugin:
     be restored. `versions` are the spec versions it can be configured in; `about` is told to who starts it by hand, by
     default its name and the version of this package; None is nothing, and an error then.
     `netconf_error` goes before what is wrong with the configuration.
+
+    For who looks at configurations before they are used: `place` is "interface" for a plugin that makes the container's
+    interface, "chained" for one that changes what others before it have made, "ipam" for one that those ask for
+    addresses, and "" for one that may stand anywhere. `validate` raises what ADD would refuse in the configuration
+    whatever the node is like, and gives warnings of what is allowed, but hardly meant. `arguments` are the keys of
+    CNI_ARGS that it reads, and what they mean.
     """
 
-    __slots__ = ("about", "config", "handlers", "name", "netconf_error", "rules", "versions")
+    __slots__ = (
+        "about",
+        "arguments",
+        "config",
+        "handlers",
+        "name",
+        "netconf_error",
+        "place",
+        "rules",
+        "validate",
+        "versions",
+    )
 
     def __init__(
         self,
@@ -70,6 +87,9 @@ class Plugin:
         gc: Callable[[Request], None] | None = None,
         status: Callable[[Request], None] | None = None,
         rules: Callable[[Request, Ruleset], None] | None = None,
+        validate: Callable[[Request], Iterable[str] | None] | None = None,
+        place: str = "",
+        arguments: Mapping[str, str] | None = None,
         versions: Iterable[str] = version.ALL,
         about: str | None = "",
         netconf_error: str = "failed to load netconf: ",
@@ -84,6 +104,9 @@ class Plugin:
             "STATUS": status,
         }
         self.rules = rules
+        self.validate = validate
+        self.place = place
+        self.arguments = dict(arguments or {})
         self.versions = tuple(versions)
         self.about = f"CNI {name} plugin v{__version__}" if about == "" else about
         self.netconf_error = netconf_error
@@ -136,6 +159,22 @@ class Plugin:
         parsed = self._parse(fields)
         return Request(environ, stdin=config, config=parsed, version=config_version, stderr=stderr, host=host)
 
+    def delegated(
+        self, environ: Mapping[str, str], config: bytes, stderr: Callable[[str], object], host: NetNS | None = None
+    ) -> Result | None:
+        """Serve a plugin of this very process that delegates to this one: what it would read of ADD's output.
+
+        Raises the CNIError that would be printed.
+        """
+        try:
+            _check_environment(environ)
+            made, config_version = self._handle(environ, config, stderr, host, is_nested=True)
+            return made and Result.decode(made.encode(config_version), config_version)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise _as_cni_error(error) from error
+
     def _serve(
         self,
         environ: Mapping[str, str],
@@ -143,29 +182,41 @@ class Plugin:
         stderr: Callable[[str], object],
         host: NetNS | None,
     ) -> str:
-        """What is to be printed; the order of the steps is the order in which a caller may rely on errors."""
+        """What is to be printed."""
         _check_environment(environ)
-        verb = environ["CNI_COMMAND"]
-        if verb == "VERSION":
+        if environ["CNI_COMMAND"] == "VERSION":
             return version.PluginInfo(self.versions).encode()
-        config = _read(stdin)
+        made, config_version = self._handle(environ, _read(stdin), stderr, host)
+        return made.text(config_version) if made else ""
+
+    def _handle(
+        self,
+        environ: Mapping[str, str],
+        config: bytes,
+        stderr: Callable[[str], object],
+        host: NetNS | None,
+        *,
+        is_nested: bool = False,
+    ) -> tuple[Result | None, str]:
+        """ADD's result, and the version to tell it in; the order of the steps is that in which errors count."""
+        verb = environ["CNI_COMMAND"]
         fields = _decode(config)
         if verb not in self.handlers:
             raise CNIError(f"unknown CNI_COMMAND: {verb}", INVALID_ENVIRONMENT_VARIABLES)
         config_version = self._check_version(verb, fields)
         handler = self.handlers[verb]
         if handler is None:
-            return ""
+            return None, config_version
         parsed = self._parse(fields)
         with Request(environ, stdin=config, config=parsed, version=config_version, stderr=stderr, host=host) as request:
-            if verb in ("ADD", "DEL"):
+            if verb in ("ADD", "DEL") and not is_nested:
                 _refuse_own_netns(request)
             made = handler(request)
         if verb != "ADD":
-            return ""
+            return None, config_version
         if made is None:
             raise CNIError(f"{self.name}: ADD made no result")
-        return made.text(config_version)
+        return made, config_version
 
     def _check_version(self, verb: str, fields: dict[str, Any]) -> str:
         """The version to answer in; raises CNIError where verb, configuration and plugin don't go together."""
@@ -234,15 +285,10 @@ def _refuse_own_netns(request: Request) -> None:
     if request.environ.get("CNI_NETNS_OVERRIDE", "").upper() in ("1", "TRUE"):
         return
     try:
-        with NetNS.open(request.netns) as target:
-            identity = target.identity
-    except (CNIError, OSError):
-        return
-    try:
-        own = request.host.identity
+        is_own = request.is_in_own_netns()
     except (CNIError, OSError) as error:
         raise CNIError("get plugin's netns failed", INVALID_NETNS, str(error)) from error
-    if identity == own:
+    if is_own:
         raise CNIError("plugin's netns and netns from CNI_NETNS should not be the same", INVALID_NETNS)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import posix
 
+from cni import _core
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cni.netns import NetNS
 
 _FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
@@ -37,12 +41,10 @@ def read(netns: NetNS, name: str) -> str:
 
 def write(netns: NetNS, name: str, value: str) -> None:
     """Set ``name``. Raises OSError."""
-    fd = netns.open_file(f"/proc/sys/{name}", posix.O_WRONLY)
-    try:
-        # With an end of line, as an empty value would be no write at all without one.
-        posix.write(fd, f"{value}\n".encode())
-    finally:
-        posix.close(fd)
+    path, data = _file(name, value)
+    [status] = _core.netns_write_files(netns.fd, [(path, data)])
+    if status:
+        raise _core.KernelError(status, f'write "{path}"')
 
 
 def ensure(netns: NetNS, name: str, value: str) -> None:
@@ -56,9 +58,14 @@ def ensure_forwarding(netns: NetNS, version: int) -> None:
     ensure(netns, _FORWARDING[version], "1")
 
 
-def try_write(netns: NetNS, name: str, value: str) -> None:
-    """Set ``name`` where that is possible: for parameters that a kernel may lack and that only smooth things."""
+def try_write(netns: NetNS, values: Mapping[str, str]) -> None:
+    """Set what can be set: for parameters that a kernel may lack and that only smooth things."""
     try:
-        write(netns, name, value)
+        _core.netns_write_files(netns.fd, [_file(name, value) for name, value in values.items()])
     except OSError:
-        return
+        pass
+
+
+def _file(name: str, value: str) -> tuple[str, bytes]:
+    # With an end of line, as an empty value would be no write at all without one.
+    return f"/proc/sys/{name}", f"{value}\n".encode()

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cni.cli.pools import DEFAULT_CONF_DIR, Pool, Reservation, networks, pools
+from cni.cli.terminal import age, print_table
 from cni.errors import CNIError
 from cni.ip import IP
 from cni_plugins.ipam.host_local.holders import boot_time, why_dead
@@ -55,7 +56,7 @@ def _list(found: list[Pool], as_json: bool) -> int:
         print(json.dumps(usages, indent=2))
         return 0
     rows = [(usage["network"], *row) for usage in usages for row in _range_rows(usage)]
-    _print_table([("NETWORK", "RANGES", "HELD", "FREE", "SIZE"), *rows])
+    print_table([("NETWORK", "RANGES", "HELD", "FREE", "SIZE"), *rows])
     return 0
 
 
@@ -74,7 +75,7 @@ def _show(found: list[Pool], name: str, as_json: bool) -> int:
             print(f"  {ranges}: {held} held" + (f", {free} of {size} free" if size else ""))
         if usage["reservations"]:
             print()
-            _print_table([("ADDRESS", "CONTAINER", "INTERFACE", "SINCE", "NOTE"), *map(_row, usage["reservations"])])
+            print_table([("ADDRESS", "CONTAINER", "INTERFACE", "SINCE", "NOTE"), *map(_row, usage["reservations"])])
     return 0
 
 
@@ -132,7 +133,7 @@ def _count(number: int) -> str:
 
 def _row(reservation: dict[str, str]) -> tuple[str, ...]:
     since = datetime.fromisoformat(reservation["since"])
-    when = f"{since.astimezone():%Y-%m-%d %H:%M:%S} ({_age(time.time() - since.timestamp())})"
+    when = f"{since.astimezone():%Y-%m-%d %H:%M:%S} ({age(time.time() - since.timestamp())})"
     note = reservation["note"]
     return (
         reservation["address"],
@@ -141,16 +142,3 @@ def _row(reservation: dict[str, str]) -> tuple[str, ...]:
         when,
         f"looks dead: {note}" if note else "",
     )
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -106,6 +106,14 @@ def status(request: Request) -> None:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
 
 
+def validate(request: Request) -> list[str]:
+    """Every address is one; without any, and without a way for some to come with the call, there are none."""
+    conf: Conf = request.config
+    if _addresses(request) or conf.capabilities.get(RuntimeConf.ips.key):
+        return []
+    return ["no address is given out, unless CNI_ARGS name one"]
+
+
 def _ipam(conf: Conf) -> IPAMConf:
     if conf.ipam is None:
         raise CNIError("IPAM config missing 'ipam' key")
@@ -161,4 +169,17 @@ def _gateway(text: str) -> IP:
         raise CNIError(f"invalid gateway address: {text}") from None
 
 
-plugin = Plugin("static", config=Conf, add=add, check=check, status=status, netconf_error="")
+plugin = Plugin(
+    "static",
+    config=Conf,
+    add=add,
+    check=check,
+    status=status,
+    netconf_error="",
+    place="ipam",
+    validate=validate,
+    arguments={
+        "IP": "further addresses, separated by commas, each with its prefix",
+        "GATEWAY": "their gateways, separated by commas",
+    },
+)

@@ -107,7 +107,9 @@ def add(request: Request) -> Result:
         result = ipam.add_first(request, undo)
         if not mac and result.ips and conf.deterministicMAC:
             mac = hwaddr.of_addresses(result.ips)
-        port = links.make_pair(node, container, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index)
+        port = links.make_pair(
+            node, container, inside, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index
+        )
         undo.push(links.delete, container, request.ifname)
         link = inside.link(request.ifname)
         if conf.macspoofchk:
@@ -205,6 +207,13 @@ def _refuse_contradictions(request: Request) -> None:
     ipam.refuse_unsayable(request)
 
 
+def validate(request: Request) -> None:
+    """Nothing in the configuration contradicts the rest."""
+    _refuse_contradictions(request)
+    _vlans(request.config)
+    _asked_mac(request)
+
+
 def _asked_mac(request: Request) -> str:
     conf: Conf = request.config
     by_args = request.cni_args("MAC").get("MAC", "")
@@ -279,8 +288,8 @@ def _ensure_bridge(request: Request, node: Netlink) -> Link:
             raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge")
         if filtering and not _bridge_vlans().is_filtering(bridge):
             request.stderr(f"bridge {quote(conf.bridge)} does not filter VLANs: nothing keeps them apart\n")
-        links.refuse_router_advertisements(request.host, conf.bridge)
         if not bridge.is_up or conf.promiscMode:
+            links.refuse_router_advertisements(request.host, conf.bridge)
             node.batch().link_set(bridge.index, up=True, promisc=True if conf.promiscMode else None).commit()
         return bridge
     except (CNIError, OSError) as error:
@@ -342,7 +351,7 @@ def _ensure_address(conf: Conf, node: Netlink, link: Link, gateway: CIDR, mac: s
 
 def _bring_up_port(conf: Conf, host: NetNS, node: Netlink, port: Link) -> None:
     """Before the container's end, so that what that announces on coming up gets through."""
-    links.refuse_router_advertisements(host, port.name)
+    links.refuse_router_advertisements(host, port.name, conf.bridge)
     batch = node.batch()
     if conf.hairpinMode or conf.portIsolation:
         flags = links.bridge_port(hairpin=conf.hairpinMode, isolated=conf.portIsolation)
@@ -356,10 +365,9 @@ def _bring_up_container(conf: Conf, container: NetNS, inside: Netlink, link: Lin
         if not conf.disableContainerInterface:
             inside.batch().link_set(link.index, up=True).commit()
         return
-    if conf.enabledad:
-        sysctl.try_write(container, f"net/ipv6/conf/{link.name}/enhanced_dad", "1")
-    sysctl.try_write(container, f"net/ipv6/conf/{link.name}/accept_dad", "1" if conf.enabledad else "0")
-    sysctl.try_write(container, f"net/ipv4/conf/{link.name}/arp_notify", "1")
+    detects = {f"net/ipv6/conf/{link.name}/enhanced_dad": "1"} if conf.enabledad else {}
+    detects[f"net/ipv6/conf/{link.name}/accept_dad"] = "1" if conf.enabledad else "0"
+    sysctl.try_write(container, {**detects, f"net/ipv4/conf/{link.name}/arp_notify": "1"})
     ipam.configure(container, inside, link, result)
     if conf.enabledad:
         ipam.settle(container, inside, link)
@@ -465,4 +473,16 @@ def _recorded(result: Result, name: str) -> Interface | None:
     return next((interface for interface in result.interfaces if interface.name == name), None)
 
 
-plugin = Plugin("bridge", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status, rules=rules)
+plugin = Plugin(
+    "bridge",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    rules=rules,
+    place="interface",
+    validate=validate,
+    arguments={"MAC": "the MAC of the container's interface"},
+)

@@ -69,6 +69,11 @@ def status(request: Request) -> None:
     ipam.status(request)
 
 
+def validate(request: Request) -> None:
+    """There is an IPAM plugin."""
+    _require_ipam(request.config)
+
+
 def _require_ipam(conf: Conf) -> None:
     if not conf.ipam.type:
         raise CNIError("dummy interface requires an IPAM configuration")
@@ -83,4 +88,6 @@ plugin = Plugin(
     gc=gc,
     status=status,
     netconf_error="failed to parse network config: ",
+    place="interface",
+    validate=validate,
 )

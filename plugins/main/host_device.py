@@ -34,6 +34,8 @@ _DEVICES = "/sys/devices/"
 _DPDK_DRIVERS = ("vfio-pci", "uio_pci_generic", "igb_uio")
 _HWADDR_LENGTHS = (6, 8, 20)  # Ethernet, EUI-64, InfiniBand
 
+_UNNAMED = 'specify either "device", "hwaddr", "kernelpath" or "pciBusID"'
+
 
 class RuntimeConf(Settings):
     """What the runtime adds."""
@@ -56,9 +58,9 @@ def add(request: Request) -> Result:
     """Move the device into the container, or leave it where it is and as it is."""
     conf: Conf = request.config
     pci, auxiliary = _bus_ids(conf)
-    by_link = bool(conf.device or conf.hwaddr or conf.kernelpath)  # which go before the ids
+    by_link = _is_named_by_link(conf)  # which goes before the ids
     if not (by_link or pci or auxiliary):
-        raise CNIError('specify either "device", "hwaddr", "kernelpath" or "pciBusID"')
+        raise CNIError(_UNNAMED)
     ipam.refuse_unsayable(request)
     if _serves_dpdk(conf, pci):
         with request.open_container(), Undo(request.stderr) as undo:
@@ -106,6 +108,18 @@ def status(request: Request) -> None:
 
 
 # ---- the device among the host's ----
+
+
+def validate(request: Request) -> None:
+    """Something names the device, or may come with the call."""
+    conf: Conf = request.config
+    if not (_is_named_by_link(conf) or conf.pciBusID or conf.capabilities.get(RuntimeConf.deviceID.key)):
+        raise CNIError(_UNNAMED)
+    ipam.refuse_unsayable(request)
+
+
+def _is_named_by_link(conf: Conf) -> bool:
+    return bool(conf.device or conf.hwaddr or conf.kernelpath)
 
 
 def _find(conf: Conf, node: Netlink) -> Link:
@@ -315,4 +329,14 @@ def _is_kernels_choice(name: str, ifname: str) -> bool:
     return name == ifname or (name.startswith("dev") and name[3:].isdigit())
 
 
-plugin = Plugin("host-device", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
+plugin = Plugin(
+    "host-device",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    place="interface",
+    validate=validate,
+)

@@ -156,6 +156,13 @@ def status(request: Request) -> None:
 # ---- the configuration ----
 
 
+def validate(request: Request) -> None:
+    """The MACs are some, and the senders go with the mode."""
+    _asked_mac(request)
+    _data(request.config)
+    ipam.refuse_unsayable(request)
+
+
 def _asked_mac(request: Request) -> str:
     conf: Conf = request.config
     by_args = request.cni_args("MAC").get("MAC")
@@ -234,4 +241,15 @@ def _expect_mode(link: Link, expected: str) -> None:
         raise CNIError(f"container macvlan mode {mode} does not match expected value: {expected}")
 
 
-plugin = Plugin("macvlan", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
+plugin = Plugin(
+    "macvlan",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    place="interface",
+    validate=validate,
+    arguments={"MAC": "the MAC of the container's interface"},
+)

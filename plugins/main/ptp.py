@@ -63,7 +63,7 @@ def add(request: Request) -> Result:
         _forward(request.host, result)
         own, gateways = _hwaddrs(conf, result)
         port = links.make_pair(
-            node, container, request.ifname, kind=conf.linkType, mtu=conf.mtu, hwaddr=own, host_hwaddr=gateways
+            node, container, inside, request.ifname, kind=conf.linkType, mtu=conf.mtu, hwaddr=own, host_hwaddr=gateways
         )
         undo.push(links.delete, container, request.ifname)
         _set_up_port(request.host, node, port, result)
@@ -120,7 +120,7 @@ def _try_pair(kind: str) -> None:
     """Whether the kernel makes such pairs is seen by making one, in a namespace that nobody sees."""
     try:
         with NetNS.create() as nowhere, nowhere.netlink() as inside:
-            links.make_pair(inside, nowhere, "eth0", kind=kind)
+            links.make_pair(inside, nowhere, inside, "eth0", kind=kind)
     except CNIError as error:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
 
@@ -197,7 +197,7 @@ def _expect_no_duplicates(netns: NetNS, name: str) -> None:
     """There are but two on the link. For a second or two either end would seek others who have its addresses,
     and till then not even look for the other one.
     """
-    sysctl.try_write(netns, f"net/ipv6/conf/{name}/accept_dad", "0")
+    sysctl.try_write(netns, {f"net/ipv6/conf/{name}/accept_dad": "0"})
 
 
 def _reach_through_gateway(batch: Batch, link: Link, ip: IPConfig) -> None:
@@ -249,4 +249,15 @@ def _expect_way_back(node: Netlink, port: Link, result: Result) -> None:
             raise CNIError(f"Expected Route {wanted} dev {port.name} not found in the node's routing table")
 
 
-plugin = Plugin("ptp", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status, rules=rules)
+plugin = Plugin(
+    "ptp",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    rules=rules,
+    place="interface",
+    validate=ipmasq.validate,
+)

@@ -103,7 +103,7 @@ def add(request: Request) -> Result:
         links.announce(container, link.name)
         # Until somebody opens the device it has no carrier, and so no duplicate would ever be found: the addresses
         # would stay tentative, and ADD would wait for them in vain.
-        sysctl.try_write(container, f"net/ipv6/conf/{link.name}/accept_dad", "0")
+        sysctl.try_write(container, {f"net/ipv6/conf/{link.name}/accept_dad": "0"})
         result = ipam.add_over_link(request, undo, result)
         ipam.attach(request, container, inside, link, result)
     result.dns = conf.dns
@@ -145,6 +145,12 @@ def status(request: Request) -> None:
 
 
 # ---- the configuration ----
+
+
+def validate(request: Request) -> None:
+    """The MAC is one, and the result can be said."""
+    _asked_mac(request)
+    ipam.refuse_unsayable(request)
 
 
 def _asked_mac(request: Request) -> str:
@@ -272,4 +278,15 @@ def _check_device(conf: Conf, link: Link) -> None:
             raise CNIError(f"Interface {link.name} has {what} {numbers.get(attribute)}, not {wanted}")
 
 
-plugin = Plugin("tap", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
+plugin = Plugin(
+    "tap",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    place="interface",
+    validate=validate,
+    arguments={"MAC": "the device's MAC"},
+)

@@ -110,6 +110,11 @@ def status(request: Request) -> None:
             masters.expect_ready(node, conf.master)
 
 
+def validate(request: Request) -> None:
+    """There is a master."""
+    _require_master(request.config)
+
+
 def _require_master(conf: Conf) -> None:
     if not conf.master:
         raise CNIError('"master" field is required. It specifies the host interface name to create the VLAN for')
@@ -121,4 +126,14 @@ def _expect_id(link: Link, expected: int) -> None:
         raise CNIError(f"Container VLAN {link.name} has id {number}, which does not match expected value: {expected}")
 
 
-plugin = Plugin("vlan", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
+plugin = Plugin(
+    "vlan",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    place="interface",
+    validate=validate,
+)

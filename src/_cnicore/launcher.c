@@ -25,6 +25,8 @@
 
 #ifndef FREESTANDING
 #include <unistd.h>
+#elif !defined(__clang__)
+#pragma GCC optimize("no-tree-loop-distribute-patterns") /* there is no memset to call in place of a loop */
 #endif
 
 #define TRAILER_SIZE 4096

@@ -124,6 +124,35 @@ int cni_netns_open_file(int netns, const char *path, int flags, struct cni_error
     return fd < 0 ? cni_fail(err, errno, "open \"%s\"", path) : fd;
 }
 
+static int write_whole(const struct cni_file *file)
+{
+    int fd = open(file->path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+    ssize_t written;
+    int status = 0;
+
+    if (fd < 0)
+        return errno;
+    written = write(fd, file->data, file->length);
+    if (written < 0)
+        status = errno;
+    else if ((size_t)written != file->length)
+        status = EIO;
+    close(fd);
+    return status;
+}
+
+int cni_netns_write_files(int netns, struct cni_file *files, size_t count, struct cni_error *err)
+{
+    int home = enter(netns, err);
+
+    if (home == -2)
+        return -1;
+    for (size_t i = 0; i < count; i++)
+        files[i].status = write_whole(&files[i]);
+    leave(home);
+    return 0;
+}
+
 int cni_netns_pin(int netns, struct cni_error *err)
 {
     if (setns(netns, CLONE_NEWNET) < 0)

@@ -39,6 +39,16 @@ int cni_netns_socket(int netns, int domain, int type, int protocol, struct cni_e
 int cni_netns_open_file(int netns, const char *path, int flags, struct cni_error *err);
 
 /* Move the calling thread for good. For threads that end there. */
+/* A file that is there, and what is to be written to it in one write; `status` becomes 0 or an errno. */
+struct cni_file {
+    const char *path;
+    const char *data;
+    size_t length;
+    int status;
+};
+
+/* Write files as they are in the namespace, such as those below /proc/sys/net. */
+int cni_netns_write_files(int netns, struct cni_file *files, size_t count, struct cni_error *err);
 int cni_netns_pin(int netns, struct cni_error *err);
 
 #endif

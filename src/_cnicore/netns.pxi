@@ -1,6 +1,10 @@
 # Namespaces: descriptors in, descriptors out.
 
 
+cdef enum:
+    MOST_FILES = 16
+
+
 class KernelError(OSError):
     def __init__(self, int status, str attempt):
         super().__init__(status, strerror(status).lower())
@@ -100,6 +104,28 @@ def netns_open_file(int netns, path, int flags) -> int:
     if fd < 0:
         raise failure(&err)
     return fd
+
+
+def netns_write_files(int netns, list files) -> list:
+    cdef cni_error err
+    cdef cni_file written[MOST_FILES]
+    cdef int status
+    cdef size_t i, count = len(files)
+    cdef list paths = [c_text(path) for path, _ in files]  # kept alive for what points into them
+    cdef bytes data
+    if count > MOST_FILES:
+        raise ValueError(f"more than {MOST_FILES} files at once")
+    for i in range(count):
+        data = files[i][1]
+        written[i].path = <bytes>paths[i]
+        written[i].data = data
+        written[i].length = len(data)
+        written[i].status = 0
+    with nogil:
+        status = cni_netns_write_files(netns, written, count, &err)
+    if status < 0:
+        raise failure(&err)
+    return [written[i].status for i in range(count)]
 
 
 def netns_pin(int netns) -> None:

@@ -148,4 +148,5 @@ plugin = DHCP(
     gc=gc,
     status=status,
     netconf_error="error obtaining socketPath: error parsing socket path conf: ",
+    place="ipam",
 )

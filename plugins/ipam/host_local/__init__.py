@@ -153,6 +153,14 @@ def status(request: Request) -> None:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
 
 
+def validate(request: Request) -> None:
+    """The ranges can be, beside each other too. They may come with the call, where there is the capability."""
+    conf: Conf = request.config
+    ipam = _ipam(conf)
+    if ipam.subnet or ipam.ranges or not conf.capabilities.get(RuntimeConf.ipRanges.key):
+        range_sets(conf)
+
+
 def _ipam(conf: Conf) -> IPAMConf:
     if conf.ipam is None:
         raise CNIError("IPAM config missing 'ipam' key")
@@ -271,4 +279,7 @@ plugin = Plugin(
     gc=gc,
     status=status,
     netconf_error="",
+    place="ipam",
+    validate=validate,
+    arguments={"IP": "an address to give out"},
 )

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _NEW = ".new"
 _CHUNK = 4096  # bytes: a reservation whole, as a rule
-_MANY = 256  # reservations that are worth a cache; a full /24 has fewer, and looks as Go would leave it
+_MANY = 32  # reservations that are worth a cache
 _PATIENCE = 30.0  # seconds that others may keep the lock; Go's plugin waits for ever
 _TRIES = 1024  # candidates that are looked at singly: 2 ms, where listing the folder of a full /16 takes 20
 

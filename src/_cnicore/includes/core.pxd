@@ -19,6 +19,12 @@ cdef extern from "netns.h" nogil:
     int cni_netns_remove(const char *path, cni_error *err)
     int cni_netns_socket(int netns, int domain, int type, int protocol, cni_error *err)
     int cni_netns_open_file(int netns, const char *path, int flags, cni_error *err)
+    struct cni_file:
+        const char *path
+        const char *data
+        size_t length
+        int status
+    int cni_netns_write_files(int netns, cni_file *files, size_t count, cni_error *err)
     int cni_netns_pin(int netns, cni_error *err)
 
 

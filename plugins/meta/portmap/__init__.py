@@ -1,0 +1,346 @@
+"""portmap: ports of the node that lead to the container.
+
+ADD has what arrives at the node's own addresses for a host port go to the container's port, by rules in iptables or
+nftables, for the first IPv4 and the first IPv6 address of the attachment. With snat the container's own network and,
+by IPv4, the node's 127.0.0.1 can use the ports as well: such packets bear the node's address then, all others their
+sender's. DEL takes the rules back. A host port that leads to another container already is an error.
+
+The runtime passes the mappings as the capability portMappings; without any there is nothing to do.
+"""
+
+from __future__ import annotations
+
+from cni import gojson, ruleset, sysctl
+from cni.config import Address, Choice, Config, Field, Flag, Integer, ListOf, Section, Settings, Table, Text
+from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, bracketed
+from cni.iptables import Iptables
+from cni.nftables import Nft
+from cni.skel import Plugin
+from cni.undo import Undo, do_all
+from cni_plugins.meta.portmap.forwarding import Forwarding, Port, numbers_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+    from cni.ip import IP
+    from cni.request import Request
+    from cni.result import IPConfig, Result
+    from cni.ruleset import Ruleset
+
+BACKENDS = ("iptables", "nftables")
+
+_PROTOCOLS = ("tcp", "udp", "sctp")
+_LAST_PORT = 65535
+_MARK_BIT = 13
+_AF_INET = 2
+_UNICAST = 1  # RTN_UNICAST, linux/rtnetlink.h
+
+
+def _protocol(value: Any, path: str) -> str:
+    protocol = gojson.text(value, path).lower()
+    if protocol not in _PROTOCOLS:
+        raise gojson.mistyped(value, path, "one of tcp, udp, sctp")
+    return protocol
+
+
+class Mapping(Settings):
+    """A port of the node and where it leads."""
+
+    hostPort = Integer(0, "the node's port, from 1 to 65535")
+    containerPort = Integer(0, "the container's port, from 1 to 65535")
+    protocol = Field(
+        _protocol, "string", lambda: "tcp", "tcp, udp or sctp", constraint="one of tcp, udp, sctp", blank=True
+    )
+    hostIP = Address(None, "the node's address that it is for; without one all, with 0.0.0.0 or :: all of that family")
+
+
+class RuntimeConf(Settings):
+    """What the runtime adds."""
+
+    portMappings = ListOf(Table(Mapping), "the ports to map")
+
+
+class Conf(Config):
+    """The configuration of portmap."""
+
+    backend = Choice(None, BACKENDS, "where the rules are; iptables where it can be used, if none is named")
+    snat = Flag("let the container's own network and the node's 127.0.0.1 use the ports as well", default=True)
+    masqAll = Flag("whatever comes to the container bears the node's address")
+    markMasqBit = Integer(None, "the bit, from 0 to 31, that marks what iptables is to masquerade; 13 by default")
+    externalSetMarkChain = Text(None, "an existing chain of iptables that marks what is to be masqueraded")
+    conditionsV4 = ListOf(Text(), "further matches, of iptables or nftables, for IPv4 packets to be mapped")
+    conditionsV6 = ListOf(Text(), "the same for IPv6")
+    runtimeConfig = Section(RuntimeConf, "the value of the capability portMappings, put in by the runtime")
+
+
+def add(request: Request) -> Result:
+    """Map the ports, or leave nothing behind but the chains that attachments have in common."""
+    result = request.require_prev_result("must be called as chained plugin")
+    forwardings = _forwardings(request, result)
+    if not forwardings:
+        return result
+    with Undo(request.stderr) as undo:
+        undo.push(_remove, request)
+        ruleset.establish(request.foreign_host, lambda wanted: _map(request, forwardings, wanted))
+        for forwarding in forwardings:
+            _forget_connections(request, forwarding.version, forwarding.numbers)
+        for forwarding in forwardings:
+            if forwarding.version == 4 and forwarding.masquerades:
+                _let_loopback_out(request, forwarding)
+    return result
+
+
+def delete(request: Request) -> None:
+    """Take back the attachment's rules, whichever backend they are in, and end what UDP flows they have made."""
+    numbers = numbers_of(_ports(request.config))
+    if numbers:
+        forget = (lambda: _forget_connections(request, 4, numbers), lambda: _forget_connections(request, 6, numbers))
+        do_all([lambda: _remove(request), *forget])
+
+
+def check(request: Request) -> None:
+    """All rules are there, those that attachments have in common included."""
+    for forwarding in _forwardings(request, request.require_prev_result()):
+        _check(request, forwarding)
+
+
+def gc(request: Request) -> None:
+    """Take back the rules of attachments that are gone."""
+    conf: Conf = request.config
+    if not conf.has("cni.dev/valid-attachments"):
+        return
+    valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
+    ruleset.in_both_backends(
+        lambda iptables: _layout("iptables").collect(iptables, conf.name, valid),
+        lambda nft: _layout("nftables").collect(nft, conf.name, valid),
+        request.foreign_host,
+    )
+
+
+def status(request: Request) -> None:
+    """The backend, or one of them if none is named, can be used."""
+    host = request.foreign_host
+    named = _named_backend(request.config)
+    if named != "nftables" and (Iptables(4, host).usable() or Iptables(6, host).usable()):
+        return
+    if named != "iptables" and Nft(host).usable():
+        return
+    lacking = {"iptables": "neither iptables nor ip6tables is usable", "nftables": "nftables is not usable"}
+    raise CNIError(
+        "no host ports can be mapped",
+        PLUGIN_NOT_AVAILABLE,
+        lacking.get(named or "", "none of iptables, ip6tables and nftables is usable"),
+    )
+
+
+def rules(request: Request, wanted: Ruleset) -> None:
+    """What the attachment has in iptables or nftables."""
+    backend = _backend(request.config, wanted)
+    for forwarding in _forwardings(request, request.require_prev_result()):
+        _layout(backend).describe(wanted, forwarding)
+
+
+# ---- the configuration ----
+
+
+def validate(request: Request) -> list[str]:
+    """No key contradicts the others; without the capability there is nothing to map."""
+    conf: Conf = request.config
+    _ports(conf)
+    key = RuntimeConf.portMappings.key
+    if conf.capabilities.get(key):
+        return []
+    return [f'no port is ever mapped: the runtime passes {key} only where "capabilities" has {{"{key}": true}}']
+
+
+def _ports(conf: Conf) -> list[Port]:
+    """The mappings, each once. Raises CNIError."""
+    _refuse_contradictions(conf)
+    ports: dict[tuple[str, int, IP | None], Port] = {}
+    for mapping in conf.runtimeConfig.portMappings:
+        for name, number in (("container", mapping.containerPort), ("host", mapping.hostPort)):
+            if not 0 < number <= _LAST_PORT:
+                raise CNIError(f"failed to parse config: Invalid {name} port number: {number}")
+        port = Port(mapping.protocol, mapping.hostPort, mapping.containerPort, mapping.hostIP)
+        other = ports.setdefault((port.protocol, port.host, port.host_ip), port)
+        if other.container != port.container:
+            raise CNIError(
+                f"failed to parse config: host port {port} is mapped twice, to {other.container} and {port.container}"
+            )
+    return list(ports.values())
+
+
+def _refuse_contradictions(conf: Conf) -> None:
+    if conf.externalSetMarkChain is not None and conf.markMasqBit is not None:
+        raise CNIError("failed to parse config: Cannot specify externalSetMarkChain and markMasqBit")
+    if conf.markMasqBit is not None and not 0 <= conf.markMasqBit <= 31:
+        raise CNIError("failed to parse config: MasqMarkBit must be between 0 and 31")
+    backend = _named_backend(conf) or "iptables"
+    for other in BACKENDS:
+        options = _options_of(conf, other)
+        if other != backend and options:
+            raise CNIError(
+                f"failed to parse config: {backend} backend was requested but configuration contains "
+                f"{other}-specific options {bracketed(options)}"
+            )
+
+
+def _options_of(conf: Conf, backend: str) -> list[str]:
+    """The keys in use that are for this backend alone."""
+    used = {
+        "externalSetMarkChain": "" if conf.externalSetMarkChain is None else "iptables",
+        "conditionsV4": _backend_of(conf.conditionsV4),
+        "conditionsV6": _backend_of(conf.conditionsV6),
+    }
+    return [key for key, of_backend in used.items() if of_backend == backend]
+
+
+def _backend_of(conditions: list[str]) -> str:
+    if not conditions or not conditions[0]:
+        return ""
+    return "iptables" if conditions[0].startswith(("-", "!")) else "nftables"
+
+
+def _named_backend(conf: Conf) -> str | None:
+    """The one that the configuration names, or else the one that it alone has options for."""
+    if conf.backend:
+        return conf.backend
+    needed = [backend for backend in BACKENDS if _options_of(conf, backend)]
+    return needed[0] if needed else None
+
+
+def _backend(conf: Conf, wanted: Ruleset) -> str:
+    return _named_backend(conf) or wanted.default_backend
+
+
+def _forwardings(request: Request, result: Result) -> list[Forwarding]:
+    """What is to be forwarded to the attachment's first address of each family."""
+    conf: Conf = request.config
+    ports = _ports(conf)
+    addresses: dict[int, IPConfig] = {}
+    for ip in result.ips:
+        if _is_containers(request, result, ip):
+            addresses.setdefault(ip.address.version, ip)
+    forwardings = [
+        Forwarding(
+            conf.name,
+            request.container_id,
+            request.ifname,
+            ip.address,
+            ports,
+            masquerades=conf.snat,
+            masquerades_all=conf.masqAll,
+            mark_bit=_MARK_BIT if conf.markMasqBit is None else conf.markMasqBit,
+            mark_chain=conf.externalSetMarkChain or "",
+            conditions=[word for word in (conf.conditionsV4 if version == 4 else conf.conditionsV6) if word],
+        )
+        for version, ip in sorted(addresses.items())
+    ]
+    return [forwarding for forwarding in forwardings if forwarding.ports]
+
+
+def _is_containers(request: Request, result: Result, ip: IPConfig) -> bool:
+    """Whether the address is the attachment's: that of a link of the node may be among the result's too."""
+    if ip.interface is None or not 0 <= ip.interface < len(result.interfaces):
+        return True
+    interface = result.interfaces[ip.interface]
+    return interface.name == request.ifname and interface.sandbox != ""
+
+
+# ---- the rules ----
+
+
+def _layout(backend: str) -> ModuleType:
+    if backend == "nftables":
+        from cni_plugins.meta.portmap import nftables
+
+        return nftables
+    from cni_plugins.meta.portmap import iptables
+
+    return iptables
+
+
+def _map(request: Request, forwardings: list[Forwarding], wanted: Ruleset) -> None:
+    layout = _layout(_backend(request.config, wanted))
+
+    def refuse_taken() -> None:
+        for forwarding in forwardings:
+            layout.refuse_taken(forwarding, request.foreign_host)
+
+    for forwarding in forwardings:
+        layout.describe(wanted, forwarding)
+    wanted.afterwards(refuse_taken)
+
+
+def _remove(request: Request) -> None:
+    network, container_id = request.config.name, request.container_id
+    ruleset.in_both_backends(
+        lambda iptables: _layout("iptables").remove(iptables, network, container_id),
+        lambda nft: _layout("nftables").remove(nft, network, request.ifname, container_id),
+        request.foreign_host,
+    )
+
+
+def _check(request: Request, forwarding: Forwarding) -> None:
+    """In the backend that is named; without one, either will do."""
+    named = _named_backend(request.config)
+    failures = []
+    for backend in [named] if named else BACKENDS:
+        try:
+            _layout(backend).check(forwarding, request.foreign_host)
+            return
+        except CNIError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+# ---- what else has to be so ----
+
+
+def _forget_connections(request: Request, version: int, numbers: dict[str, list[int]]) -> None:
+    """UDP has no end of a connection: without this, what a client goes on sending would go where it went before."""
+    if "udp" not in numbers:
+        return
+    from cni import conntrack
+
+    try:
+        conntrack.delete(request.foreign_host, version, "udp", set(numbers["udp"]))
+    except OSError as error:
+        request.stderr(f"failed to delete connections to UDP host ports: {error}\n")
+
+
+def _let_loopback_out(request: Request, forwarding: Forwarding) -> None:
+    """What comes from 127.0.0.1 may leave the node for the container."""
+    ip = forwarding.address.ip
+    with request.host.netlink() as node:
+        routes = [
+            (route.prefix, -route.priority, route.index)
+            for route in node.routes(_AF_INET, table=0)
+            if route.type == _UNICAST and int.from_bytes(route.dst) >> 32 - route.prefix == int(ip) >> 32 - route.prefix
+        ]
+        if not routes:
+            return
+        link = node.find_link(max(routes)[2])
+    if link is None:
+        return
+    try:
+        sysctl.ensure(request.host, f"net/ipv4/conf/{link.name}/route_localnet", "1")
+    except OSError as error:
+        raise CNIError(f"unable to enable route_localnet: {error}") from error
+
+
+plugin = Plugin(
+    "portmap",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    rules=rules,
+    netconf_error="failed to parse config: ",
+    place="chained",
+    validate=validate,
+)
