@@ -100,7 +100,10 @@ def be16(value: int) -> bytes: ...
 # ---- what the kernel says ----
 
 class Link:
-    """A network device (RTM_NEWLINK). ``data`` and ``port_data`` are the kind's raw attributes."""
+    """A network device (RTM_NEWLINK). ``data`` and ``port_data`` are the kind's raw attributes.
+
+    ``accept_ra`` is the kernel parameter net/ipv6/conf/NAME/accept_ra, -1 where there is no IPv6.
+    """
 
     index: int
     flags: int
@@ -117,6 +120,7 @@ class Link:
     promiscuity: int
     group: int
     link_netnsid: int
+    accept_ra: int
     data: dict[int, bytes]
     port_data: dict[int, bytes]
     @property

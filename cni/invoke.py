@@ -254,7 +254,11 @@ def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | N
     environ = {**request.environ, "CNI_COMMAND": verb}
     plugin = _own(path)
     if plugin:
-        return plugin.delegated(environ, stdin, request.stderr, request.foreign_host)
+        logged: list[str] = []
+        made = plugin.delegated(environ, stdin, logged.append, request.foreign_host)
+        if logged:  # as of a process: who fails says so in the error
+            request.stderr("".join(logged))
+        return made
     output = execute(path, stdin, environ, stderr=request.stderr, netns=request.foreign_host)
     if verb != "ADD":
         return None

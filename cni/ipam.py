@@ -133,19 +133,21 @@ def configure(
     link: Link,
     result: Result,
     *,
+    batch: Batch | None = None,
     reach: Callable[[Batch, Link, IPConfig], object] | None = None,
 ) -> None:
     """Give a link its addresses, bring it up, and set the routes: one batch.
 
     Only the result's addresses that name this link by their interface index are its own. A route without
     gateway goes by the first gateway of its family. ``reach`` queues what leads to an address's network and
-    gateway, where the kernel's own route to the network is not wanted. Raises CNIError, KernelError.
+    gateway, where the kernel's own route to the network is not wanted. ``batch`` may hold what is to be done to the
+    link before. Raises CNIError, KernelError.
     """
     addresses = _own_addresses(link, result)
     if any(ip.address.version == 6 for ip in addresses):
         _enable_ipv6(container, link.name)
     gateways: dict[int, IP] = {}
-    batch = inside.batch()
+    batch = inside.batch() if batch is None else batch
     for ip in addresses:
         batch.address_add(link.index, ip.address.ip.packed, ip.address.prefix, noprefixroute=reach is not None)
         if ip.gateway:

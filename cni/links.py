@@ -7,7 +7,7 @@ import posix
 import time
 
 from cni import sysctl
-from cni._core import Batch, Netlink, NetlinkError, u8
+from cni._core import Batch, Netlink, NetlinkError, u8, u32
 from cni.errors import CNIError, quote
 
 TYPE_CHECKING = False
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 # linux/if_link.h, rtnetlink.h
 _IFLA_BRPORT_MODE = 4
 _IFLA_BRPORT_ISOLATED = 33
+_IFLA_AF_SPEC = 26
+_IFLA_INET_CONF = 1
+_IPV4_DEVCONF_ARP_NOTIFY = 22  # linux/ip.h
+_AF_INET = 2
+_RTM_NEWLINK = 16
 _RTNLGRP_LINK = 1
 
 # How each kind of pair is made, and what the name of the node's end begins with.
@@ -131,9 +136,9 @@ def _free_index() -> int:
     return 1 << 24 | int.from_bytes(posix.urandom(3))
 
 
-def refuse_router_advertisements(netns: NetNS, *names: str) -> None:
+def refuse_router_advertisements(netns: NetNS, name: str) -> None:
     """What a container sends must never configure the node (CVE-2020-10749). To be called before the link is up."""
-    sysctl.try_write(netns, {f"net/ipv6/conf/{name}/accept_ra": "0" for name in names})
+    sysctl.try_write(netns, {f"net/ipv6/conf/{name}/accept_ra": "0"})
 
 
 def bridge_port(*, hairpin: bool, isolated: bool) -> list[tuple[int, bytes]]:
@@ -158,6 +163,17 @@ def await_operational(netns: NetNS, port: Link, role: str = "bridge port") -> No
                 raise CNIError(f"{role} in error state: {port.operstate}", details=f"port {port.name}")
             news.wait(remaining)
             port = node.link(port.index)
+
+
+def announce_by_arp(batch: Batch, link: Link) -> Batch:
+    """Queue that the kernel tells the neighbours about the IPv4 addresses of ``link`` when it comes up.
+
+    It is the parameter arp_notify, which can be set by netlink, unlike those of IPv6 (`announce`).
+    """
+    header = bytes(4) + u32(link.index) + bytes(8)  # struct ifinfomsg
+    conf = [(_IFLA_INET_CONF, [(_IPV4_DEVCONF_ARP_NOTIFY, u32(1))])]
+    attributes = [(_IFLA_AF_SPEC, [(_AF_INET, conf)])]
+    return batch.request(_RTM_NEWLINK, 0, header, attributes, "have %s announced by ARP", (link.name,))
 
 
 def announce(container: NetNS, name: str) -> None:

@@ -10,9 +10,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cni._core import Netlink
     from cni.netns import NetNS
 
 _FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+_FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
+
+# linux/netconf.h, rtnetlink.h
+_RTM_GETNETCONF = 82
+_NETCONFA_IFINDEX = 1
+_NETCONFA_FORWARDING = 2
+_NETCONFA_IFINDEX_ALL = 0xFFFFFFFF  # -1
+
 _LONGEST = 1 << 16  # bytes; a bitmap of all ports may have that many
 _SWAPPED = str.maketrans("./", "/.")
 
@@ -53,9 +62,21 @@ def ensure(netns: NetNS, name: str, value: str) -> None:
         write(netns, name, value)
 
 
-def ensure_forwarding(netns: NetNS, version: int) -> None:
-    """Have the namespace forward packets of an IP version. Raises OSError."""
-    ensure(netns, _FORWARDING[version], "1")
+def ensure_forwarding(netns: NetNS, place: Netlink, version: int) -> None:
+    """Have the namespace, in which ``place`` is a socket, forward packets of an IP version. Raises OSError."""
+    if not _forwards(place, version):
+        ensure(netns, _FORWARDING[version], "1")
+
+
+def _forwards(place: Netlink, version: int) -> bool:
+    """As far as netlink tells, which takes a tenth of the time of a file, and less where there are many namespaces."""
+    header = bytes([_FAMILY[version], 0, 0, 0])  # struct netconfmsg, aligned
+    everywhere = [(_NETCONFA_IFINDEX, _core.u32(_NETCONFA_IFINDEX_ALL))]
+    try:
+        [(_, answer)] = place.batch().get(_RTM_GETNETCONF, header, everywhere, "ask whether it forwards").commit()
+    except _core.NetlinkError:
+        return False
+    return _core.parse_attributes(answer[len(header) :]).get(_NETCONFA_FORWARDING) == _core.u32(1)
 
 
 def try_write(netns: NetNS, values: Mapping[str, str]) -> None:

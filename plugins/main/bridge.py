@@ -288,8 +288,9 @@ def _ensure_bridge(request: Request, node: Netlink) -> Link:
             raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge")
         if filtering and not _bridge_vlans().is_filtering(bridge):
             request.stderr(f"bridge {quote(conf.bridge)} does not filter VLANs: nothing keeps them apart\n")
-        if not bridge.is_up or conf.promiscMode:
+        if bridge.accept_ra:
             links.refuse_router_advertisements(request.host, conf.bridge)
+        if not bridge.is_up or conf.promiscMode:
             node.batch().link_set(bridge.index, up=True, promisc=True if conf.promiscMode else None).commit()
         return bridge
     except (CNIError, OSError) as error:
@@ -317,7 +318,7 @@ def _ensure_gateways(conf: Conf, host: NetNS, node: Netlink, bridge: Link, gatew
             _ensure_address(conf, node, link, gateway, mac if gateway.ip == first else None)
         if of_family:
             try:
-                sysctl.ensure_forwarding(host, version)
+                sysctl.ensure_forwarding(host, node, version)
             except OSError as error:
                 raise CNIError(f"failed to enable forwarding: {error}") from error
     return node.link(link.index) if conf.vlan else bridge
@@ -351,7 +352,7 @@ def _ensure_address(conf: Conf, node: Netlink, link: Link, gateway: CIDR, mac: s
 
 def _bring_up_port(conf: Conf, host: NetNS, node: Netlink, port: Link) -> None:
     """Before the container's end, so that what that announces on coming up gets through."""
-    links.refuse_router_advertisements(host, port.name, conf.bridge)
+    links.refuse_router_advertisements(host, port.name)
     batch = node.batch()
     if conf.hairpinMode or conf.portIsolation:
         flags = links.bridge_port(hairpin=conf.hairpinMode, isolated=conf.portIsolation)
@@ -367,8 +368,8 @@ def _bring_up_container(conf: Conf, container: NetNS, inside: Netlink, link: Lin
         return
     detects = {f"net/ipv6/conf/{link.name}/enhanced_dad": "1"} if conf.enabledad else {}
     detects[f"net/ipv6/conf/{link.name}/accept_dad"] = "1" if conf.enabledad else "0"
-    sysctl.try_write(container, {**detects, f"net/ipv4/conf/{link.name}/arp_notify": "1"})
-    ipam.configure(container, inside, link, result)
+    sysctl.try_write(container, detects)
+    ipam.configure(container, inside, link, result, batch=links.announce_by_arp(inside.batch(), link))
     if conf.enabledad:
         ipam.settle(container, inside, link)
 

@@ -60,7 +60,7 @@ def add(request: Request) -> Result:
         links.refuse_existing(inside, request.ifname)
         result = ipam.add(request, undo)
         _expect_gateways(result)
-        _forward(request.host, result)
+        _forward(request.host, node, result)
         own, gateways = _hwaddrs(conf, result)
         port = links.make_pair(
             node, container, inside, request.ifname, kind=conf.linkType, mtu=conf.mtu, hwaddr=own, host_hwaddr=gateways
@@ -142,10 +142,10 @@ def _gateways(result: Result) -> list[IP]:
     return [ip.gateway for ip in result.ips if ip.gateway]
 
 
-def _forward(host: NetNS, result: Result) -> None:
+def _forward(host: NetNS, node: Netlink, result: Result) -> None:
     for version in {ip.address.version for ip in result.ips}:
         try:
-            sysctl.ensure_forwarding(host, version)
+            sysctl.ensure_forwarding(host, node, version)
         except OSError as error:
             raise CNIError(f"Could not enable IP forwarding: {error}") from error
 

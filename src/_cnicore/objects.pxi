@@ -58,6 +58,10 @@ def parse_attributes(bytes data) -> dict:
     return collect(attributes(data, len(data), 0))
 
 
+cdef enum:
+    DEVCONF_ACCEPT_RA = 3  # linux/ipv6.h
+
+
 cdef class Link:
     cdef readonly int index
     cdef readonly unsigned int flags
@@ -74,6 +78,7 @@ cdef class Link:
     cdef readonly unsigned int promiscuity
     cdef readonly unsigned int group
     cdef readonly int link_netnsid
+    cdef readonly int accept_ra
     cdef readonly dict data
     cdef readonly dict port_data
 
@@ -81,6 +86,7 @@ cdef class Link:
         self.name = self.hwaddr = self.kind = self.port_kind = self.alias = ""
         self.operstate = "unknown"
         self.link_netnsid = -1
+        self.accept_ra = -1
         self.data = {}
         self.port_data = {}
 
@@ -106,6 +112,22 @@ cdef int link_info(Link link, Attributes info) except -1:
             link.port_kind = info.text()
         elif info.type == sys.IFLA_INFO_SLAVE_DATA:
             link.port_data = collect(info.nested())
+    return 0
+
+
+cdef int link_families(Link link, Attributes families) except -1:
+    """What the families of protocols keep about a link."""
+    cdef Attributes walk
+    cdef int32_t value
+    while families.next():
+        if families.type != sys.AF_INET6:
+            continue
+        walk = families.nested()
+        while walk.next():
+            # An array of parameters, by number.
+            if walk.type == sys.IFLA_INET6_CONF and walk.size >= (DEVCONF_ACCEPT_RA + 1) * sizeof(value):
+                memcpy(&value, walk.value + DEVCONF_ACCEPT_RA * sizeof(value), sizeof(value))
+                link.accept_ra = value
     return 0
 
 
@@ -141,6 +163,8 @@ cdef Link read_link(const unsigned char *payload, size_t length):
             link.operstate = OPERSTATES[walk.value[0]]
         elif walk.type == sys.IFLA_LINKINFO:
             link_info(link, walk.nested())
+        elif walk.type == sys.IFLA_AF_SPEC:
+            link_families(link, walk.nested())
     return link
 
 

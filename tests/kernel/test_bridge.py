@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -1266,6 +1267,9 @@ def test_gc_takes_back_what_gone_attachments_held(network: Network, backend: str
     alive.check()
     other_network.check()
     other_network.delete()
+    end = time.monotonic() + 10  # the kernel takes its time to clear a namespace
+    while network.ports != expected[2] and time.monotonic() < end:
+        time.sleep(0.01)
     assert (network.masquerading, network.reserved, network.ports) == expected
     network.gc()
     assert (network.masquerading, network.reserved) == ([], set())

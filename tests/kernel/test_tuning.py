@@ -274,7 +274,7 @@ FAILING: list[tuple[Json, str]] = [
     ({"sysctl": {"net.core.none": "1"}}, NO_SYSCTL.format("core/none", "no such file or directory")),
     ({"sysctl": {"net.ipv4.conf.eth9.rp_filter": "1"}}, NO_SYSCTL.format("ipv4/conf/eth9/rp_filter", "no such file")),
     ({"sysctl": {"net.ipv4.conf": "1"}}, NO_SYSCTL.format("ipv4/conf", "Is a directory")),
-    ({"sysctl": {"net.core.somaxconn": "many"}}, 'failed to set sysctl net/core/somaxconn to "many": Invalid argument'),
+    ({"sysctl": {"net.core.somaxconn": "many"}}, 'failed to set sysctl net/core/somaxconn to "many": invalid argument'),
     ({"mtu": 70000}, "set mtu of eth0 to 70000: "),
     ({"mtu": 67}, "set mtu of eth0 to 67: "),
     ({"mac": "01:00:5e:00:00:01"}, "set mac of eth0 to 01:00:5e:00:00:01: cannot assign requested address"),

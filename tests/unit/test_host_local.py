@@ -875,7 +875,7 @@ def test_no_descriptor_is_left_open(net: Net) -> None:
 
 
 def test_a_small_pool_looks_as_go_leaves_it(net: Net) -> None:
-    for n in range(60):
+    for n in range(30):
         net.add(f"c{n}")
     assert ".owners" not in net.names()
 
