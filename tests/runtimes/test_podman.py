@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 IMAGE = "localhost/test/busybox:1"
 PAGE = "hello from the container\n"
 OURS = ("bridge", "host-local")
+CHAINED = ("portmap", "firewall", "tuning")
 
 
 def network(version: str, **ipam: Any) -> dict[str, Any]:
@@ -36,12 +37,13 @@ def define(podman: Podman, conflist: dict[str, Any]) -> None:
     (podman.networks / f"{conflist['name']}.conflist").write_text(json.dumps(conflist))
 
 
+@pytest.mark.parametrize("chained", ["ours", "the reference's"])
 def test_on_a_network_that_podman_made(
-    podman: Callable[[Path], Podman], logged: Callable[[Path], Logged], mixed: Path
+    podman: Callable[[Path], Podman], logged: Callable[[Path], Logged], mixed: Path, plugins: Path, chained: str
 ) -> None:
-    """Bridge and host-local are ours, what podman chains behind them is the reference's; both address families."""
-    plugins = logged(mixed)
-    p = podman(plugins.folder)
+    """Bridge and host-local are ours, and perhaps what podman chains behind them; both address families."""
+    logs = logged(plugins if chained == "ours" else mixed)
+    p = podman(logs.folder)
     p("network", "create", "--subnet", "10.73.0.0/24", "--ipv6", "--subnet", "fd73::/64", "n1")
     p("network", "create", "--subnet", "10.74.0.0/24", "--internal", "n2")
     types = [plugin["type"] for plugin in json.loads((p.networks / "n1.conflist").read_text())["plugins"]]
@@ -68,7 +70,12 @@ def test_on_a_network_that_podman_made(
     p.state.nothing_left()
     p("network", "rm", "n1", "n2")
     assert [link["ifname"] for link in json.loads(p.inside("ip", "-json", "link"))] == ["lo"]
-    _assert_answers(plugins)
+    _assert_answers(logs)
+    if chained == "ours":
+        for plugin in CHAINED:
+            calls = [*logs.calls(plugin, "ADD"), *logs.calls(plugin, "DEL"), *logs.calls(plugin, "VERSION")]
+            assert calls
+            assert {call.status for call in calls} == {0}
 
 
 def _assert_answers(plugins: Logged) -> None:
