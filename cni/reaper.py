@@ -1,7 +1,10 @@
-"""Links deleted together: the kernel's wait for a grace period, 20 ms for each, is one for all.
+"""Links deleted for many callers at a time, who wait no longer than until their links are gone.
 
-Deletions that come while one is under way wait for it, and then go as one group. For a veth pair the end in the
-node's namespace is taken, so that those of many containers are in one namespace.
+When a link is deleted the kernel takes it out of its namespace, and gives its name free, within a millisecond. Then it
+waits for 20 ms until nothing in it can still be using the link; so does who asked for it, though nobody else can tell
+the difference. Here that is a thread kept for it. Deletions that come while others are on their way go as one group:
+the waiting is one for all. For a veth pair the end in the node's namespace is taken, so that those of many containers
+are in one namespace.
 
 A group (IFLA_GROUP) is nothing but a number that links have, 0 for most. Ours is drawn by lot for each time; before it
 is deleted, the links that have it are looked at. Where anything else has it, each link is deleted by itself.
@@ -9,11 +12,13 @@ is deleted, the links that have it are looked at. Where anything else has it, ea
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import sys
 import threading
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 from cni import links
 from cni._core import KernelError, Link, Netlink, parse_attributes, u32
@@ -28,13 +33,15 @@ _NETNSA_NSID = 1
 _NETNSA_FD = 3
 
 _FIRST = 1 << 30  # of the groups' numbers, up to twice that: what people write by hand is smaller
+_SWEEPS = 4  # that may be on their way; what comes then waits, and so goes together
+_LOOK = 0.0003  # seconds from one look to the next whether links are gone
 _ENOUGH = 2  # one is deleted as well without a group
 
 Index = int
 
 
 class Doomed:
-    """A link that is to be deleted: who waits for that, and what came of it."""
+    """A link that is to be deleted, and what came of it."""
 
     __slots__ = ("done", "error", "identity", "index", "leads", "netns")
 
@@ -45,6 +52,10 @@ class Doomed:
         self.error: OSError | None = None
         self.leads = False
         self.done = threading.Event()
+
+    def is_gone(self, place: Netlink) -> bool:
+        link = place.find_link(self.index)
+        return link is None or _identity(link) != self.identity
 
 
 def _identity(link: Link) -> tuple[str, str, int]:
@@ -58,7 +69,9 @@ class Reaper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: list[Doomed] = []
-        self._is_at_work = False
+        self._is_led = False
+        self._sweeps = ThreadPoolExecutor(_SWEEPS, "cni-reaper")
+        self._free = threading.BoundedSemaphore(_SWEEPS)
 
     def delete(self, netns: NetNS, name: str, host: NetNS | None = None) -> None:
         """Delete the link `name` in `netns`; of a veth pair, the end in `host`. Raises OSError.
@@ -72,7 +85,7 @@ class Reaper:
             doomed = (host and _other_end(inside, link, host)) or Doomed(netns, link)
         with self._lock:
             self._waiting.append(doomed)
-            doomed.leads, self._is_at_work = not self._is_at_work, True
+            doomed.leads, self._is_led = not self._is_led, True
         if not doomed.leads:
             doomed.done.wait()
         if doomed.leads:
@@ -81,20 +94,41 @@ class Reaper:
             raise doomed.error
 
     def _lead(self) -> None:
-        """Delete all that wait; then those that have come meanwhile are led by one of themselves."""
+        """Have all that wait deleted; those that come meanwhile are led by one of themselves."""
+        self._free.acquire()
         with self._lock:
             batch, self._waiting = self._waiting, []
         try:
-            _delete_all(batch)
+            self._sweep(batch)
         finally:
             with self._lock:
-                self._is_at_work = bool(self._waiting)
+                self._is_led = bool(self._waiting)
                 if self._waiting:
                     self._waiting[0].leads = True
                     self._waiting[0].done.set()
             for doomed in batch:
                 doomed.leads = False
                 doomed.done.set()
+
+    def _sweep(self, batch: list[Doomed]) -> None:
+        """Until they are gone, or it is clear that they don't go."""
+        finished = threading.Event()
+
+        def sweep() -> None:
+            try:
+                _delete_all(batch)
+            finally:
+                self._free.release()
+                finished.set()
+
+        by_netns = _by_netns(batch)
+        with contextlib.ExitStack() as stack:
+            # In another socket, as the one that deletes is busy.
+            places = [(stack.enter_context(netns.netlink()), some) for netns, some in by_netns.items()]
+            self._sweeps.submit(sweep)
+            while not finished.wait(_LOOK):
+                if all(doomed.is_gone(place) for place, some in places for doomed in some):
+                    break
 
 
 def install() -> Reaper:
@@ -122,12 +156,16 @@ def _nsid(inside: Netlink, netns: NetNS) -> int:
     return int.from_bytes(number, sys.byteorder, signed=True)
 
 
+def _by_netns(batch: list[Doomed]) -> dict[NetNS, list[Doomed]]:
+    grouped: dict[NetNS, list[Doomed]] = defaultdict(list)
+    for doomed in batch:
+        grouped[doomed.netns].append(doomed)
+    return grouped
+
+
 def _delete_all(batch: list[Doomed]) -> None:
     """What fails is told to who waits for it."""
-    by_netns: dict[NetNS, list[Doomed]] = defaultdict(list)
-    for doomed in batch:
-        by_netns[doomed.netns].append(doomed)
-    for netns, together in by_netns.items():
+    for netns, together in _by_netns(batch).items():
         try:
             with netns.netlink() as node:
                 if len(together) < _ENOUGH or not _delete_group(node, together):
@@ -140,8 +178,7 @@ def _delete_all(batch: list[Doomed]) -> None:
 def _delete_each(node: Netlink, together: list[Doomed]) -> None:
     for doomed in together:
         try:
-            link = node.find_link(doomed.index)
-            if link and _identity(link) == doomed.identity:
+            if not doomed.is_gone(node):
                 node.batch().link_delete(doomed.index, missing_ok=True).commit()
         except OSError as error:
             doomed.error = error

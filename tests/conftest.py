@@ -24,6 +24,8 @@ from cni.netns import NetNS
 if TYPE_CHECKING:
     from tests.lan import Lan
 
+pytest.register_assert_rewrite("tests.networks")
+
 # Python's `-c` and `-m` would import from the current folder, which is the tree and not what is installed.
 os.environ["PYTHONSAFEPATH"] = "1"
 

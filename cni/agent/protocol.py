@@ -80,6 +80,12 @@ def peer_uid(connection: socket.socket) -> int:
     return int(_CREDENTIALS.unpack(credentials)[1])
 
 
+def peer_pid(connection: socket.socket) -> int:
+    """The process at the other end, as it was when it began to listen."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[0])
+
+
 def receive(connection: socket.socket) -> Request | None:
     """The request; None from a launcher that wants nothing. Raises Refused, OSError."""
     data, descriptors, flags, _ = socket.recv_fds(
@@ -120,3 +126,32 @@ def _rest(connection: socket.socket, length: int) -> bytes:
 def answer(connection: socket.socket, status: int, stdout: bytes = b"", stderr: bytes = b"") -> None:
     """Tell what came of it. Raises OSError where nobody listens any more."""
     connection.sendall(_ANSWER.pack(status, len(stdout), len(stderr)) + stdout + stderr)
+
+
+# ---- the launcher's side, for who wants to know whether an agent serves ----
+
+
+def is_same_version(greeting: bytes) -> bool:
+    """Whether a hello is one of this protocol."""
+    return greeting.startswith(_MAGIC)
+
+
+def ask(
+    connection: socket.socket, folders: list[str], reference: str, environ: dict[str, str], stdin: bytes
+) -> tuple[int, bytes]:
+    """Have a plugin run, after the hello; its exit code and stdout. Raises Refused, OSError."""
+    code = f"{':'.join(folders)}\0{reference}\0".encode()
+    environment = b"".join(f"{name}={value}\0".encode() for name, value in environ.items())
+    descriptors = []
+    try:
+        for path in (".", "/proc/thread-self/ns/net"):
+            descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        descriptors.append(os.memfd_create("stdin"))
+        os.write(descriptors[-1], stdin)
+        head = _REQUEST.pack(_MAGIC, len(code), len(environment))
+        socket.send_fds(connection, [head + code + environment], descriptors)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    status, length, _ = _ANSWER.unpack(_rest(connection, _ANSWER.size))
+    return status, _rest(connection, length)

@@ -52,7 +52,8 @@ class Agent:
         self._idle = 0
         self._slots = threading.BoundedSemaphore(_AT_ONCE)
         self._turns = _Turns()
-        self._running = 0
+        reaper.install()
+        self._conversing = 0  # with launchers that count on an answer
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -60,7 +61,6 @@ class Agent:
         for point in entry_points(group="cni.plugins"):
             with contextlib.suppress(Exception):  # a broken plugin is told to who calls it
                 self._plugin(point.value)
-        reaper.install()
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(_SWITCH)
@@ -70,8 +70,12 @@ class Agent:
         """Until `stop` is called and what runs is done. What takes too long is left to the end of the process."""
         self._stopping.wait()
         end = time.monotonic() + _FINISH
-        while self._running and time.monotonic() < end:
+        while self._is_conversing() and time.monotonic() < end:
             time.sleep(0.01)
+
+    def _is_conversing(self) -> bool:
+        with self._lock:  # not between a launcher's being welcome and its being counted
+            return self._conversing > 0
 
     def stop(self) -> None:
         """Take no more requests. May be called by a signal handler."""
@@ -126,11 +130,28 @@ class Agent:
             _log(traceback.format_exc())
 
     def _converse(self, connection: socket.socket) -> None:
-        if self._stopping.is_set() or protocol.peer_uid(connection) != os.geteuid():
+        if protocol.peer_uid(connection) != os.geteuid():
             return
         patience = struct.pack("ll", int(_ARRIVAL), 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        with self._counted() as is_welcome:
+            if is_welcome:
+                self._talk(connection)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[bool]:
+        """From the hello on a launcher counts on an answer: `wait` waits for it. Whether there may be a hello."""
+        with self._lock:
+            is_welcome = not self._stopping.is_set()
+            self._conversing += is_welcome
+        try:
+            yield is_welcome
+        finally:
+            with self._lock:
+                self._conversing -= is_welcome
+
+    def _talk(self, connection: socket.socket) -> None:
         connection.sendall(self._hello)
         request = protocol.receive(connection)
         if request is None:
@@ -154,11 +175,7 @@ class Agent:
             raise _Declined(f"{request.reference}: {error}") from error
         environ = request.environ
         with self._turns.of(environ), self._slot():
-            self._running += 1
-            try:
-                return self._run(plugin, request, environ)
-            finally:
-                self._running -= 1
+            return self._run(plugin, request, environ)
 
     def _run(self, plugin: Plugin, request: protocol.Request, environ: dict[str, str]) -> tuple[int, bytes, bytes]:
         printed: list[str] = []
@@ -230,9 +247,12 @@ class _Turns:
                     self._held[key] = turn, waiting - 1
 
 
-def _code_identity() -> tuple[int, int]:
+def _code_identity() -> tuple[int, int] | None:
     """What changes with the package on disk: the code in memory is then another than the launcher's."""
-    status = os.stat(f"{launcher.PACKAGES}/cni/_core.pyi")
+    try:
+        status = os.stat(f"{launcher.PACKAGES}/cni/_core.pyi")
+    except OSError:
+        return None  # it is just being replaced
     return status.st_ino, status.st_mtime_ns
 
 

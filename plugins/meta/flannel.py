@@ -338,4 +338,13 @@ def _on_disk(step: Callable[Concatenate[str, P], T], path: str, *args: P.args, *
         raise CNIError(f"cannot {step.__name__} {path}: {error.strerror}", IO_FAILURE) from error
 
 
-plugin = Plugin("flannel", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
+plugin = Plugin(
+    "flannel",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    place="interface",
+)

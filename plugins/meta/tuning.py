@@ -168,6 +168,13 @@ def status(request: Request) -> None:
 # ---- the configuration ----
 
 
+def validate(request: Request) -> None:
+    """The parameters are below net/ and each is there once; the MAC is one."""
+    _refuse_repeated_keys(request)
+    _parameters(request)
+    _wanted(request)
+
+
 def _refuse_repeated_keys(request: Request) -> None:
     """One of two values for the same key would be lost. Raises CNIError."""
     conf: Conf = request.config
@@ -485,4 +492,14 @@ def _forget(path: str) -> None:
         raise CNIError(f"cannot remove {path}: {error.strerror}", IO_FAILURE) from error
 
 
-plugin = Plugin("tuning", config=Conf, add=add, delete=delete, check=check, status=status)
+plugin = Plugin(
+    "tuning",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    status=status,
+    place="chained",
+    validate=validate,
+    arguments={"MAC": "the interface's MAC"},
+)

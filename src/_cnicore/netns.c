@@ -127,16 +127,13 @@ int cni_netns_open_file(int netns, const char *path, int flags, struct cni_error
 static int write_whole(const struct cni_file *file)
 {
     int fd = open(file->path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
-    ssize_t written;
     int status = 0;
 
     if (fd < 0)
         return errno;
-    written = write(fd, file->data, file->length);
-    if (written < 0)
+    /* Some handlers of kernel parameters leave the end of the line. */
+    if (write(fd, file->data, file->length) < 0)
         status = errno;
-    else if ((size_t)written != file->length)
-        status = EIO;
     close(fd);
     return status;
 }

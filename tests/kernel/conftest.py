@@ -1,218 +1,27 @@
-"""One plugin's network on a node, and what is attached to it."""
+"""For tests of what plugins make of this machine's kernel."""
 
-from __future__ import annotations
+from tests.networks import (
+    Attachment,
+    Network,
+    Refused,
+    addresses,
+    doomed,
+    links,
+    make_network,
+    module_of,
+    pings,
+    setting,
+)
 
-import importlib.metadata
-import json
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pytest
-
-if TYPE_CHECKING:
-    from tests.conftest import Call, Node
-
-Json = dict[str, Any]
-
-
-def module_of(plugin: str) -> str:
-    """Where a plugin is, by its name in configurations."""
-    (found,) = importlib.metadata.entry_points(group="cni.plugins", name=plugin)
-    return found.module
-
-
-class Refused(Exception):
-    """The error that the plugin printed."""
-
-    def __init__(self, code: int, msg: str, details: str = "") -> None:
-        super().__init__(msg)
-        self.code = code
-        self.details = details
-
-
-class Network:
-    """A network configuration on a node. Addresses come from host-local, if nothing else is said.
-
-    `chained` are further plugins' configurations: an attachment then goes through all of them, as a runtime does it.
-    """
-
-    def __init__(self, node: Node, call: Call, plugins: Path, state: Path, config: Json) -> None:
-        self.node = node
-        self.call = call
-        self.paths = [str(plugins)]
-        self.state = state
-        self.config: Json = {"cniVersion": "1.1.0", "name": "net", **config}
-        self.chained: list[Json] = []
-        self.log = ""
-        if "ipam" not in config:
-            self.ipam(ranges=[[{"subnet": "10.1.2.0/24"}]])
-
-    def ipam(self, **keys: Any) -> None:
-        """Addresses come from host-local with this configuration."""
-        self.config["ipam"] = {"type": "host-local", "dataDir": str(self.state), **keys}
-
-    def ipam_program(self, script: str, name: str = "program") -> None:
-        """Addresses come from a shell script."""
-        folder = self.state.with_name("programs")
-        folder.mkdir(exist_ok=True)
-        program = folder / name
-        program.write_text(f"#!/bin/sh -e\n{script}\n")
-        program.chmod(0o755)
-        self.paths.insert(0, str(folder))
-        self.config["ipam"] = {"type": name}
-
-    def ipam_answers(self, **result: Any) -> Path:
-        """Addresses come from a program that always gives this answer. Returns where it notes its verbs."""
-        log, answer = self.state.with_name("verbs"), json.dumps({"cniVersion": "1.1.0", **result})
-        self.ipam_program(f"echo $CNI_COMMAND >>{log}\n[ $CNI_COMMAND != ADD ] || echo '{answer}'")
-        return log
-
-    def run(self, verb: str, environ: dict[str, str], **keys: Any) -> Any:
-        """What the (last) plugin prints for a call on the node; an error is raised, what it logs is kept."""
-        head = {key: self.config[key] for key in ("cniVersion", "name")}
-        plugins = [self.config, *({**head, **config} for config in self.chained)]
-        if verb == "DEL":
-            plugins.reverse()
-        answer = None
-        for config in plugins:
-            if answer:
-                keys["prevResult"] = answer
-            answer = self.run_one(verb, environ, {**config, **keys})
-        return answer
-
-    def run_one(self, verb: str, environ: dict[str, str], config: Json) -> Any:
-        variables = {"CNI_COMMAND": verb, "CNI_PATH": ":".join(self.paths), **environ}
-        done = self.call(module_of(config["type"]), self.node.path, variables, json.dumps(config))
-        self.log = done["stderr"]
-        print(verb, done)
-        answer = json.loads(done["stdout"] or "null")
-        if done["status"]:
-            raise Refused(**answer)
-        return answer
-
-    def attachment(self, container: Node | None = None, **names: str) -> Attachment:
-        return Attachment(self, container or self.node.container(), **names)
-
-    def attach(self, container: Node | None = None, **keys: Any) -> Attachment:
-        made = self.attachment(container)
-        made.add(**keys)
-        return made
-
-    def status(self) -> None:
-        assert self.run("STATUS", {}) is None
-
-    def gc(self, *valid: Attachment) -> None:
-        attachments = [{"containerID": one.id, "ifname": one.ifname} for one in valid]
-        assert self.run("GC", {}, **{"cni.dev/valid-attachments": attachments}) is None
-
-    @property
-    def reserved(self) -> set[str]:
-        """The addresses that host-local holds."""
-        return {file.name for file in self.state.glob("*/*") if file.name[0].isdigit()}
-
-    @property
-    def masquerading(self) -> list[str]:
-        """Every rule and chain that an ipMasq may have left, of either backend."""
-        tables = [f"iptables{version} {line}" for version in (4, 6) for line in self.node.iptables_save(version)]
-        rules = [entry["rule"] for entry in self.node.nft_ruleset() if "rule" in entry]
-        return [line for line in tables if "CNI-" in line] + [
-            rule["comment"] for rule in rules if rule["chain"] == "masq_checks"
-        ]
-
-
-class Attachment:
-    """A container's interface on a network."""
-
-    def __init__(
-        self, network: Network, container: Node, *, ifname: str = "eth0", id: str = "", netns: str = "", args: str = ""
-    ) -> None:
-        self.network = network
-        self.container = container
-        self.ifname = ifname
-        self.id = id or container.name
-        self.environ = {
-            "CNI_CONTAINERID": self.id,
-            "CNI_IFNAME": ifname,
-            "CNI_NETNS": netns or container.path,
-            "CNI_ARGS": args,
-        }
-        self.result: Json = {}
-
-    def add(self, **keys: Any) -> Json:
-        self.result = self.network.run("ADD", self.environ, **keys)
-        return self.result
-
-    def check(self, **keys: Any) -> None:
-        """As the runtime does it: with the result of ADD."""
-        assert self.network.run("CHECK", self.environ, **{"prevResult": self.result, **keys}) is None
-
-    def delete(self, **environ: str) -> None:
-        previous = self.result or None
-        assert self.network.run("DEL", {**self.environ, **environ}, prevResult=previous) is None
-
-    @property
-    def link(self) -> Json:
-        found: list[Json] = self.container.ip("link", "show", "dev", self.ifname)
-        return found[0]
-
-    @property
-    def addresses(self) -> list[str]:
-        """What the result says, whatever its version."""
-        ips = [self.result[key]["ip"] for key in ("ip4", "ip6") if key in self.result]
-        return ips or [ip["address"] for ip in self.result.get("ips", [])]
-
-    def address(self, family: int) -> str:
-        """The result's address of a family, without its prefix."""
-        return next(ip.partition("/")[0] for ip in self.addresses if (":" in ip) == (family == 6))
-
-
-@pytest.fixture
-def make_network(node: Node, call: Call, plugins: Path, tmp_path: Path) -> Callable[..., Network]:
-    """`make_network(type="macvlan", master="up0")`, on the test's node; `chained` are further plugins."""
-
-    def make(chained: list[Json] | None = None, **config: Any) -> Network:
-        made = Network(node, call, plugins, tmp_path / "state", config)
-        made.chained = chained or []
-        return made
-
-    return make
-
-
-@pytest.fixture
-def doomed() -> Iterator[Callable[[Node], None]]:
-    """Takes away the name of a container's namespace, which ends it, before the container itself is closed."""
-    gone: list[Node] = []
-
-    def take_away(container: Node) -> None:
-        subprocess.run(["ip", "netns", "delete", container.name], check=True)
-        gone.append(container)
-
-    yield take_away
-    for container in gone:  # for it to be closed once more
-        subprocess.run(["ip", "netns", "add", container.name], check=True)
-
-
-def links(node: Node) -> set[str]:
-    return {one["ifname"] for one in node.ip("link")}
-
-
-def addresses(node: Node, name: str) -> set[str]:
-    """The addresses of a link but for link-local ones that the kernel gave it."""
-    (one,) = node.ip("address", "show", "dev", name)
-    found = {f"{a['local']}/{a['prefixlen']}" for a in one["addr_info"]}
-    return {address for address in found if not (address.startswith("fe80:") and address.endswith("/64"))}
-
-
-def setting(node: Node, name: str, value: str | None = None) -> str:
-    """Read, or write, what is below /proc/sys/net."""
-    if value is None:
-        return node.run(["cat", f"/proc/sys/net/{name}"]).stdout.strip()
-    node.run(["sh", "-c", f"echo {value} >/proc/sys/net/{name}"])
-    return value
-
-
-def pings(source: Node, address: str, seconds: float = 1) -> bool:
-    """Whether the first packet is answered."""
-    return source.run(["ping", "-n", "-c1", f"-W{seconds}", address], check=False).returncode == 0
+__all__ = [
+    "Attachment",
+    "Network",
+    "Refused",
+    "addresses",
+    "doomed",
+    "links",
+    "make_network",
+    "module_of",
+    "pings",
+    "setting",
+]

@@ -104,6 +104,13 @@ def test_of_an_object_for_a_next_hop_it_is_the_number_that_counts() -> None:
     assert attributes == dict([DST, (30, u32(7)), (15, u32(100))])
 
 
+def test_an_object_that_will_be_gone_is_described() -> None:
+    batch = Batch()
+    told = seen(message(DST, OIF, GATEWAY, TABLE, (30, u32(7))))
+    Route(told, described=True).restore(batch, 100, "Failed")  # type: ignore[arg-type]
+    assert batch.asked[0][3] == dict([DST, OIF, GATEWAY, (15, u32(100))])
+
+
 @pytest.mark.parametrize(("ticks", "seconds"), [(180000, 1800), (1, 1), (0, None)])
 def test_what_returns_has_no_more_to_live_than_before(ticks: int, seconds: int | None) -> None:
     told = message(DST, OIF, TABLE, (12, struct.pack("=IIIIIIII", 0, 0, ticks, 0, 0, 0, 0, 0)))

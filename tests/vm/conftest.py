@@ -1,10 +1,11 @@
 """Tests of what this machine's kernel may lack: run in a guest kernel that has every link type (recipes: vm-run).
 
 How to add one: write an ordinary test in an ordinary tests/vm/test_*.py, with the fixtures of tests/conftest.py
-(`node`, `call`, `plugins`, ...) and `make_network` below; but no classes and no autouse fixtures. Every test here runs
-INSIDE a guest, as root, by the interpreter and the packages that run pytest outside; nothing in the file has to know
-that. One guest is booted for each file and runs all of its tests that were selected; each is reported outside under
-its own name, with its own traceback. A guest that does not boot, or dies, fails the tests that it owes.
+(`node`, `call`, `plugins`, ...) and of tests/networks.py (`make_network`), whose names this file has too; but no
+classes of tests and no autouse fixtures. Every test here runs INSIDE a guest, as root, by the interpreter and the
+packages that run pytest outside; nothing in the file has to know that. One guest is booted for each file and runs all
+of its tests that were selected; each is reported outside under its own name, with its own traceback. A guest that
+does not boot, or dies, fails the tests that it owes.
 
 In the guest this machine's files are seen, and what is written to them is forgotten. There is no network but what the
 test makes. A program takes 25 ms to start, a plugin's executable 80 ms, so prefer `call` (10 ms) where the process
@@ -22,12 +23,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.conftest import Call, Node
+from tests.networks import Attachment, Network, Refused, addresses, links, make_network, pings, setting
+
+__all__ = ["Attachment", "Network", "Refused", "addresses", "links", "make_network", "pings", "setting"]
 
 HERE = Path(__file__).parent
 TIME_LIMIT = 300  # seconds for one file's guest
@@ -49,6 +51,7 @@ if REPORTS:
 
 else:
 
+    @pytest.hookimpl(trylast=True)  # of those that are left, as in the guest
     def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         """Put in the place of each test here one that asks for its outcome in the guest."""
         for number, item in enumerate(items):
@@ -157,122 +160,3 @@ def _read(reports: Path, tests: list[str], log: str) -> Reports:
         if not phases or phases[-1]["when"] != "teardown":
             phases.append(died)
     return read
-
-
-# ---- for the tests: one plugin's configuration, and what is attached by it ----
-
-Json = dict[str, Any]
-
-
-class Network:
-    """A network on a node, by one plugin and host-local."""
-
-    def __init__(self, node: Node, call: Call, plugins: Path, state: Path, config: Json) -> None:
-        self.node = node
-        self.state = state
-        self.config = {"cniVersion": "1.1.0", "name": "net", **config}
-        self._call = call
-        self._plugins = plugins
-        self.paths = [str(plugins)]
-        self.ipam(ranges=[[{"subnet": "10.1.2.0/24"}]])
-
-    def ipam(self, **keys: Any) -> None:
-        """Addresses come from host-local with this configuration."""
-        self.config["ipam"] = {"type": "host-local", "dataDir": str(self.state), **keys}
-
-    def run(self, verb: str, environ: dict[str, str], keys: Json) -> tuple[int, Any]:
-        """One call: its exit code, and what it printed."""
-        variables = {"CNI_COMMAND": verb, "CNI_PATH": ":".join(self.paths), **environ}
-        module = f"cni_plugins.main.{self.config['type'].replace('-', '_')}"
-        done = self._call(module, self.node.path, variables, json.dumps({**self.config, **keys}))
-        print(verb, done)
-        return done["status"], json.loads(done["stdout"] or "null")
-
-    def attachment(self, container: Node | None = None, **names: str) -> Attachment:
-        return Attachment(self, container or self.node.container(), **names)
-
-    def attach(self, container: Node | None = None, **keys: Any) -> Attachment:
-        made = self.attachment(container)
-        made.add(**keys)
-        return made
-
-    def gc(self, *valid: Attachment) -> None:
-        attachments = [{"containerID": one.id, "ifname": one.ifname} for one in valid]
-        assert self.run("GC", {}, {"cni.dev/valid-attachments": attachments}) == (0, None)
-
-    def status(self) -> Any:
-        """None, or the error."""
-        return self.run("STATUS", {}, {})[1]
-
-    @property
-    def reserved(self) -> set[str]:
-        """The addresses that host-local holds."""
-        return {file.name for file in self.state.glob("*/*") if not file.name.startswith(("lock", "last_"))}
-
-
-class Attachment:
-    """A container's interface on a network."""
-
-    def __init__(self, network: Network, container: Node, ifname: str = "eth0", id: str = "", netns: str = "") -> None:
-        self.network = network
-        self.container = container
-        self.ifname = ifname
-        self.id = id or container.name
-        self.netns = netns or container.path
-        self.result: Json = {}
-
-    def _run(self, verb: str, keys: Json) -> tuple[int, Any]:
-        names = {"CNI_CONTAINERID": self.id, "CNI_IFNAME": self.ifname, "CNI_NETNS": self.netns}
-        return self.network.run(verb, names, keys)
-
-    def _succeed(self, verb: str, keys: Json) -> Any:
-        status, answer = self._run(verb, keys)
-        assert status == 0, answer
-        return answer
-
-    def add(self, **keys: Any) -> Json:
-        self.result = self._succeed("ADD", keys)
-        return self.result
-
-    def check(self, **keys: Any) -> None:
-        assert self._succeed("CHECK", {"prevResult": self.result, **keys}) is None
-
-    def delete(self, **keys: Any) -> None:
-        assert self._succeed("DEL", keys) is None
-
-    def refused(self, verb: str, **keys: Any) -> str:
-        """The message of the error that the call ends with."""
-        previous = {"prevResult": self.result} if verb == "CHECK" else {}
-        status, answer = self._run(verb, {**previous, **keys})
-        assert status == 1, answer
-        return str(answer["msg"])
-
-    @property
-    def link(self) -> Any:
-        """`ip -details link` of it; None where there is none."""
-        found = [link for link in self.container.ip("link") if link["ifname"] == self.ifname]
-        return found[0] if found else None
-
-    @property
-    def addresses(self) -> list[str]:
-        [link] = self.container.ip("address", "show", "dev", self.ifname, "scope", "global")
-        return [f"{address['local']}/{address['prefixlen']}" for address in link["addr_info"] if address]
-
-    def reaches(self, address: str, within: int = 3) -> bool:
-        """A ping is answered, in this many seconds."""
-        ping = ["ping", "-c", "1", "-i", "0.2", "-w", str(within), address]
-        return self.container.run(ping, check=False).returncode == 0
-
-    def nothing_left(self) -> None:
-        assert self.link is None
-        assert self.network.reserved == set()
-
-
-@pytest.fixture
-def make_network(node: Node, call: Call, plugins: Path, tmp_path: Path) -> Callable[..., Network]:
-    """`make_network(type="vlan", master="up0")`: on the test's node, or the one given first."""
-
-    def make(on: Node = node, **config: Any) -> Network:
-        return Network(on, call, plugins, tmp_path / f"{on.name}-networks", config)
-
-    return make

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .conftest import Attachment, Network, addresses, links
+
 if TYPE_CHECKING:
     from tests.conftest import Node
-    from tests.vm.conftest import Attachment, Network
 
 V4, V6 = {"subnet": "10.1.2.0/24"}, {"subnet": "fd00:1::/64"}
 FAMILIES = {"v4": [[V4]], "v6": [[V6]], "dual stack": [[V4], [V6]]}
@@ -39,11 +40,6 @@ def link(node: Node, name: str) -> Any:
     return found
 
 
-def addresses(node: Node, name: str) -> set[str]:
-    [found] = node.ip("address", "show", "dev", name)
-    return {f"{a['local']}/{a['prefixlen']}" for a in found["addr_info"] if a["scope"] == "global"}
-
-
 def port_of(one: Attachment) -> str:
     """By the kernel's index, as the old versions' results do not tell it."""
     index = one.link["link_index"]
@@ -55,14 +51,6 @@ def gateway_port(node: Node, name: str = "br0.100") -> str:
     port = str(link(node, name)["link"])
     assert link(node, port)["master"] == "br0"
     return port
-
-
-def address(one: Attachment) -> str:
-    return str(one.result["ips"][0]["address"].partition("/")[0])
-
-
-def names(node: Node) -> set[str]:
-    return {found["ifname"] for found in node.ip("link")}
 
 
 # ---- what a port is in ----
@@ -107,7 +95,7 @@ def test_vlans_of_a_port(network: Network, keys: dict[str, Any], expected: dict[
     assert link(network.node, "br0")["linkinfo"]["info_data"]["vlan_filtering"] == 1
     one.check()
     one.delete()
-    assert names(network.node) == {"lo", "br0"}
+    assert links(network.node) == {"lo", "br0"}
     one.nothing_left()
 
 
@@ -169,7 +157,7 @@ def test_the_gateway_is_a_link_of_its_own(network: Network, family: str) -> None
     assert gateway["address"] == ("0a:58:00:00:00:01" if family == "v6" else "0a:58:0a:01:02:01")
     port = gateway_port(node)
     assert vlans(node, port) == {100: NATIVE}
-    assert names(node) == {"lo", "br0", "br0.100", port, port_of(one), port_of(other)}
+    assert links(node) == {"lo", "br0", "br0.100", port, port_of(one), port_of(other)}
     for attached in (one, other):
         own = port_of(attached)
         assert attached.result["interfaces"] == [
@@ -186,7 +174,7 @@ def test_the_gateway_is_a_link_of_its_own(network: Network, family: str) -> None
     one.delete()
     other.delete()
     # It stays, as the bridge does, for the next one.
-    assert names(node) == {"lo", "br0", "br0.100", port}
+    assert links(node) == {"lo", "br0", "br0.100", port}
     network.attach().check()
     assert gateway_port(node) == port
 
@@ -202,9 +190,9 @@ def test_two_vlans_with_gateways(network: Network) -> None:
     other = network.attach()
     assert addresses(network.node, "br0.100") == {"10.1.2.1/24"}
     assert addresses(network.node, "br0.200") == {"10.1.3.1/24"}
-    assert other.reaches(address(one))
+    assert other.reaches(one.address(4))
     network.node.run(["sysctl", "-qw", "net.ipv4.conf.all.forwarding=0"])
-    assert not other.reaches(address(one), within=1)
+    assert not other.reaches(one.address(4), within=1)
     assert one.result["interfaces"][0]["mac"] == other.result["interfaces"][0]["mac"] == mac
     assert link(network.node, "br0")["address"] == mac
 
@@ -218,7 +206,7 @@ def test_left_to_the_kernel(network: Network) -> None:
 def test_without_being_a_gateway_there_is_none(network: Network) -> None:
     one = network.attach(vlan=100)
     assert len(one.result["interfaces"]) == 3
-    assert names(network.node) == {"lo", "br0", port_of(one)}
+    assert links(network.node) == {"lo", "br0", port_of(one)}
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -250,7 +238,7 @@ def test_a_gateway_that_is_there(network: Network, make: str) -> None:
     one = network.attach(vlan=100, isGateway=True)
     assert addresses(network.node, "br0.100") == {"10.1.2.1/24"}
     assert one.result["interfaces"][3] == {"name": "br0.100", "mac": link(network.node, "br0.100")["address"]}
-    assert names(network.node) == {"lo", "br0", "br0.100", port_of(one)}
+    assert links(network.node) == {"lo", "br0", "br0.100", port_of(one)}
 
 
 def test_a_gateway_that_was_not_finished(network: Network) -> None:
@@ -270,13 +258,13 @@ def test_many_first_adds_at_once(network: Network) -> None:
 
     def add(one: Attachment) -> None:
         config = json.dumps(network.config)
-        environ = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": one.id, "CNI_IFNAME": "eth0", "CNI_NETNS": one.netns}
-        environ["CNI_PATH"] = str(network._plugins)
-        one.result = json.loads(network.node.run([f"{network._plugins}/bridge"], config, environ).stdout)
+        [plugins] = network.paths
+        environ = {**one.environ, "CNI_COMMAND": "ADD", "CNI_PATH": plugins}
+        one.result = json.loads(network.node.run([f"{plugins}/bridge"], config, environ).stdout)
 
     with ThreadPoolExecutor(len(all_of_them)) as threads:
         list(threads.map(add, all_of_them))
-    assert names(network.node) == {
+    assert links(network.node) == {
         "lo",
         "br0",
         "br0.100",
@@ -333,16 +321,14 @@ def test_go_and_we_check_and_delete_what_the_other_made(network: Network, go_plu
     ours, theirs = network.attach(), network.attachment()
 
     def go(verb: str, one: Attachment) -> Any:
-        environ = {"CNI_COMMAND": verb, "CNI_CONTAINERID": one.id, "CNI_IFNAME": "eth0", "CNI_NETNS": one.netns}
+        environ = {**one.environ, "CNI_COMMAND": verb, "CNI_PATH": str(go_plugins)}
         config = json.dumps({**network.config, **({"prevResult": one.result} if one.result else {})})
         program = str(go_plugins / "bridge")
-        return json.loads(
-            network.node.run([program], config, {**environ, "CNI_PATH": str(go_plugins)}).stdout or "null"
-        )
+        return json.loads(network.node.run([program], config, environ).stdout or "null")
 
     theirs.result = go("ADD", theirs)
     assert theirs.result["interfaces"][3] == ours.result["interfaces"][3]
-    assert ours.reaches(address(theirs))
+    assert ours.reaches(theirs.address(4))
     theirs.check()
     go("CHECK", ours)
     theirs.delete()
@@ -357,11 +343,11 @@ def test_go_and_we_check_and_delete_what_the_other_made(network: Network, go_plu
 def test_containers_of_one_vlan_reach_each_other_and_nobody_else(network: Network) -> None:
     first, second = network.attach(vlan=100), network.attach(vlan=100)
     elsewhere, nowhere = network.attach(vlan=200), network.attach()
-    assert first.reaches(address(second))
-    assert second.reaches(address(first))
+    assert first.reaches(second.address(4))
+    assert second.reaches(first.address(4))
     for other in (elsewhere, nowhere):
-        assert not first.reaches(address(other), within=1)
-        assert not other.reaches(address(first), within=1)
+        assert not first.reaches(other.address(4), within=1)
+        assert not other.reaches(first.address(4), within=1)
 
 
 def test_a_kept_default_vlan(network: Network) -> None:
@@ -370,7 +356,7 @@ def test_a_kept_default_vlan(network: Network) -> None:
     before = received(one)
     plain.container.run(["ping", "-b", "-c3", "-i0.1", "-w1", "10.1.2.255"], check=False)
     assert received(one) > before
-    assert not one.reaches(address(plain), within=1)
+    assert not one.reaches(plain.address(4), within=1)
 
 
 def received(one: Attachment) -> int:
@@ -394,7 +380,7 @@ def test_tagged_frames_pass_a_trunk(network: Network) -> None:
     # Untagged it is in the VLAN 1, with whoever asks for none.
     network.config["name"] = "net"
     network.ipam(ranges=[[{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.9"}]])
-    assert network.attach().reaches(address(trunk))
+    assert network.attach().reaches(trunk.address(4))
 
 
 def test_spoofing_in_a_vlan(network: Network) -> None:

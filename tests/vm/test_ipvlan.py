@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .conftest import Network, addresses
+
 if TYPE_CHECKING:
     from tests.conftest import Node
-    from tests.vm.conftest import Network
 
 MAC = "02:00:00:00:00:09"
 V4 = [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.10"}]
@@ -157,13 +158,14 @@ def test_chained(chained: Network) -> None:
     assert [ip["interface"] for ip in result["ips"]] == [0, 0]
     assert result["routes"] == PREVIOUS["routes"]
     assert "dns" not in result
-    assert one.addresses == ["10.1.2.20/24", "fd00:1::20/64"]
+    assert addresses(one.container, "eth0") == {"10.1.2.20/24", "fd00:1::20/64"}
     assert one.reaches("10.1.2.1")
     [route] = one.container.ip("route", "show", "192.0.2.0/24")
     assert route["gateway"] == "10.1.2.1"
     one.check()
-    one.delete(prevResult=result)
-    one.delete(prevResult={**result, "interfaces": [{"name": "a"}, {"name": "b"}]})
+    one.delete()
+    one.result = {**result, "interfaces": [{"name": "a"}, {"name": "b"}]}
+    one.delete()
     one.nothing_left()
 
 
@@ -176,7 +178,7 @@ def test_chained_in_an_older_version(chained: Network) -> None:
 def test_chained_with_addresses_of_its_own(network: Network) -> None:
     del network.config["master"]
     one = network.attach(prevResult=PREVIOUS)
-    assert one.addresses == ["10.1.2.10/24"]
+    assert addresses(one.container, "eth0") == {"10.1.2.10/24"}
 
 
 def test_chained_with_a_master_of_its_own(chained: Network) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.vm.conftest import Attachment, Network
+from .conftest import Attachment, Network, addresses
 
 DUAL = [[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1::/64"}]]
 GATEWAYS = {"10.1.2.1": "10.1.2.1/32", "fd00:1::1": "fd00:1::1/128"}
@@ -45,7 +44,7 @@ def test_an_attachments_life(network: Network) -> None:
         {"name": "eth0", "mac": "0a:58:0a:01:02:02", "sandbox": one.container.path},
     ]
     assert (end["address"], one.link["address"]) == ("0a:58:0a:01:02:01", "0a:58:0a:01:02:02")
-    assert one.addresses == ["10.1.2.2/24", "fd00:1::2/64"]
+    assert addresses(one.container, "eth0") == {"10.1.2.2/24", "fd00:1::2/64"}
     assert kept(end) == kept(port(other)) == set(GATEWAYS.values())
     for address in (*GATEWAYS, "10.1.2.3", "fd00:1::3"):
         assert one.reaches(address, within=2)

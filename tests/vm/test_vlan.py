@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .conftest import Network
+
 if TYPE_CHECKING:
     from tests.conftest import Node
-    from tests.vm.conftest import Network
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def networks(make_node: Callable[[], Node], make_network: Callable[..., Network]
     here, there = make_node(), make_node()
     here.run(["ip", "link", "add", "up0", "up", "type", "veth", "peer", "up0", "netns", there.name])
     there.run(["ip", "link", "set", "up0", "up"])
-    both = make_network(here, type="vlan", master="up0"), make_network(there, type="vlan", master="up0")
+    both = make_network(on=here, type="vlan", master="up0"), make_network(on=there, type="vlan", master="up0")
     for network, start in zip(both, (10, 20), strict=True):
         network.ipam(ranges=[[{"subnet": "10.1.2.0/24", "rangeStart": f"10.1.2.{start}"}]])
     return both
@@ -110,12 +111,12 @@ def test_an_mtu_that_shrinks_with_the_masters(networks: tuple[Network, Network])
 def test_vlans_of_one_master_keep_apart(networks: tuple[Network, Network]) -> None:
     here, _ = networks
     one, two = here.attach(vlanId=7), here.attach(vlanId=8)
-    assert not one.reaches(two.addresses[0].partition("/")[0], within=1)
+    assert not one.reaches(two.address(4), within=1)
 
 
 def test_a_vlan_in_a_vlan(networks: tuple[Network, Network]) -> None:
     for network in networks:
         network.node.run(["ip", "link", "add", "link", "up0", "name", "outer", "up", "type", "vlan", "id", "2"])
     one, two = (network.attach(master="outer", vlanId=3) for network in networks)
-    assert one.reaches(two.addresses[0].partition("/")[0])
+    assert one.reaches(two.address(4))
     one.check(master="outer", vlanId=3)

@@ -140,6 +140,14 @@ def status(request: Request) -> None:
 # ---- the limits ----
 
 
+def validate(request: Request) -> list[str]:
+    """Rates and bursts go together; without any, and without the capability, nothing is limited."""
+    conf: Conf = request.config
+    if _limits(conf) or conf.capabilities.get(RuntimeConf.bandwidth.key):
+        return []
+    return ["nothing is limited: there is no rate, and without the capability bandwidth the runtime passes none"]
+
+
 def _limits(conf: Conf) -> Limits | None:
     """What is to be limited, None if nothing is. Raises CNIError for limits that cannot be."""
     asked: Conf | Bandwidth = conf if any(map(conf.has, _RATES)) else conf.runtimeConfig.bandwidth
@@ -320,4 +328,6 @@ plugin = Plugin(
     status=status,
     versions=since("0.3.0"),
     netconf_error="failed to parse network configuration: ",
+    place="chained",
+    validate=validate,
 )

@@ -162,6 +162,11 @@ def _isolated_bridge(request: Request, result: Result) -> str:
     return result.interfaces[0].name
 
 
+def validate(request: Request) -> None:
+    """The policy is one."""
+    _refuse_unknown_policy(request)
+
+
 def _refuse_unknown_policy(request: Request) -> str:
     """The policy. DEL doesn't ask: what is wrong with the configuration must not keep it from its work."""
     conf: Conf = request.config
@@ -224,4 +229,6 @@ plugin = Plugin(
     status=status,
     rules=rules,
     versions=[version for version in ALL if at_least(version, "0.4.0")],
+    place="chained",
+    validate=validate,
 )

@@ -140,6 +140,11 @@ def _recorded(request: Request) -> set[IP]:
     return {ip.address.ip for ip in _own_ips(request, result)} if result else set()
 
 
+def validate(request: Request) -> None:
+    """The gateways are addresses, at most one of each family."""
+    _named_gateways(request.config)
+
+
 def _named_gateways(conf: Conf) -> dict[int, IP]:
     """The configuration's gateways by IP version. Not the table reads them, as DEL has no need of them."""
     if len(conf.gateways) > 2:
@@ -381,4 +386,6 @@ plugin = Plugin(
     check=check,
     status=status,
     netconf_error="failed to parse network configuration: ",
+    place="chained",
+    validate=validate,
 )

@@ -1,0 +1,280 @@
+"""vrf: puts the container's interface into a VRF, so that it has routing tables of its own.
+
+ADD makes the VRF, if the container has none of that name yet, and puts the interface that earlier plugins made into
+it, with its addresses, and with its routes in the VRF's table. DEL takes the interface out, and deletes the VRF with
+its last one. What is in the container's namespace is all there is, so nothing is left for GC.
+"""
+
+from __future__ import annotations
+
+import errno
+from sys import byteorder
+
+from cni import locks
+from cni._core import NetlinkError, parse_attributes, u32
+from cni.checks import expect_routes, expect_up
+from cni.config import Config, Integer, LinkName
+from cni.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, joined, quote
+from cni.netns import NetNS, NetNSNotFound
+from cni.result import Route
+from cni.routes import MAIN
+from cni.skel import Plugin
+from cni.undo import Undo, do_all
+from cni.version import since
+from cni_plugins.meta.vrf.belongings import Belongings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni._core import Link, Netlink
+    from cni.request import Request
+    from cni.result import Result
+
+_IFLA_VRF_TABLE = 1  # linux/if_link.h
+
+# linux/rtnetlink.h
+_RTM_GETRULE = 34
+_KERNELS_TABLES = {253, MAIN, 255}  # default, main, local
+_LAST_TABLE = 0xFFFFFFFF
+
+# linux/fib_rules.h
+_FRA_TABLE = 15
+_RULE_HEADER = 12  # bytes of struct fib_rule_hdr, whose fifth is the table
+_RULE_TABLE = 4
+
+_NO_MASTER = 0
+_PATIENCE = 10.0  # seconds that others may keep a container's namespace locked
+_NO_VRFS = "this kernel has no VRFs (CONFIG_NET_VRF)"
+
+
+class Conf(Config):
+    """The configuration of vrf."""
+
+    vrfname = LinkName("", "name of the VRF in the container, made when it does not exist")
+    table = Integer(
+        0,
+        "number of the VRF's routing table; 0 is the table that the VRF has, or for a new one a free one",
+        minimum=0,
+        maximum=_LAST_TABLE,
+    )
+
+
+def add(request: Request) -> Result:
+    """Put the interface into the VRF, or leave all as it was."""
+    _require_name(request.config)
+    result = request.require_prev_result("missing prevResult from earlier plugin")
+    try:
+        _join(request)
+    except (CNIError, OSError) as error:
+        raise joined([error]).prefixed("cmdAdd failed: ") from error
+    return result
+
+
+def delete(request: Request) -> None:
+    """Take the interface out of the VRF, and delete that with its last one, whatever is still there of all this."""
+    conf: Conf = request.config
+    _require_name(conf)
+    if not request.netns:
+        return
+    try:
+        container = NetNS.open(request.netns)
+    except NetNSNotFound:
+        return
+    except OSError as error:
+        raise CNIError(f"failed to open netns {quote(request.netns)}: {error}") from error
+    with container, container.netlink() as inside:
+        locks.locked(container.fd, _PATIENCE)  # or not: what keeps it is the container's, for whose end this is
+        vrf, link = _find(inside, conf.vrfname, request.ifname)
+        if vrf is None or vrf.kind != "vrf":
+            return
+        if link and link.master == vrf.index:
+            do_all([lambda: _leave(inside, link), lambda: _delete_if_empty(inside, vrf)])
+        else:
+            _delete_if_empty(inside, vrf)
+
+
+def check(request: Request) -> None:
+    """The VRF is up, with its table, in which are the routes of the result, and the interface is in it."""
+    conf: Conf = request.config
+    _require_name(conf)
+    result = request.require_prev_result("missing prevResult from earlier plugin")
+    with request.open_container() as container, container.netlink() as inside:
+        vrf, link = _find(inside, conf.vrfname, request.ifname)
+        if vrf is None:
+            raise CNIError(f"VRF {conf.vrfname} not found in {request.netns}")
+        _expect(conf, vrf)
+        expect_up(vrf)
+        if link is None or link.master != vrf.index:
+            raise CNIError(f"failed to find {request.ifname} associated to vrf {conf.vrfname}")
+        expect_routes(inside, [_moved(route, _table(vrf)) for route in result.routes])
+
+
+def status(request: Request) -> None:
+    """The kernel has VRFs."""
+    _require_name(request.config)
+    with request.host.netlink() as node:
+        try:
+            # Without a table, which the kernel refuses, but where it knows no VRFs for that reason.
+            node.batch().link_create("vrf", "vrf%d").commit()
+        except NetlinkError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                raise CNIError(_NO_VRFS, PLUGIN_NOT_AVAILABLE) from error
+
+
+# ---- the way in ----
+
+
+def _join(request: Request) -> None:
+    conf: Conf = request.config
+    with (
+        request.open_container() as container,
+        container.netlink() as inside,
+        Undo(request.stderr) as undo,
+    ):
+        _lock(container)
+        vrf, link = _find(inside, conf.vrfname, request.ifname)
+        if vrf:
+            _expect(conf, vrf)
+        if link is None:
+            raise CNIError(f"could not get link by name {request.ifname}")
+        if link.master:
+            raise CNIError(f"interface {link.name} has already a master set: {inside.link(link.master).name}")
+        vrf = vrf or _make(conf, inside, undo)
+        belongings = Belongings(inside, link)
+        undo.push(_give_back, inside, belongings)
+        batch = inside.batch()
+        if not vrf.is_up:
+            batch.link_set(vrf.index, up=True)
+        belongings.brace(batch)
+        batch.link_set(link.index, master=vrf.index)
+        undo.push(_set_free, inside, link, vrf)
+        try:
+            batch.commit()
+        except NetlinkError as error:
+            raise CNIError(f"could not set vrf {vrf.name} as master of {link.name}: {error}") from error
+        _give_back(inside, belongings, _table(vrf))
+        belongings.await_addresses(container, inside, _table(vrf))
+
+
+def _make(conf: Conf, inside: Netlink, undo: Undo) -> Link:
+    """A new VRF, up, that is deleted again if what follows fails."""
+    table = conf.table or _free_table(inside)
+    batch = inside.batch()
+    # Go's plugin, which knows no lock, may have made it meanwhile.
+    batch.link_create("vrf", conf.vrfname, up=True, data=[(_IFLA_VRF_TABLE, u32(table))], exist_ok=True)
+    batch.link_get(conf.vrfname)
+    try:
+        made: Link = batch.commit()[0]
+    except NetlinkError as error:
+        details = _NO_VRFS if error.errno == errno.EOPNOTSUPP else ""
+        raise CNIError(f"could not add VRF {conf.vrfname}: {error}", details=details) from error
+    undo.push(_delete_if_empty, inside, made)
+    _expect(conf, made)
+    return made
+
+
+def _free_table(inside: Netlink) -> int:
+    rules = inside.dump(_RTM_GETRULE, bytes(_RULE_HEADER), (), "list rules")
+    taken = {_table(link) for link in inside.links() if link.kind == "vrf"}
+    taken.update(_table_of_rule(payload) for _, payload in rules)
+    taken.update(route.table for route in inside.routes(table=0))
+    return first_free(taken)
+
+
+def _table_of_rule(message: bytes) -> int:
+    table = parse_attributes(message[_RULE_HEADER:]).get(_FRA_TABLE)
+    return int.from_bytes(table, byteorder) if table else message[_RULE_TABLE]
+
+
+def first_free(taken: set[int]) -> int:
+    """The first table that is neither taken nor the kernel's. Raises CNIError."""
+    for table in range(1, _LAST_TABLE + 1):
+        if table not in taken and table not in _KERNELS_TABLES:
+            return table
+    raise CNIError("Failed to find an available routing id")
+
+
+# ---- the way out ----
+
+
+def _leave(inside: Netlink, link: Link) -> None:
+    """The routes are not given back: those of a VRF are not for all the container, and the link is to be deleted."""
+    belongings = Belongings(inside, link, with_routes=False)
+    batch = inside.batch()
+    belongings.brace(batch)
+    batch.link_set(link.index, master=_NO_MASTER)
+    belongings.give_addresses(batch)
+    batch.commit()
+
+
+def _set_free(inside: Netlink, link: Link, vrf: Link) -> None:
+    if inside.link(link.index).master == vrf.index:
+        inside.batch().link_set(link.index, master=_NO_MASTER).commit()
+
+
+def _delete_if_empty(inside: Netlink, vrf: Link) -> None:
+    if all(link.master != vrf.index for link in inside.links()):
+        inside.batch().link_delete(vrf.index, missing_ok=True).commit()
+
+
+# ---- both ----
+
+
+def validate(request: Request) -> None:
+    """The VRF has a name."""
+    _require_name(request.config)
+
+
+def _require_name(conf: Conf) -> None:
+    if not conf.vrfname:
+        raise CNIError("configuration is expected to have a valid vrf name")
+
+
+def _lock(container: NetNS) -> None:
+    """One after the other: who looks for a free table or an empty VRF. Go's sbr locks the namespace for this too."""
+    if not locks.locked(container.fd, _PATIENCE):
+        text = f"cannot lock {container.path}: others have held it for {_PATIENCE:g} seconds"
+        raise CNIError(text, TRY_AGAIN_LATER)
+
+
+def _find(inside: Netlink, vrf: str, link: str) -> tuple[Link | None, Link | None]:
+    found: list[Link | None] = inside.batch().link_get(vrf, missing_ok=True).link_get(link, missing_ok=True).commit()
+    return found[0], found[1]
+
+
+def _expect(conf: Conf, vrf: Link) -> None:
+    """It is a VRF, with the configured table, if one is."""
+    if vrf.kind != "vrf":
+        raise CNIError(f"Netlink {vrf.name} is not a VRF")
+    if conf.table not in (0, _table(vrf)):
+        raise CNIError(f"VRF {vrf.name} already exist with different routing table {_table(vrf)}")
+
+
+def _table(vrf: Link) -> int:
+    return int.from_bytes(vrf.data.get(_IFLA_VRF_TABLE, b""), byteorder)
+
+
+def _give_back(inside: Netlink, belongings: Belongings, table: int = MAIN) -> None:
+    batch = inside.batch()
+    belongings.give_addresses(batch, table)
+    belongings.give_routes(batch, table)
+    batch.commit()
+
+
+def _moved(route: Route, table: int) -> Route:
+    """A result's route, where it is since what was in the main table is in the VRF's."""
+    if route.table not in (None, 0, MAIN):
+        return route
+    return Route(route.dst, route.gw, route.mtu, route.advmss, route.priority, table, route.scope)
+
+
+plugin = Plugin(
+    "vrf",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    status=status,
+    versions=since("0.3.1"),
+    place="chained",
+    validate=validate,
+)
