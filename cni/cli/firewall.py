@@ -16,13 +16,11 @@ import os
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
-from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 from cni import invoke
 from cni.cli.leftovers import Remembered
-from cni.cli.pools import DEFAULT_CONF_DIR, networks
+from cni.cli.pools import DEFAULT_CONF_DIR, Warn, networks
 from cni.errors import CNIError
 from cni.iptables import Iptables
 from cni.nftables import Nft
@@ -64,7 +62,7 @@ class Attachment:
             paths=(os.environ.get("CNI_PATH") or _PLUGINS).split(os.pathsep),
         )
         for config in network.plugins:
-            plugin = _plugin(config.type)
+            plugin = invoke.known(config.type)
             if plugin and plugin.rules:
                 request = plugin.request(environ, plugin_config(network, config, rt, result), sys.stderr.write)
                 self._calls.append((plugin, open_requests.enter_context(request)))
@@ -110,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it. 0, or 1 with words on stderr for what could not be restored."""
     with ExitStack() as open_requests:
         try:
-            attachments = _living(arguments.cache_dir or [DEFAULT_FOLDER], open_requests)
+            attachments = _living(arguments.cache_dir or [DEFAULT_FOLDER], open_requests, _warn)
         except (CNIError, OSError) as error:
             _warn(str(error))
             return 1
@@ -129,28 +127,13 @@ def _warn(text: str) -> None:
     print(f"cni firewall: {text}", file=sys.stderr)
 
 
-@cache
-def _plugin(type: str) -> Plugin | None:
-    """The plugin of that name; None for a stranger's. Raises CNIError.
-
-    The Go plugins lay their rules out as ours do, so theirs are restored as well.
-    """
-    for found in entry_points(group="cni.plugins", name=type):
-        try:
-            plugin = found.load()
-        except Exception as error:  # a third party's module may raise anything
-            raise CNIError(f"plugin {type} cannot be loaded: {error}") from error
-        return plugin if isinstance(plugin, Plugin) else None
-    return None
-
-
-def _living(folders: list[str], open_requests: ExitStack) -> list[Attachment]:
-    configured = networks(os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR, _warn)
+def _living(folders: list[str], open_requests: ExitStack, warn: Warn) -> list[Attachment]:
+    configured = networks(os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR, warn)
     # As ADD chooses.
     default_backend = "iptables" if Iptables(4).usable() or not Nft().usable() else "nftables"
     found = []
     for folder in folders:
-        cache = ResultCache(folder, _warn)
+        cache = ResultCache(folder, warn)
         for one in (Remembered(attachment, cache, folder) for attachment in cache.attachments()):
             if one.is_alive:
                 attachment = Attachment(one, default_backend)
@@ -160,6 +143,14 @@ def _living(folders: list[str], open_requests: ExitStack) -> list[Attachment]:
                 except _FAILURES as error:
                     attachment.failure = str(error)
     return found
+
+
+def examine(folders: list[str], warn: Warn) -> list[Attachment]:
+    """The living attachments that are remembered below `folders`, and what each lacks. Raises CNIError, OSError."""
+    with ExitStack() as open_requests:
+        attachments = _living(folders, open_requests, warn)
+        _look(attachments)
+    return attachments
 
 
 def _look(attachments: list[Attachment]) -> None:

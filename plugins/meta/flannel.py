@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cni.request import Request
     from cni.result import Result
+    from cni.ruleset import Ruleset
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -109,6 +110,17 @@ def status(request: Request) -> None:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE) from error
     config = delegate_config(conf, node)
     _delegate("STATUS", config["type"], request, _text(config))
+
+
+def rules(request: Request, ruleset: Ruleset) -> None:
+    """What the delegate has in iptables and nftables for the attachment."""
+    text = _kept(request)
+    config = _parse(text, request) if text else {}
+    delegate = invoke.known(config["type"]) if config else None
+    if delegate and delegate.rules:
+        config["prevResult"] = gojson.get(request.config.raw, "prevResult")
+        with delegate.request(request.environ, _text(config), request.stderr, request.foreign_host) as delegated:
+            delegate.rules(delegated, ruleset)
 
 
 # ---- what flanneld tells ----
@@ -346,5 +358,6 @@ plugin = Plugin(
     check=check,
     gc=gc,
     status=status,
+    rules=rules,
     place="interface",
 )

@@ -185,6 +185,24 @@ def test_rules_that_the_go_plugins_made(host: Host, go_plugins: Path) -> None:
     assert host.everything() == before
 
 
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_what_a_delegate_has(host: Host, backend: str) -> None:
+    """flannel's own rules are none; those of the bridge behind it are."""
+    env = host.folder / "subnet.env"
+    env.write_text(
+        "FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.2.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+    )
+    delegate = {"bridge": "br9", "ipMasqBackend": backend}
+    keys = {"subnetFile": str(env), "dataDir": str(host.folder / "flannel"), "delegate": delegate}
+    host.configure(type="flannel", ipam={"dataDir": str(host.folder / "networks")}, **keys)
+    host.attach()
+    before = host.everything()
+    assert "10.9.2.2" in json.dumps(before)
+    host.node.run(["nft", "flush", "ruleset"])
+    host.reload()
+    assert host.everything() == before
+
+
 def test_where_nobody_is_attached(host: Host) -> None:
     assert host.reload() == (["0 attachments restored, 0 had all their rules"], "")
     assert host.node.nft_ruleset() == []
