@@ -7,7 +7,7 @@ SOURCES := $(shell git ls-files setup.py pyproject.toml 'cni/*' 'plugins/*' 'src
 # Extra words for pytest: make test ARGS="-k bridge"
 ARGS ?=
 
-.PHONY: help demo test bench lint fix develop wheel clean
+.PHONY: help demo test bench lint fix develop man wheel clean
 
 help:
 	@echo "make demo     two containers join a network and ping each other, in namespaces of their own"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench    attachments beside the Go plugins of Debian (root); ARGS=--help for more"
 	@echo "make lint     ruff and mypy; 'make fix' mends what can be mended"
 	@echo "make develop  build in place; then PYTHONPATH=$$PWD/build/dev"
+	@echo "make man      write the manual pages anew, after a change of a command line"
 	@echo "make wheel    build a wheel and try it in a fresh environment"
 
 demo: $(VENV)/.demo
@@ -43,6 +44,9 @@ develop: $(VENV)/.test
 	$(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/python setup.py -q egg_info --egg-base build/dev
 
+man: $(VENV)/.test
+	$(BIN)/python -P -m cni.cli.manual docs/man
+
 wheel: $(VENV)/.test
 	scripts/try-wheel $(PYTHON)
 
@@ -60,5 +64,5 @@ $(VENV)/.demo: $(SOURCES)
 $(VENV)/.test: $(SOURCES)
 	scripts/setup test
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q '.[test,lint]'
+	$(BIN)/pip install -q '.[test,lint,wheels]'
 	touch $@ $(VENV)/.demo

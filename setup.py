@@ -16,7 +16,15 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 CORE = Path("src/_cnicore")
-SERVICES = ("cni/agent/", "cni/bench/", "cni/cli/", "cni/reaper.py", "cni/runtime/")  # no plugin imports them
+SERVICES = (
+    "cni/agent/",
+    "cni/bench/",
+    "cni/cli/",
+    "cni/explain/",
+    "cni/reaper.py",
+    "cni/runtime/",
+    "cni/validate/",
+)  # no plugin imports them
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 
 
@@ -51,14 +59,20 @@ class BuildNative(build_ext):
 
     def build_launcher(self, target: Path) -> None:
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-        command = [*compiler, "-std=gnu11", "-Os", *WARNINGS, str(CORE / "launcher.c"), "-o", str(target), "-s"]
-        freestanding = ["-DFREESTANDING", "-ffreestanding", "-nostdlib", "-fno-stack-protector", "-fno-pie", "-no-pie"]
+        compiled = Path(self.build_temp, "launcher.o")
+        compiled.parent.mkdir(parents=True, exist_ok=True)
+        # Two steps: compilers that bring several C libraries along have no headers where they are to link with none.
+        compile_ = [*compiler, "-std=gnu11", "-Os", *WARNINGS, "-c", str(CORE / "launcher.c"), "-o", str(compiled)]
+        link = [*compiler, str(compiled), "-o", str(target), "-s"]
+        freestanding = ["-DFREESTANDING", "-ffreestanding", "-fno-stack-protector", "-fno-pie"]
         # Without a C library where its system calls are written down, else with a static one, else with libc alone.
-        for further in ([*freestanding, "-fno-tree-loop-distribute-patterns", "-static"], ["-static"], []):
-            if not subprocess.run([*command, *further], stderr=subprocess.DEVNULL, check=False).returncode:
+        for compiling, linking in ((freestanding, ["-nostdlib", "-no-pie", "-static"]), ([], ["-static"]), ([], [])):
+            steps = ([*compile_, *compiling], [*link, *linking])
+            if all(subprocess.run(step, stderr=subprocess.DEVNULL, check=False).returncode == 0 for step in steps):
                 break
         else:
-            subprocess.run(command, check=True)  # shows why not
+            for step in steps:
+                subprocess.run(step, check=True)  # shows why not
         target.chmod(0o755)
 
 

@@ -23,6 +23,9 @@ CHURN = "CHURN"
 ASKABLE = (*VERBS, CHURN)
 _WARMING = 4  # attachments of each subject that do not count
 _FILLING = 8  # at once, where that is not what is measured
+# On a bridge every container hears the others look for routers and neighbours, which they do less and less often.
+_MANY = 100
+_SETTLING = 20.0  # seconds
 _NOTICE = 0.1  # seconds between two messages about how far it is
 _EARLY = 1000  # calls after which a process that serves has all it will need
 
@@ -145,6 +148,9 @@ class _Bench:
             for subject in self._subjects:
                 self._tell(f"{subject.label}: {density} alive")
                 subject.ask("keep_alive", density, _FILLING)
+            if density >= _MANY:
+                self._tell("the new ones settle")
+                time.sleep(_SETTLING)
             for concurrency in options.concurrency:
                 for times in self._setting(concurrency, density):
                     self._connection.send(times)

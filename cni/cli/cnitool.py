@@ -101,11 +101,11 @@ def _options(argv: Sequence[str]) -> tuple[list[str], str]:
 def _command(words: list[str]) -> tuple[Callable[[CNI, NetworkConfigList, RuntimeConf], None], str, str]:
     if not words:
         raise _Misuse("no command was given")
-    if words[0] not in _VERBS:
+    if words[0] not in VERBS:
         raise _Misuse(f'unknown command {quote(words[0])} for "cnitool"')
     if len(words) < 3:
         raise _Misuse(f"{words[0]} needs the names of a network and of a namespace")
-    return _VERBS[words[0]], words[1], words[2]
+    return VERBS[words[0]], words[1], words[2]
 
 
 def _prepare(name: str, netns: str, ifname: str) -> tuple[NetworkConfigList, RuntimeConf]:
@@ -162,7 +162,7 @@ def _status(cni: CNI, network: NetworkConfigList, _: RuntimeConf) -> None:
     cni.status(network)
 
 
-_VERBS: dict[str, Callable[[CNI, NetworkConfigList, RuntimeConf], None]] = {
+VERBS: dict[str, Callable[[CNI, NetworkConfigList, RuntimeConf], None]] = {
     "add": _add,
     "check": _check,
     "del": _delete,

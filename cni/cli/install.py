@@ -1,15 +1,22 @@
-"""``cni install``: put an executable for every plugin into a folder."""
+"""``cni install``: put an executable for every plugin into a folder, and services into systemd's.
+
+Everything appears by a rename, the executables first: a runtime may call at any moment, and gets the old or the new.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from cni import launcher
+from cni.cli import units
+from cni.cli.steps import Step, Write, carry_out, leftovers
 
 GROUP = "cni.plugins"
 DEFAULT_DIR = "/opt/cni/bin"
@@ -17,17 +24,44 @@ DEFAULT_DIR = "/opt/cni/bin"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of ``cni install``."""
-    parser.add_argument("--dir", default=DEFAULT_DIR, help="the folder to put them in (default: %(default)s)")
+    add_shared_arguments(parser)
+    parser.epilog = (
+        "To upgrade while runtimes are calling: install the new release into a virtual environment of its own, run "
+        "its `cni install` with the same options, and remove the old environment when the agent has restarted."
+    )
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``cni install`` and ``cni uninstall`` are about."""
+    parser.add_argument("--dir", default=DEFAULT_DIR, help="the folder of the plugins (default: %(default)s)")
+    parser.add_argument("--agent", action="store_true", help="the agent as well, as a service of systemd's")
+    parser.add_argument("--dhcp-daemon", action="store_true", help="the daemon of the plugin dhcp as well")
+    parser.add_argument(
+        "--unit-dir", default=units.DEFAULT_DIR, metavar="DIR", help="the folder of the units (default: %(default)s)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it. 0, or 1 with words on stderr."""
+    folder = Path(arguments.dir)
     try:
-        for path in install(Path(arguments.dir)):
-            print(path)
+        services = _services(arguments, folder)
+        for files in services.values():
+            units.refuse_foreign(files)
+        with _locked(folder, dry_run=arguments.dry_run):
+            carry_out(_executables(folder), dry_run=arguments.dry_run)
+        carry_out(_activated(Path(arguments.unit_dir), services, arguments.dry_run), dry_run=arguments.dry_run)
     except (OSError, ValueError) as error:
         print(f"cni install: {error}", file=sys.stderr)
         return 1
+    if services and not units.is_running():
+        names = " ".join(f"{name}.socket {name}.service" for name in services)
+        print(
+            f"cni install: systemd does not run here; where it does: systemctl daemon-reload && "
+            f"systemctl enable --now {names}",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -36,15 +70,61 @@ def install(folder: Path) -> list[Path]:
 
     Each appears whole, by a rename, so a runtime may call at any moment. Raises OSError, ValueError.
     """
-    program = (Path(launcher.__file__).parent / "_launcher").read_bytes()
+    with _locked(folder):
+        steps = list(_executables(folder))
+        for step in steps:
+            step.do()
+    return [step.path for step in steps if isinstance(step, Write)]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, dry_run: bool = False) -> Iterator[None]:
+    """The folder, made if need be, for nobody else who installs."""
+    if dry_run:
+        yield
+        return
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return [_write(folder / name, program + trailer.encode()) for name, trailer in _trailers()]
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _executables(folder: Path) -> Iterator[Step]:
+    yield from leftovers(folder)
+    program = (Path(launcher.__file__).parent / "_launcher").read_bytes()
+    # All are made before the first is written: what is wrong with one is wrong with the installation.
+    yield from [Write(folder / name, program + trailer.encode(), 0o755) for name, trailer in _trailers()]
+
+
+def _services(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Write]]:
+    """The units' files of each service that is asked for."""
+    unit_dir = Path(arguments.unit_dir)
+    services = {}
+    if arguments.agent:
+        services[units.AGENT] = units.agent(unit_dir)
+    if arguments.dhcp_daemon:
+        services[units.DHCP] = units.dhcp_daemon(unit_dir, folder)
+    return services
+
+
+def _activated(unit_dir: Path, services: dict[str, list[Write]], dry_run: bool) -> Iterable[Step]:
+    if services and not dry_run:
+        unit_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name, files in services.items():
+        yield from files
+        if units.is_running():
+            yield from units.activation(name)
 
 
 def _trailers() -> Iterator[tuple[str, launcher.Trailer]]:
     interpreter = os.path.realpath(sys.executable)
     shared = [launcher.PACKAGES, *_cffi_folder()]
     for plugin in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        if "/" in plugin.name or plugin.name[:1] in ("", "."):
+            raise ValueError(f"a plugin cannot be called {plugin.name!r} ({plugin.value})")
         folders = dict.fromkeys([*shared, *_folder_of(plugin)])
         yield plugin.name, launcher.Trailer(interpreter, tuple(folders), plugin.value)
 
@@ -60,19 +140,3 @@ def _cffi_folder() -> list[str]:
 
 def _folder_of(plugin: EntryPoint) -> list[str]:
     return [os.path.abspath(str(plugin.dist.locate_file("")))] if plugin.dist else []
-
-
-def _write(path: Path, data: bytes) -> Path:
-    # Not the process's id: two containers that share the folder may have the same.
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o755)
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path

@@ -82,10 +82,9 @@ def _tell_terminal(found: list[Attached]) -> None:
         health = Text(one.health, _COLOURS[one.health])
         for problem in one.problems:
             health.append(f"\n{problem.text}", "default")
+        heading = Text(network if network != last else "", "bold")
         places = [*map(str, one.addresses), *(port_text(port) for port in one.ports)]
-        table.add_row(
-            Text(network if network != last else "", "bold"), name, ifname, "\n".join(places), mac, since, health
-        )
+        table.add_row(heading, name, ifname, "\n".join(places), mac, since, health)
         last = network
     console().print(table)
     _sum_up(found)

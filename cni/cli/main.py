@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 # Name, module below cni.cli, what it does.
 COMMANDS = (
     ("agent", "agent", "serve the plugins' calls from one warm process"),
     ("bench", "bench", "measure how long attachments take, beside other plugins"),
     ("install", "install", "put the plugins' executables into a folder"),
+    ("uninstall", "uninstall", "take away what install put there"),
     ("list", "list", "list what is attached to this node, and its state of health"),
     ("graph", "graph", "draw this node's networks, as a tree or as a picture"),
     ("doctor", "doctor", "find what is wrong with this node, and what mends it"),
     ("ipam", "ipam", "tell who holds which of host-local's addresses"),
+    ("validate", "validate", "find what is wrong with network configurations"),
+    ("explain", "explain", "tell what a plugin's configuration may hold"),
     ("gc", "gc", "release what attachments left behind that no longer exist"),
     ("firewall", "firewall", "restore attachments' rules after the firewall was flushed"),
+    ("completion", "completion", "print what makes a shell complete these commands"),
 )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``cni``. Exit codes: 0 fine, 1 the answer is no, 2 misuse."""
     argv = sys.argv[1:] if argv is None else argv
+    wanted = next((word for word in argv if not word.startswith("-")), None)
+    parser, modules = command_line(lambda name: name == wanted)
+    arguments = parser.parse_args(argv)
+    return int(modules[arguments.command].run(arguments))
+
+
+def command_line(
+    is_wanted: Callable[[str], bool],
+) -> tuple[argparse.ArgumentParser, dict[str, Any]]:
+    """The parser of all commands, and the modules of those that are wanted: only these have their arguments."""
     parser = argparse.ArgumentParser(prog="cni", description="The Container Network Interface for Python.")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    wanted = next((word for word in argv if not word.startswith("-")), None)
     modules = {}
     for name, module, meaning in COMMANDS:
         subparser = parsers.add_parser(name, help=meaning, description=meaning.capitalize() + ".")
-        if name == wanted:
+        if is_wanted(name):
             modules[name] = import_module(f"cni.cli.{module}")
             modules[name].add_arguments(subparser)
-    arguments = parser.parse_args(argv)
-    return int(modules[arguments.command].run(arguments))
+    return parser, modules

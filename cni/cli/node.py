@@ -7,14 +7,13 @@ It is gathered once, on top of what leftovers.py judges, for the commands that s
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from cni import gojson
 from cni._core import Link, Netlink
-from cni.cli.leftovers import Node, Remembered
+from cni.cli.leftovers import OVER, Node, Remembered
 from cni.cli.pools import Pool, Warn
 from cni.config import Config, Settings
 from cni.errors import CNIError
@@ -159,7 +158,9 @@ class Attached:
             if interface.sandbox:
                 break
             before.append(interface.name)
-        return (before[0], before[1]) if len(before) > 1 else ("", *before) if before else ("", "")
+        if len(before) > 1:
+            return before[0], before[1]
+        return "", before[0] if before else ""
 
     # ---- what the kernel has ----
 
@@ -167,7 +168,8 @@ class Attached:
         """Look into the container, and compare. `links` are the node's by name."""
         path = self.one.attachment.netns
         if not self.one.is_alive:
-            self._note(ERROR, f"its namespace {path} is gone", "cni gc")
+            text = self.one.reason or f"its namespace {path} is gone"
+            self._note(ERROR, text, "cni gc" if self.one.verdict == OVER else "")
             return
         if not path:
             self._note(WARNING, "the path of its namespace is not remembered")
@@ -223,7 +225,7 @@ class Attached:
             self._note(ERROR, f"its bridge {self.bridge} is down", f"ip link set {self.bridge} up")
         port = self.port = self.port or links.get(self.port_name)
         if port is None:
-            if self.port_name:
+            if self.port_name and self.link:  # where both ends are gone, one is news enough
                 self._note(ERROR, f"the node's end of its link, {self.port_name}, is gone", self._again())
             return
         if not port.is_up and not self._is_meant_to_be_down():
@@ -237,20 +239,18 @@ class Attached:
         if not own or not self._asks_host_local():
             return
         for address in self.reported:
-            holders = [owners.get((pool.folder, str(address.ip)), "") for pool in own]
-            if self.container_id in holders:
-                continue
-            if other := next(filter(None, holders), ""):
-                self._note(ERROR, f"its address {address.ip} is reserved for {other[:_SHORT]}", self._again())
-            elif not any(
-                holder == "" and (pool.folder / str(address.ip)).exists() for pool, holder in zip(own, holders)
-            ):
+            keys = [(pool.folder, str(address.ip)) for pool in own]
+            holders = [owners[key] for key in keys if key in owners]
+            if not holders:
                 cure = f"printf '%s\\r\\n%s' {self.container_id} {self.ifname} > {own[0].folder / str(address.ip)}"
                 text = f"its address {address.ip} is not reserved: another container may get it"
                 self._note(WARNING, text, cure)
+            elif self.container_id not in holders:
+                self._note(ERROR, f"its address {address.ip} is reserved for {holders[0][:_SHORT]}", self._again())
 
     def _asks_host_local(self) -> bool:
-        return bool(self.config) and any(_ipam_type(plugin.raw) == "host-local" for plugin in self.config.plugins)
+        plugins = self.config.plugins if self.config else ()
+        return any(_ipam_type(plugin.raw) == "host-local" for plugin in plugins)
 
     def _is_meant_to_be_down(self) -> bool:
         return bool(self.config and bridge_table(self.config, "disableContainerInterface"))
@@ -291,8 +291,8 @@ class View:
         caches = {one.folder: ResultCache(one.folder, warn) for one in self.leftovers.attachments}
         found = [Attached(one, caches[one.folder], self.leftovers) for one in self.leftovers.attachments]
         self.attached = sorted(found, key=lambda each: (each.network, _order(each), each.container_id, each.ifname))
-        for each in self.attached:
-            each.examine(self.links, self.leftovers.pools, owners)
+        for one in self.attached:
+            one.examine(self.links, self.leftovers.pools, owners)
 
     @property
     def configured(self) -> list[NetworkConfigList]:
@@ -381,10 +381,3 @@ def _order(one: Attached) -> tuple[int, int]:
 
 def _hops(nexthops: Iterable[tuple[int, bytes | None]]) -> list[int]:
     return [index for index, _ in nexthops]
-
-
-def netconf_path() -> str:
-    """Where networks are configured."""
-    from cni.cli.pools import DEFAULT_CONF_DIR
-
-    return os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR

@@ -32,6 +32,7 @@ struct cni_pair_kind {
     uint16_t peer; /* the other end */
     uint16_t mode; /* 0: there are no modes */
     uint32_t mode_value;
+    uint32_t queues; /* 0: the kernel's choice */
 };
 
 extern const struct cni_pair_kind cni_veth;

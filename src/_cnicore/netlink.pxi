@@ -82,7 +82,8 @@ cdef class Netlink:
     def links(self) -> list:
         cdef sys.ifinfomsg header
         memset(&header, 0, sizeof(header))
-        return self.dump(sys.RTM_GETLINK, (<char *>&header)[:sizeof(header)], (), "list links")
+        without_statistics = [(sys.IFLA_EXT_MASK, u32(sys.RTEXT_FILTER_SKIP_STATS))]
+        return self.dump(sys.RTM_GETLINK, (<char *>&header)[:sizeof(header)], without_statistics, "list links")
 
     def addresses(self, int index=0, int family=0) -> list:
         cdef sys.ifaddrmsg header

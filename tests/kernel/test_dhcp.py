@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -319,6 +320,23 @@ class TestKeeping:
             capture.on_message = lambda found: capture.send(reply(found, lease=60)) if not found.is_reply else None
             assert lan.call("CHECK", container, type="dhcp") == (0, None)
         assert container.ip("link", "show", "eth0")[0]["operstate"] == "UP"
+
+    def test_stopped_while_a_lease_is_being_got(self, lan: Lan) -> None:
+        """The call is answered first; the next daemon goes on with the lease."""
+        container = lan.node.container()
+        lan.interface(container)
+        daemon = lan.start_daemon(*QUICK)
+        with lan.capture() as capture, ThreadPoolExecutor(1) as thread:
+            adding = thread.submit(lan.add, container, type="dhcp")
+            eventually(lambda: capture.of(DISCOVER))
+            daemon.send_signal(signal.SIGTERM)
+            lan.serve()
+            ip = address(adding.result())
+        assert daemon.wait(10) == 0
+        lan.start_daemon(*QUICK)
+        eventually(lambda: "picked up" in lan.daemon_log)
+        lan.delete(container, type="dhcp")
+        lan.was_given_back(ip.partition("/")[0])
 
     @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
     def test_restart(self, lan: Lan, by: int) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Method = Callable[[dict[str, Any]], Awaitable[Result | None]]
 
 _PATIENCE = 10.0  # seconds that a client may take to say what it wants
+_FINISH = 5.0  # seconds that calls may go on when the daemon is to stop: most leases are got in one
 _MOST = 4096  # connections
 _CHUNK = 1 << 16
 _PAUSE = 0.1
@@ -54,7 +55,9 @@ class Server:
             task.add_done_callback(self._connections.discard)
 
     async def close(self) -> None:
-        """Break off all conversations."""
+        """Let calls be answered that are under way, and break off what takes too long."""
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=_FINISH)
         connections = list(self._connections)
         for task in connections:
             task.cancel()

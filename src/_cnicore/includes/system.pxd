@@ -46,6 +46,8 @@ cdef extern from "linux/if_link.h" nogil:
     int IFLA_LINK_NETNSID
     int IFLA_GROUP
     int IFLA_AF_SPEC
+    int IFLA_EXT_MASK
+    int RTEXT_FILTER_SKIP_STATS
     int IFLA_INET6_CONF
     int IFLA_INFO_KIND
     int IFLA_INFO_DATA

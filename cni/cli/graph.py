@@ -1,0 +1,114 @@
+"""``cni graph``: this node's networks, as a tree in the terminal or as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cni.cli.node import BROKEN, GONE, IMPAIRED, Attached, View, add_cache_argument, cache_dirs
+from cni.cli.terminal import console
+from cni.cli.topology import UNUSED, UP, Segment, Topology, Uplink, lines, published
+from cni.errors import CNIError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+    from rich.tree import Tree
+
+_COLOURS = {IMPAIRED: "yellow", BROKEN: "red", GONE: "red"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of ``cni graph``."""
+    parser.add_argument("--output", type=Path, metavar="FILE.svg", help="draw a picture; - is stdout")
+    parser.add_argument("--network", metavar="NET", help="only this network")
+    parser.add_argument("--json", action="store_true", help="print it for a program to read")
+    add_cache_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it. 0, or 1 with words on stderr."""
+    try:
+        topology = Topology(View(cache_dirs(arguments), _warn), arguments.network)
+        if arguments.network and not topology.segments:
+            _warn(f"no network {arguments.network} is configured, or has containers attached")
+            return 1
+        if arguments.output:
+            _draw(topology, arguments.output)
+    except (CNIError, OSError) as error:
+        _warn(str(error))
+        return 1
+    if arguments.json:
+        print(json.dumps(topology.as_dict(), indent=2))
+    elif not arguments.output:
+        console().print(_tree(topology))
+    return 0
+
+
+def _warn(text: str) -> None:
+    print(f"cni graph: {text}", file=sys.stderr)
+
+
+def _draw(topology: Topology, output: Path) -> None:
+    from cni.cli.picture import Picture
+
+    svg = Picture(topology, f"networks of {os.uname().nodename}").svg()
+    if str(output) == "-":
+        print(svg, end="")
+    else:
+        output.write_text(svg)
+
+
+# ---- the tree ----
+
+
+def _tree(topology: Topology) -> Tree:
+    from rich.tree import Tree
+
+    tree = Tree(_words((f"networks of {os.uname().nodename}", "bold")))
+    for uplink in topology.uplinks:
+        tree.add(_uplink(uplink))
+    for segment in topology.segments:
+        branch = tree.add(_segment(segment))
+        for one in segment.attached:
+            _attachment(branch, one)
+        for link in segment.strays:
+            branch.add(_words((link.name, "yellow"), (" a port of nobody that a runtime remembers", "yellow")))
+    return tree
+
+
+def _words(*parts: tuple[str, str]) -> Text:
+    from rich.text import Text
+
+    return Text.assemble(*parts)
+
+
+def _uplink(uplink: Uplink) -> Text:
+    to = [f"carries {', '.join(segment.title for segment in uplink.carries)}"] if uplink.carries else []
+    to += [f"routes for {', '.join(segment.title for segment in uplink.routes)}"] if uplink.routes else []
+    words = ["uplink", *uplink.addresses, *(["default route"] if uplink.is_default else []), *to]
+    state = [] if uplink.state == UP else [(f"  {uplink.state}", "red")]
+    return _words((uplink.link.name, "bold cyan"), (f"  {'  '.join(words)}", "default"), *state)
+
+
+def _segment(segment: Segment) -> Text:
+    words = [segment.about, *(segment.addresses if segment.is_bridge else [])]
+    colour = {UP: "bold green", UNUSED: "dim"}.get(segment.state, "bold red")
+    state = [] if segment.state == UP else [(f"  {segment.state}", "dim" if segment.state == UNUSED else "red")]
+    return _words((segment.title, colour), (f"  {'  '.join(words)}", "default"), *state)
+
+
+def _attachment(branch: Tree, one: Attached) -> None:
+    colour = _COLOURS.get(one.health, "default")
+    port = one.port.name if one.port else one.port_name
+    where = [(f"{port} -- ", "dim" if one.port and one.port.is_up else "red")] if port else []
+    first, *others = lines(one)
+    text = [first, *(other.strip() for other in others)]
+    leaf = branch.add(_words(*where, (one.name, "bold"), (f"  {'  '.join(text)}", colour)))
+    for line in published(one):
+        leaf.add(_words((line, "cyan")))
+    for problem in one.problems:
+        leaf.add(_words((problem.text, colour)))

@@ -1,0 +1,152 @@
+"""``cni validate``: say what is wrong with network configurations, and what they would do to the node."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from cni.cli.pools import DEFAULT_CONF_DIR
+from cni.errors import CNIError
+from cni.validate import rules
+from cni.validate.findings import Finding
+from cni.validate.network import Network
+from cni.validate.node import Node, check_together, network_of, networks_of
+
+if TYPE_CHECKING:
+    from cni.validate.plan import Plan
+
+_PLUGINS = "/opt/cni/bin"
+_EXCERPT = 100  # characters of a line
+_STYLES = {"error": "bold red", "warning": "bold yellow"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of ``cni validate``."""
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        metavar="FILE|DIR",
+        help=f"configurations, or folders of them (default: $NETCONFPATH, or else {DEFAULT_CONF_DIR})",
+    )
+    parser.add_argument(
+        "--files-only",
+        action="store_true",
+        help="look at nothing but the files: neither for the plugins in CNI_PATH nor at this node's routes",
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="run ADD on a node that is thrown away, and tell what it did there (root); CAP_ARGS, CNI_ARGS and "
+        "CNI_IFNAME are as for cnitool",
+    )
+    parser.add_argument("--json", action="store_true", help="print it for a program to read")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it. 0; 1 if there are errors, or with words on stderr if it cannot be done."""
+    paths = arguments.paths or [os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR]
+    try:
+        networks, findings = _checked(paths, files_only=arguments.files_only)
+        plans = _plans(networks) if arguments.plan else []
+    except (CNIError, OSError) as error:
+        print(f"cni validate: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        told = {
+            "findings": [finding.as_dict() for finding in findings],
+            "networks": [{"file": one.file, "name": one.name, "valid": not one.has_errors} for one in networks],
+        }
+        print(json.dumps({**told, "plans": [plan.as_dict() for plan in plans]} if arguments.plan else told, indent=2))
+    else:
+        _tell(networks, findings)
+        for plan in plans:
+            plan.tell(_console())
+    failed = any(plan.failure for plan in plans)
+    return 1 if failed or any(finding.is_error for finding in findings) else 0
+
+
+def _checked(paths: Sequence[str], *, files_only: bool) -> tuple[list[Network], list[Finding]]:
+    """The networks of files and folders, and all that is found. Raises CNIError, OSError."""
+    search = None if files_only else (os.environ.get("CNI_PATH") or _PLUGINS).split(os.pathsep)
+    node = None if files_only else Node()
+    concerned: list[Network] = []
+    further: list[Finding] = []
+    for path in paths:
+        if os.path.isdir(path):
+            together, passed_over = networks_of(path)
+            checked = together
+            further += passed_over
+        else:
+            network, others, passed_over = network_of(path)
+            checked, together = [network], [network, *others]
+            further += passed_over
+        for network in checked:
+            rules.check(network, search)
+            if node:
+                node.check(network)
+        check_together(together, checked)
+        concerned += checked
+    found = [finding for network in concerned for finding in sorted(network.findings, key=_by_place)]
+    return concerned, found + further
+
+
+def _by_place(finding: Finding) -> tuple[str, int, int]:
+    return finding.file, finding.line, finding.column
+
+
+def _plans(networks: Iterable[Network]) -> list[Plan]:
+    from cni.validate import plan
+
+    return [plan.of(network) for network in networks if not network.has_errors]
+
+
+# ---- for people ----
+
+
+def _console() -> Console:
+    # What is no terminal gets lines as they are, without colours.
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _tell(networks: Sequence[Network], findings: Sequence[Finding]) -> None:
+    console = _console()
+    for finding in findings:
+        style = _STYLES[finding.problem.severity]
+        console.print(
+            Text.assemble((f"{finding.place}: ", "bold"), (f"{finding.problem.severity}: ", style), finding.words)
+        )
+        if finding.excerpt:
+            line, caret = _excerpt(finding.excerpt, finding.column)
+            console.print(Text(f"    {line}"), Text(f"\n    {caret}", style), sep="")
+    console.print(Text(_summary(networks, findings)))
+
+
+def _excerpt(line: str, column: int) -> tuple[str, str]:
+    """The part of a line around a column, and a mark to stand below it."""
+    line = line.replace("\t", " ")
+    start = len(line) - len(line.lstrip())
+    if column - start > _EXCERPT:
+        start = column - _EXCERPT // 2
+    return line[start : start + _EXCERPT], " " * (column - 1 - start) + "^"
+
+
+def _summary(networks: Sequence[Network], findings: Sequence[Finding]) -> str:
+    errors = sum(finding.is_error for finding in findings)
+    counts = [_count(errors, "error"), _count(len(findings) - errors, "warning")]
+    words = f"{' and '.join(counts)} in {_count(len(networks), 'network')}"
+    folders = {os.path.dirname(network.file) for network in networks}
+    if len(networks) > 1 and len(folders) == 1:
+        first = networks[0]
+        words += f"; a runtime that takes one alone takes the first, {os.path.basename(first.file)} ({first.name})"
+    return words
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""What plugins' tables say, for people and for programs: texts, pages of the reference, JSON Schemas."""

@@ -1,0 +1,1 @@
+"""What is wrong with configurations, found before a container is waiting for them."""
