@@ -22,7 +22,7 @@ demo: $(VENV)/.demo
 	scripts/demo $(BIN)
 
 test: $(VENV)/.test
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 4 $(ARGS)
 
 bench: $(VENV)/.test
 	$(BIN)/cni bench $(ARGS)

@@ -212,7 +212,7 @@ MODES = ("by a process", "by the agent", "in this process")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests, and those that kill what serves them, are not repeated in each mode."""
+    """Slow tests, those in a guest, and those that kill what serves them are not repeated in each mode."""
     items[:] = [item for item in items if _mode(item) == MODES[0] or not _is_for_processes(item)]
 
 
@@ -222,7 +222,8 @@ def _mode(item: pytest.Item) -> object:
 
 
 def _is_for_processes(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in ("slow", "killing"))
+    in_guest = item.path.is_relative_to(Path(__file__).with_name("vm"))
+    return in_guest or any(item.get_closest_marker(name) for name in ("slow", "killing"))
 
 
 @pytest.fixture(scope="session", params=MODES)

@@ -189,9 +189,7 @@ def test_rules_that_the_go_plugins_made(host: Host, go_plugins: Path) -> None:
 def test_what_a_delegate_has(host: Host, backend: str) -> None:
     """flannel's own rules are none; those of the bridge behind it are."""
     env = host.folder / "subnet.env"
-    env.write_text(
-        "FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.2.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
-    )
+    env.write_text("FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.2.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n")
     delegate = {"bridge": "br9", "ipMasqBackend": backend}
     keys = {"subnetFile": str(env), "dataDir": str(host.folder / "flannel"), "delegate": delegate}
     host.configure(type="flannel", ipam={"dataDir": str(host.folder / "networks")}, **keys)

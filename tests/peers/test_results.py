@@ -149,7 +149,7 @@ def interface(link: dict[str, Any]) -> dict[str, Any]:
         if address["scope"] != "link"
     ]
     flags = sorted(set(link["flags"]) & {"UP", "PROMISC", "MULTICAST", "NOARP"})
-    keys = ("mtu", "num_tx_queues", "link_type")
+    keys = ("mtu", "link_type")
     return {**{key: link.get(key) for key in keys}, "flags": flags, "addresses": addresses}
 
 

@@ -39,7 +39,8 @@ def test_only_lines_that_end_in_a_handle_are_rules() -> None:
 def test_elements_of_sets() -> None:
     elements = '10.1.2.3 comment "1f-2e, net: n, if: eth0", "br0" . "br0",\n\t\t\t     10.1.2.4,'
     elements += '\n\t\t\t     tcp . 80 comment "c, d" : 10.1.2.3 . 8080'
-    listing = f"table inet t {{\n\tset s {{\n\t\ttype ipv4_addr\n\t\telements = {{ {elements} }}\n\t}}\n\tset e {{\n\t}}\n}}\n"
+    sets = f"\tset s {{\n\t\ttype ipv4_addr\n\t\telements = {{ {elements} }}\n\t}}\n\tset e {{\n\t}}\n"
+    listing = f"table inet t {{\n{sets}}}\n"
     found = _rules(listing)
     assert [(element.text, element.comment) for element in found["s"]] == [
         ("10.1.2.3", "1f-2e, net: n, if: eth0"),

@@ -500,7 +500,10 @@ def test_a_third_partys_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert '  file: string = "/run/cni-notes"\n      the file that gets a line for each ADD and DEL\n' in out
     assert err == "cni explain: plugin broken cannot be loaded: nowhere:plugin: No module named 'nowhere'\n"
     assert main(["explain"]) == 0
-    assert "  note         a chained plugin that writes down which container got which addresses\n" in capsys.readouterr().out
+    assert (
+        "  note         a chained plugin that writes down which container got which addresses\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_plan_takes_root(folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,10 @@ import time
 
 from cni.process import write_all
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _FOLDER = ".owners"
 _SEAL = f"{_FOLDER}/seal"
 _BOOT = "/proc/sys/kernel/random/boot_id"
@@ -70,8 +74,16 @@ class Owners:
             for part, records in parts.items():
                 self._write(part, b"".join(records))
         except OSError:
+            self._discard(parts)  # what room there is on the disk is for reservations
             return
         self.current = self._changed = True
+
+    def _discard(self, parts: Iterable[str]) -> None:
+        for part in (*parts, _SEAL):
+            try:
+                posix.unlink(part, dir_fd=self._fd)
+            except OSError:
+                pass
 
     def add(self, address: str, owner: bytes) -> None:
         if not self.current:
