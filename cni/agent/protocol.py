@@ -29,6 +29,7 @@ LARGEST_INPUT = 16 << 20
 DECLINED = 256  # in place of an exit code: the launcher is to do it itself
 
 _DESCRIPTORS = 3
+_USUAL = 16 << 10  # bytes; more would have memory mapped for each request
 
 
 class Refused(Exception):
@@ -47,7 +48,7 @@ class Request:
         folders, reference = code.split(b"\0")[:2]
         self.folders = fsdecode(folders).split(":")
         self.reference = fsdecode(reference)
-        pairs = (fsdecode(pair).partition("=") for pair in environment.split(b"\0") if pair)
+        pairs = (pair.partition("=") for pair in fsdecode(environment).split("\0") if pair)
         self.environ = {name: value for name, _, value in pairs}
         self.folder, self.netns, self.stdin = descriptors
 
@@ -88,9 +89,7 @@ def peer_pid(connection: socket.socket) -> int:
 
 def receive(connection: socket.socket) -> Request | None:
     """The request; None from a launcher that wants nothing. Raises Refused, OSError."""
-    data, descriptors, flags, _ = socket.recv_fds(
-        connection, _REQUEST.size + LARGEST_CODE + LARGEST_ENVIRONMENT, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-    )
+    data, descriptors, flags, _ = socket.recv_fds(connection, _USUAL, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
     try:
         if not data:
             return None

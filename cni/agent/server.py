@@ -28,7 +28,7 @@ from cni.skel import Plugin
 _CONNECTIONS = 256  # at once, waiting ones included
 _AT_ONCE = 64  # calls that run
 _SPARE = 16  # threads that stay when there is nothing to do
-_ARRIVAL = 2.0  # seconds that a request may take to arrive, and its answer to be taken
+_PATIENCE = struct.pack("ll", 2, 0)  # seconds that a request may take to arrive, and its answer to be taken
 _PLACE = 0.5  # seconds to wait for a place among those that run
 _TURN = 120.0  # seconds to wait for another call about the same interface of the same container
 _FINISH = 60.0  # seconds that what runs may take to finish when the agent is to stop
@@ -132,9 +132,8 @@ class Agent:
     def _converse(self, connection: socket.socket) -> None:
         if protocol.peer_uid(connection) != os.geteuid():
             return
-        patience = struct.pack("ll", int(_ARRIVAL), 0)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
         with self._counted() as is_welcome:
             if is_welcome:
                 self._talk(connection)
@@ -190,8 +189,12 @@ class Agent:
     @contextlib.contextmanager
     def _host(self, fd: int) -> Iterator[NetNS | None]:
         """The caller's network namespace, None where it is the agent's."""
+        status = os.fstat(fd)
+        if (status.st_dev, status.st_ino) == self._netns:
+            yield None
+            return
         with NetNS.of_fd(fd) as netns:
-            yield None if netns.identity == self._netns else netns
+            yield netns
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:

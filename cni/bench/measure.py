@@ -177,6 +177,8 @@ class _Bench:
         for verb in self._options.single or self._options.life:
             for number in range(_WARMING if verb in subject.verbs else 0):
                 subject.ask("call", verb, number)
+                if not number and verb == "ADD":
+                    subject.ask("pin_bridges")
 
     def _setting(self, concurrency: int, density: int) -> Iterator[Times]:
         """Of all verbs that are asked for."""

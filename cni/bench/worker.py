@@ -13,6 +13,7 @@ from cni.bench import Failed, node
 from cni.bench.network import Network
 from cni.bench.subjects import Attachment, Subject, open_subject
 from cni.errors import CNIError
+from cni.netns import NetNS
 
 _AT_REST = 0.5  # seconds after which a process that serves has put away what it needs no more
 
@@ -44,6 +45,13 @@ class Worker:
         more = [self._new() for _ in range(count - len(self._alive))]
         self._alive += more
         self._call_all("ADD", more, concurrency)
+
+    def pin_bridges(self) -> None:
+        """Have the node's bridges keep their MAC, which else changes with their ports: Go's CHECK would fail."""
+        with NetNS.current() as here, here.netlink() as place:
+            for link in place.links():
+                if link.kind == "bridge":
+                    place.batch().link_set(link.index, hwaddr=link.hwaddr).commit()
 
     def verbs(self) -> tuple[str, ...]:
         """What the subject can do."""
