@@ -18,7 +18,7 @@ from cni.checks import container_link, expect_addresses, expect_routes, expect_u
 from cni.config import Config, Flag, Section, Settings, Text
 from cni.errors import CNIError, ConfigError, quote
 from cni.names import check_ifname
-from cni.netns import NetNS, NetNSNotFound
+from cni.netns import NetNS
 from cni.result import Interface, Result
 from cni.skel import Plugin
 from cni.undo import Undo, do_all
@@ -256,13 +256,10 @@ def _give_back(request: Request) -> None:
     """Move the device home. One that is back already, or never came, is fine. Raises CNIError."""
     if _served_dpdk(request.config):
         return
-    try:
-        container = NetNS.open(request.netns)
-    except NetNSNotFound:
+    container = request.find_container()
+    if container is None:
         _rename_returned(request)
         return
-    except OSError as error:
-        raise CNIError(f"failed to open netns {quote(request.netns)}: {error}") from error
     with container, container.netlink() as inside, request.host.netlink() as node:
         link = inside.find_link(request.ifname)
         if link is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from cni.config import Config
 from cni.errors import CNIError, quote
 from cni.ip import CIDR, IP
-from cni.netns import NetNS, NetNSNotFound
 from cni.result import Interface, IPConfig, Result
 from cni.skel import Plugin
 
@@ -41,13 +40,11 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Set lo down, where the namespace is still there."""
-    if not request.netns:
+    container = request.find_container()
+    if container is None:
         return
-    try:
-        with NetNS.open(request.netns) as container, container.netlink() as inside:
-            inside.batch().link_set(LO, up=False).commit()
-    except NetNSNotFound:
-        return
+    with container, container.netlink() as inside:
+        inside.batch().link_set(LO, up=False).commit()
 
 
 def check(request: Request) -> None:

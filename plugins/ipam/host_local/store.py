@@ -11,10 +11,9 @@ Both plugins may work on one folder at the same time. Two names are ours: `.new`
 
 from __future__ import annotations
 
-import _thread
-import fcntl
 import posix
 
+from cni import locks
 from cni._core import fsdecode, fsencode, parse_ip
 from cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CNIError, joined
 from cni.ip import IP
@@ -273,42 +272,11 @@ def _open_folder(path: str) -> int:
 def _lock(fd: int, path: str) -> None:
     """Lock the file, which Go's plugin may hold as well; raises CNIError where others do not let go of it in time."""
     try:
-        if not _locked(fd):
+        if not locks.locked(fd, _PATIENCE):
             text = f"cannot lock {path}: others have held it for {_PATIENCE:g} seconds"
             raise CNIError(text, TRY_AGAIN_LATER, _who_holds(fd))
     except OSError as error:
         raise CNIError(f"cannot lock {path}: {error.strerror}", IO_FAILURE) from error
-
-
-def _locked(fd: int) -> bool:
-    """Whether the lock could be had in time. Raises OSError.
-
-    A thread waits for it, as flock(2) itself knows no time limit: asking again and again would let others overtake.
-    The lock belongs to what both descriptors stand for; where we have given up it is gone with the thread's.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        pass
-    own = posix.dup(fd)
-    waiting = _thread.allocate_lock()
-    waiting.acquire()
-
-    def wait() -> None:
-        try:
-            fcntl.flock(own, fcntl.LOCK_EX)
-        except OSError:
-            pass  # the attempt below meets the same
-        finally:
-            posix.close(own)
-            waiting.release()
-
-    _thread.start_new_thread(wait, ())
-    if not waiting.acquire(timeout=_PATIENCE):
-        return False
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
 
 
 def _who_holds(fd: int) -> str:

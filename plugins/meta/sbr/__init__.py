@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from cni import locks, routes
 from cni.config import Config, Flag, Integer, ListOf, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, quote
+from cni.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError
 from cni.ip import CIDR, IP
-from cni.netns import NetNS, NetNSNotFound
 from cni.routes import MAIN
 from cni.skel import Plugin
 from cni.undo import Undo, do_all
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from cni._core import Link, Netlink
+    from cni.netns import NetNS
     from cni.request import Request
     from cni.result import IPConfig, Result
     from cni.routes import Route
@@ -74,14 +74,9 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back the rules and move the routes back, as far as there are any."""
-    if not request.netns:
+    container = request.find_container()
+    if container is None:
         return
-    try:
-        container = NetNS.open(request.netns)
-    except NetNSNotFound:
-        return
-    except OSError as error:
-        raise CNIError(f"failed to open netns {quote(request.netns)}: {error}") from error
     with container, container.netlink() as inside:
         _lock(container)
         link = inside.find_link(request.ifname)

@@ -14,8 +14,7 @@ from cni import locks
 from cni._core import NetlinkError, parse_attributes, u32
 from cni.checks import expect_routes, expect_up
 from cni.config import Config, Integer, LinkName
-from cni.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, joined, quote
-from cni.netns import NetNS, NetNSNotFound
+from cni.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, joined
 from cni.result import Route
 from cni.routes import MAIN
 from cni.skel import Plugin
@@ -26,6 +25,7 @@ from cni_plugins.meta.vrf.belongings import Belongings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link, Netlink
+    from cni.netns import NetNS
     from cni.request import Request
     from cni.result import Result
 
@@ -73,14 +73,9 @@ def delete(request: Request) -> None:
     """Take the interface out of the VRF, and delete that with its last one, whatever is still there of all this."""
     conf: Conf = request.config
     _require_name(conf)
-    if not request.netns:
+    container = request.find_container()
+    if container is None:
         return
-    try:
-        container = NetNS.open(request.netns)
-    except NetNSNotFound:
-        return
-    except OSError as error:
-        raise CNIError(f"failed to open netns {quote(request.netns)}: {error}") from error
     with container, container.netlink() as inside:
         locks.locked(container.fd, _PATIENCE)  # or not: what keeps it is the container's, for whose end this is
         vrf, link = _find(inside, conf.vrfname, request.ifname)
