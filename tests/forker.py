@@ -22,7 +22,7 @@ from cni import _core
 CHANGING = (
     "bridge", "store", "owners", "masquerade", "ipmasq", "iptables", "nftables", "process", "links", "ipam", "undo",
     "sysctl", "files", "flannel", "tuning", "bandwidth", "shaping", "vrf", "belongings", "firewall", "ruleset",
-    "portmap", "conntrack",
+    "portmap", "conntrack", "sbr", "routing", "routes",
 )  # fmt: skip
 
 

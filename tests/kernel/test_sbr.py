@@ -492,6 +492,25 @@ def test_without_a_namespace_there_is_nothing_to_delete(
     assert not Path(container.path).exists()
 
 
+@pytest.mark.killing
+@pytest.mark.parametrize("start", [0, 4, 8])
+def test_killed_in_add(one: Attachment, container: Node, node: Node, start: int) -> None:
+    """Whatever ADD came to, DEL takes it back: with a result and without one."""
+    environ = {**one.environ, "CNI_COMMAND": "ADD", "CNI_PATH": "/nowhere"}
+    config = json.dumps({**one.network.config, "prevResult": BOTH})
+    before, seen, line = state(container), [], start
+    while one.network.call("cni_plugins.meta.sbr", node.path, environ, config, die_at=line)["status"]:
+        seen.append(state(container))
+        one.result = BOTH if len(seen) % 2 else {}
+        one.delete()
+        assert state(container) == before, line
+        line += 18
+    one.delete()
+    assert state(container) == before
+    assert before in seen
+    assert any(found != before for found in seen)
+
+
 # ---- CHECK ----
 
 DRIFT = {
