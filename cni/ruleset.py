@@ -10,10 +10,14 @@ What an ADD puts there is so the same as what `cni firewall reload` restores.
 
 from __future__ import annotations
 
+import posix
+
+from cni import locks
 from cni.errors import CNIError, joined
 from cni.iptables import Iptables, IptablesError
 from cni.nftables import Nft, NftError
 
+_PATIENCE = 10.0  # seconds
 _LOOKS = 3  # at what is to be changed: someone else may be faster, and iptables doesn't say so
 
 TYPE_CHECKING = False
@@ -288,16 +292,31 @@ def _commit_iptables(iptables: Iptables, tables: dict[str, _Table]) -> None:
             return
         except IptablesError:  # most likely because something is there, or isn't: look
             pass
-    for look in range(_LOOKS):
-        changes = {table: wanted.changes(iptables.table(table)) for table, wanted in tables.items()}
-        if not any(changes.values()):
-            return
-        try:
-            iptables.change_all({table: rules for table, rules in changes.items() if rules})
-            return
-        except IptablesError:
-            if look == _LOOKS - 1:
-                raise
+    lock = _lock(iptables.netns)
+    try:
+        for look in range(_LOOKS):
+            changes = {table: wanted.changes(iptables.table(table)) for table, wanted in tables.items()}
+            if not any(changes.values()):
+                return
+            try:
+                iptables.change_all({table: rules for table, rules in changes.items() if rules})
+                return
+            except IptablesError:
+                if look == _LOOKS - 1:
+                    raise
+    finally:
+        posix.close(lock)
+
+
+def _lock(netns: NetNS | None) -> int:
+    """Keep others of us from adding the same, between the look at a table and the change: flock on the namespace.
+
+    Returns the descriptor whose end is the lock's. Where others hold it for too long nothing is lost by going on.
+    """
+    path = f"/proc/self/fd/{netns.fd}" if netns else "/proc/thread-self/ns/net"
+    lock = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    locks.locked(lock, _PATIENCE)
+    return lock
 
 
 class _NftTable:

@@ -300,7 +300,7 @@ def test_interrupted_at_the_beginning(running: Running, delay: float) -> None:
     running.process.send_signal(signal.SIGINT)
     out, err = running.process.communicate(timeout=20)
     # Python itself may not be up yet.
-    assert running.process.returncode in (130, -signal.SIGINT), err
+    assert running.process.returncode in (130, -signal.SIGINT) or "import" in err, err
     assert out == ""
     running.assert_nothing_is_left()
 

@@ -61,6 +61,7 @@ class FakeIptables:
     def __init__(self) -> None:
         self.changes: list[list[list[str]]] = []
         self.refuses = False
+        self.netns = None
         self.is_usable = True
 
     def rules(self, table: str, chain: str) -> list[list[str]]:
