@@ -17,7 +17,7 @@ from cni.errors import CNIError, joined
 from cni.iptables import Iptables, IptablesError
 from cni.nftables import Nft, NftError
 
-_PATIENCE = 10.0  # seconds
+_PATIENCE = 10.0  # seconds that others of us may hold the lock on the namespace
 _LOOKS = 3  # at what is to be changed: someone else may be faster, and iptables doesn't say so
 
 TYPE_CHECKING = False
