@@ -21,6 +21,7 @@ SERVICES = (
     "cni/bench/",
     "cni/cli/",
     "cni/explain/",
+    "cni/pools.py",
     "cni/reaper.py",
     "cni/runtime/",
     "cni/validate/",

@@ -21,7 +21,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from cni import links
-from cni._core import KernelError, Link, Netlink, parse_attributes, u32
+from cni._core import KernelError, Link, Netlink, observe, observed, parse_attributes, u32
 from cni.netns import NetNS
 
 # linux/rtnetlink.h, if_link.h, net_namespace.h
@@ -70,8 +70,15 @@ class Reaper:
         self._lock = threading.Lock()
         self._waiting: list[Doomed] = []
         self._is_led = False
+        self._led = 0
         self._sweeps = ThreadPoolExecutor(_SWEEPS, "cni-reaper")
         self._free = threading.BoundedSemaphore(_SWEEPS)
+
+    @property
+    def pending(self) -> int:
+        """The number of links that callers wait for."""
+        with self._lock:
+            return len(self._waiting) + self._led
 
     def delete(self, netns: NetNS, name: str, host: NetNS | None = None) -> None:
         """Delete the link `name` in `netns`; of a veth pair, the end in `host`. Raises OSError.
@@ -83,13 +90,21 @@ class Reaper:
             if link is None:
                 return
             doomed = (host and _other_end(inside, link, host)) or Doomed(netns, link)
+        with observed("link", f"delete the link {doomed.identity[0]}, together with others' that wait"):
+            self._see_deleted(doomed)
+
+    def _see_deleted(self, doomed: Doomed) -> None:
         with self._lock:
             self._waiting.append(doomed)
             doomed.leads, self._is_led = not self._is_led, True
         if not doomed.leads:
             doomed.done.wait()
         if doomed.leads:
-            self._lead()
+            observer = observe(None)  # what is asked from here on is asked for all
+            try:
+                self._lead()
+            finally:
+                observe(observer)
         if doomed.error:
             raise doomed.error
 
@@ -98,10 +113,12 @@ class Reaper:
         self._free.acquire()
         with self._lock:
             batch, self._waiting = self._waiting, []
+            self._led += len(batch)
         try:
             self._sweep(batch)
         finally:
             with self._lock:
+                self._led -= len(batch)
                 self._is_led = bool(self._waiting)
                 if self._waiting:
                     self._waiting[0].leads = True

@@ -6,22 +6,24 @@ time that it may take to arrive. Who finds no place is served by its launcher.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import ctypes
 import gc
 import os
+import queue
 import socket
 import struct
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
 from cni import launcher, process, reaper
 from cni.agent import protocol
+from cni.agent.observer import Observer
 from cni.netns import NetNS
 from cni.skel import Plugin
 
@@ -38,11 +40,12 @@ _SWITCH = 0.0005  # seconds; by default who has waited for the kernel waits 5 ms
 
 
 class Agent:
-    """Serves what comes to `listener`, a listening Unix socket, until `stop` is called."""
+    """Serves what comes to `listener`, a listening Unix socket, until `stop` is called; `observer` is told of calls."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, observer: Observer | None = None) -> None:
         self._listener = listener
-        self._hello = protocol.hello()
+        self._observer = observer or Observer()
+        self._files = protocol.files()
         self._code = _code_identity()
         with NetNS.current() as own:
             self._netns = own.identity
@@ -50,10 +53,10 @@ class Agent:
         self._lock = threading.Lock()
         self._threads = 0
         self._idle = 0
-        self._slots = threading.BoundedSemaphore(_AT_ONCE)
+        self._slots = _Slots()
         self._turns = _Turns()
-        reaper.install()
-        self._conversing = 0  # with launchers that count on an answer
+        self.reaper = reaper.install()
+        self._conversing = 0  # with launchers that may count on an answer
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -95,7 +98,8 @@ class Agent:
             raise OSError(ctypes.get_errno(), "unshare the current folder")
         while self._wants_more():
             try:
-                connection, _ = self._listener.accept()
+                # As accept(), but that the object is a plain one, which makes an enum of no number.
+                descriptor, _ = self._listener._accept()  # type: ignore[attr-defined]
             except OSError:  # a connection that has gone, or no descriptors left: who waits is served by the launcher
                 time.sleep(0.01)
                 continue
@@ -104,7 +108,7 @@ class Agent:
                 is_last = not self._idle and self._threads < _CONNECTIONS
             if is_last:
                 self._add_thread()
-            self.converse(connection)
+            self.converse(_socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor))
             with self._lock:
                 self._idle += 1
 
@@ -119,91 +123,87 @@ class Agent:
 
     # ---- one connection ----
 
-    def converse(self, connection: socket.socket) -> None:
+    def converse(self, connection: _socket.socket) -> None:
         """Serve who is at the other end, and close it. Nothing is raised: a thread fewer would be worse than that."""
         try:
-            with connection:
-                self._converse(connection)
+            self._converse(connection)
         except (OSError, protocol.Refused) as error:
             _log(f"a request was not served: {error}")
         except Exception:
             _log(traceback.format_exc())
+        finally:
+            connection.close()
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _converse(self, connection: _socket.socket) -> None:
         if protocol.peer_uid(connection) != os.geteuid():
             return
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
-        with self._counted() as is_welcome:
-            if is_welcome:
-                self._talk(connection)
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[bool]:
-        """From the hello on a launcher counts on an answer: `wait` waits for it. Whether there may be a hello."""
         with self._lock:
-            is_welcome = not self._stopping.is_set()
-            self._conversing += is_welcome
+            if self._stopping.is_set():
+                return
+            self._conversing += 1
         try:
-            yield is_welcome
+            self._talk(connection)
         finally:
             with self._lock:
-                self._conversing -= is_welcome
+                self._conversing -= 1
 
-    def _talk(self, connection: socket.socket) -> None:
-        connection.sendall(self._hello)
+    def _talk(self, connection: _socket.socket) -> None:
         request = protocol.receive(connection)
         if request is None:
             return
-        with contextlib.closing(request):
-            try:
-                done = self._serve(request)
-            except _Declined as error:
-                _log(f"left to the launcher: {error}")
-                done = (protocol.DECLINED, b"", b"")
-            protocol.answer(connection, *done)
+        try:
+            # Of a launcher that was killed the runtime's DEL may have been served already.
+            if protocol.claim(request.stdin) and protocol.is_waiting(connection):
+                protocol.answer(connection, *self._serve(request))
+        finally:
+            request.close()
 
     def _serve(self, request: protocol.Request) -> tuple[int, bytes, bytes]:
-        if request.folders[0] != launcher.PACKAGES or _code_identity() != self._code:
-            raise _Declined("it belongs to another installation")
-        if request.is_large:
-            raise _Declined("its configuration is too large")
         try:
-            plugin = self._plugin(request.reference)
-        except (ImportError, AttributeError) as error:
-            raise _Declined(f"{request.reference}: {error}") from error
-        environ = request.environ
-        with self._turns.of(environ), self._slot():
-            return self._run(plugin, request, environ)
+            plugin, config = self._accepted(request)
+            with self._observer.call(request) as call, self._turns.of(request.environ), self._slots:
+                call.begin()
+                done = self._run(plugin, config, request)
+                call.end(*done[:2])
+                return done
+        except _Declined as error:
+            self._observer.declined(error.reason)
+            _log(f"left to the launcher: {error}")
+            return protocol.DECLINED, b"", str(error).encode(errors="replace")
 
-    def _run(self, plugin: Plugin, request: protocol.Request, environ: dict[str, str]) -> tuple[int, bytes, bytes]:
+    def _accepted(self, request: protocol.Request) -> tuple[Plugin, bytes]:
+        if request.files != self._files:
+            raise _Declined("other_files", "it sees other files, by its mount namespace or root folder")
+        if request.packages != launcher.PACKAGES or _code_identity() != self._code:
+            raise _Declined("other_installation", "it belongs to another installation")
+        config = request.read_stdin()
+        if config is None:
+            raise _Declined("too_large", "its configuration is too large")
+        try:
+            return self._plugin(request.reference), config
+        except (ImportError, AttributeError) as error:
+            raise _Declined("no_plugin", f"{request.reference}: {error}") from error
+
+    def _run(self, plugin: Plugin, config: bytes, request: protocol.Request) -> tuple[int, bytes, bytes]:
         printed: list[str] = []
         logged: list[str] = []
         os.fchdir(request.folder)
         # Programs that the plugin starts are the caller's. Were they our executables, they would wait for their turn.
-        process.caller.environ = {**environ, "CNI_AGENT_SOCKET": ""}
-        with self._host(request.netns) as host:
-            status = plugin.run(process.caller.environ, request.read_stdin, printed.append, logged.append, host)
+        process.caller.environ = {**request.environ, "CNI_AGENT_SOCKET": ""}
+        host = self._foreign(request.netns)
+        try:
+            status = plugin.run(process.caller.environ, lambda: config, printed.append, logged.append, host)
+        finally:
+            if host:
+                host.close()
         return status, _bytes(printed), _bytes(logged)
 
-    @contextlib.contextmanager
-    def _host(self, fd: int) -> Iterator[NetNS | None]:
+    def _foreign(self, fd: int) -> NetNS | None:
         """The caller's network namespace, None where it is the agent's."""
         status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) == self._netns:
-            yield None
-            return
-        with NetNS.of_fd(fd) as netns:
-            yield netns
-
-    @contextlib.contextmanager
-    def _slot(self) -> Iterator[None]:
-        if not self._slots.acquire(timeout=_PLACE):
-            raise _Declined(f"{_AT_ONCE} calls are running")
-        try:
-            yield
-        finally:
-            self._slots.release()
+        return None if (status.st_dev, status.st_ino) == self._netns else NetNS.of_fd(fd)
 
     def _plugin(self, reference: str) -> Plugin:
         plugin = self._plugins.get(reference)
@@ -214,7 +214,29 @@ class Agent:
 
 
 class _Declined(Exception):
-    """The launcher is to do it."""
+    """The launcher is to do it; `reason` is one of few words, for who counts."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class _Slots:
+    """Places for those that run. No semaphore, as a queue of tokens does without any Python of its own."""
+
+    def __init__(self) -> None:
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(_AT_ONCE):
+            self._free.put(None)
+
+    def __enter__(self) -> None:
+        try:
+            self._free.get(timeout=_PLACE)
+        except queue.Empty:
+            raise _Declined("no_place", f"{_AT_ONCE} calls are running") from None
+
+    def __exit__(self, *exc: object) -> None:
+        self._free.put(None)
 
 
 class _Turns:
@@ -224,30 +246,40 @@ class _Turns:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: dict[tuple[str, str], tuple[threading.Lock, int]] = {}
+        self.lock = threading.Lock()
+        self.held: dict[tuple[str, str], tuple[threading.Lock, int]] = {}
 
-    @contextlib.contextmanager
-    def of(self, environ: dict[str, str]) -> Iterator[None]:
+    def of(self, environ: dict[str, str]) -> contextlib.AbstractContextManager[object]:
+        """The turn of a call with this environment, for a `with` statement, which raises _Declined."""
         key = environ.get("CNI_CONTAINERID", ""), environ.get("CNI_IFNAME", "")
-        if not all(key):
-            yield
-            return
-        with self._lock:
-            turn, waiting = self._held.get(key, (threading.Lock(), 0))
-            self._held[key] = turn, waiting + 1
-        try:
-            if not turn.acquire(timeout=_TURN):
-                raise _Declined(f"another call about {key} has been running for {_TURN:g} s")
-            try:
-                yield
-            finally:
-                turn.release()
-        finally:
-            with self._lock:
-                turn, waiting = self._held.pop(key)
-                if waiting > 1:
-                    self._held[key] = turn, waiting - 1
+        return _Turn(self, key) if all(key) else contextlib.nullcontext()
+
+
+class _Turn:
+    __slots__ = ("_key", "_turns")
+
+    def __init__(self, turns: _Turns, key: tuple[str, str]) -> None:
+        self._turns = turns
+        self._key = key
+
+    def __enter__(self) -> None:
+        with self._turns.lock:
+            turn, waiting = self._turns.held.get(self._key, (None, 0))
+            turn = turn or threading.Lock()
+            self._turns.held[self._key] = turn, waiting + 1
+        if not turn.acquire(timeout=_TURN):
+            self._leave()
+            raise _Declined("no_turn", f"another call about {self._key} has been running for {_TURN:g} s")
+
+    def __exit__(self, *exc: object) -> None:
+        self._leave().release()
+
+    def _leave(self) -> threading.Lock:
+        with self._turns.lock:
+            turn, waiting = self._turns.held.pop(self._key)
+            if waiting > 1:
+                self._turns.held[self._key] = turn, waiting - 1
+        return turn
 
 
 def _code_identity() -> tuple[int, int] | None:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from cni import launcher
 from cni.cli import units
+from cni.cli.agent import add_metrics_argument
 from cni.cli.steps import Step, Write, carry_out, leftovers
+from cni.cli.terminal import in_words
 
 GROUP = "cni.plugins"
 DEFAULT_DIR = "/opt/cni/bin"
@@ -25,6 +27,7 @@ DEFAULT_DIR = "/opt/cni/bin"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of ``cni install``."""
     add_shared_arguments(parser)
+    add_metrics_argument(parser)
     parser.epilog = (
         "To upgrade while runtimes are calling: install the new release into a virtual environment of its own, run "
         "its `cni install` with the same options, and remove the old environment when the agent has restarted."
@@ -43,7 +46,10 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0, or 1 with words on stderr."""
+    """Do it. 0, or 1 with words on stderr; 2 for options that don't go together."""
+    if arguments.metrics and not arguments.agent:
+        print("cni install: --metrics is the agent's, and goes with --agent", file=sys.stderr)
+        return 2
     folder = Path(arguments.dir)
     try:
         services = _services(arguments, folder)
@@ -53,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             carry_out(_executables(folder), dry_run=arguments.dry_run)
         carry_out(_activated(Path(arguments.unit_dir), services, arguments.dry_run), dry_run=arguments.dry_run)
     except (OSError, ValueError) as error:
-        print(f"cni install: {error}", file=sys.stderr)
+        print(f"cni install: {in_words(error)}", file=sys.stderr)
         return 1
     if services and not units.is_running():
         names = " ".join(f"{name}.socket {name}.service" for name in services)
@@ -104,7 +110,7 @@ def _services(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Wri
     unit_dir = Path(arguments.unit_dir)
     services = {}
     if arguments.agent:
-        services[units.AGENT] = units.agent(unit_dir)
+        services[units.AGENT] = units.agent(unit_dir, arguments.metrics)
     if arguments.dhcp_daemon:
         services[units.DHCP] = units.dhcp_daemon(unit_dir, folder)
     return services

@@ -8,16 +8,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from cni.cli.pools import DEFAULT_CONF_DIR, Pool, Reservation, networks, pools
 from cni.cli.terminal import age, print_table
 from cni.errors import CNIError
-from cni.ip import IP
+from cni.pools import DEFAULT_CONF_DIR, Pool, networks, pools
 from cni_plugins.ipam.host_local.holders import boot_time, why_dead
-from cni_plugins.ipam.host_local.ranges import RangeSet
 
 _MANY = 10**9  # addresses; nobody counts further
 
@@ -51,7 +49,7 @@ def _warn(text: str) -> None:
 
 
 def _list(found: list[Pool], as_json: bool) -> int:
-    usages = [_usage(pool, pool.reservations()) for pool in found]
+    usages = [_usage(pool) for pool in found]
     if as_json:
         print(json.dumps(usages, indent=2))
         return 0
@@ -79,32 +77,25 @@ def _show(found: list[Pool], name: str, as_json: bool) -> int:
     return 0
 
 
-def _usage(pool: Pool, reservations: list[Reservation]) -> dict[str, Any]:
+def _usage(pool: Pool) -> dict[str, Any]:
     """A pool for a program: how much of each range set is held, and how much is not."""
-    held = [IP.parse(reservation.address) for reservation in reservations]
-    of_sets = [_range_usage(ranges, held) for ranges in pool.sets]
+    usage = pool.usage()
     return {
         "network": pool.network,
         "folder": str(pool.folder),
         "configured": pool.configured,
-        "held": len(held),
-        "heldElsewhere": sum(not any(ranges.find(ip) for ranges in pool.sets) for ip in held),
-        "ranges": of_sets,
+        "held": usage.held,
+        "heldElsewhere": usage.elsewhere,
+        "ranges": [
+            {"ranges": each.ranges, "size": each.size, "held": each.held, "free": each.free} for each in usage.sets
+        ],
     }
-
-
-def _range_usage(ranges: RangeSet, held: Iterable[IP]) -> dict[str, Any]:
-    # A gateway's address that somebody reserved by hand takes away nothing that could be given out.
-    sources = [(ip, ranges.find(ip)) for ip in held]
-    taken = sum(source is not None and ip != source.gateway for ip, source in sources)
-    return {"ranges": str(ranges), "size": ranges.size, "held": taken, "free": ranges.size - taken}
 
 
 def _details(pool: Pool) -> dict[str, Any]:
     booted = boot_time()
-    reservations = pool.reservations()
     return {
-        **_usage(pool, reservations),
+        **_usage(pool),
         "reservations": [
             {
                 "address": each.address,
@@ -113,7 +104,7 @@ def _details(pool: Pool) -> dict[str, Any]:
                 "since": datetime.fromtimestamp(each.made / 1e9, UTC).isoformat(timespec="seconds"),
                 "note": why_dead(pool.network, each.owner, each.made, booted),
             }
-            for each in reservations
+            for each in pool.reservations()
         ],
     }
 

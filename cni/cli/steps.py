@@ -20,15 +20,19 @@ class Step(Protocol):
 
 
 class Write:
-    """A file that appears whole, by a rename, whoever may be executing or reading what was there."""
+    """A file that appears whole, by a rename, whoever may be executing or reading what was there.
 
-    def __init__(self, path: Path, data: bytes, mode: int) -> None:
+    `about` is what else to tell of it before it is written.
+    """
+
+    def __init__(self, path: Path, data: bytes, mode: int, about: str = "") -> None:
         self.path = path
         self._data = data
         self._mode = mode
+        self._about = about
 
     def __str__(self) -> str:
-        return f"write {self.path}"
+        return f"write {self.path}{self._about}"
 
     def do(self) -> str:
         # Not the process's id: two containers that share the folder may have the same.

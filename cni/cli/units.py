@@ -6,16 +6,19 @@ Units that are ours are known by their first line; files of those names without 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cni.agent.address import Address
 from cni.cli.steps import Remove, Run, Step, Write
 
 DEFAULT_DIR = "/etc/systemd/system"
 AGENT = "cni-agent"
 DHCP = "cni-dhcp"  # as Go's
+_METRICS = "--metrics"
 
 _MARK = "# Written by `cni install`; changes belong into a drop-in: systemctl edit {unit}\n"
 
@@ -102,10 +105,13 @@ _FOREIGN_CAPABILITIES = """\
 CapabilityBoundingSet=CAP_SYS_MODULE CAP_IPC_LOCK CAP_BPF CAP_SYS_RESOURCE CAP_KILL"""
 
 
-def agent(folder: Path) -> list[Write]:
-    """The agent's units, as files in ``folder``."""
+def agent(folder: Path, metrics: Address | None = None) -> list[Write]:
+    """The agent's units, as files in ``folder``; its metrics can be read at ``metrics``."""
     # Not the interpreter that a link leads to: a virtual environment is found by where its link is.
-    command = " ".join(map(_word, (sys.executable, "-I", "-m", "cni", "agent")))
+    words = [sys.executable, "-I", "-m", "cni", "agent"]
+    if metrics:
+        words += [_METRICS, str(metrics)]
+    command = " ".join(map(_word, words))
     socket = _SOCKET.format(
         description="Socket of the CNI agent",
         documentation="man:cni-agent(1)",
@@ -120,11 +126,12 @@ def agent(folder: Path) -> list[Write]:
         capabilities=f"{_OWN_CAPABILITIES}\n{_FOREIGN_CAPABILITIES}",
         memory="1G",
     )
-    return _files(folder, AGENT, socket, service)
+    return _files(folder, AGENT, socket, service, command)
 
 
 def dhcp_daemon(folder: Path, plugins: Path) -> list[Write]:
     """The units of the daemon that ``plugins``/dhcp is, named as Go's."""
+    command = f"{_word(os.path.abspath(plugins / 'dhcp'))} daemon"
     socket = _SOCKET.format(
         description="Socket of the CNI plugin dhcp's daemon",
         documentation="man:cni-install(1)",
@@ -135,16 +142,18 @@ def dhcp_daemon(folder: Path, plugins: Path) -> list[Write]:
         name=DHCP,
         description="Daemon of the CNI plugin dhcp: gets, keeps and gives back leases",
         documentation="man:cni-install(1)",
-        service=_DHCP_SERVICE.format(command=f"{_word(os.path.abspath(plugins / 'dhcp'))} daemon"),
+        service=_DHCP_SERVICE.format(command=command),
         capabilities=_OWN_CAPABILITIES,
         memory="512M",
     )
-    return _files(folder, DHCP, socket, service)
+    return _files(folder, DHCP, socket, service, command)
 
 
-def _files(folder: Path, name: str, socket: str, service: str) -> list[Write]:
-    units = ((f"{name}.socket", socket), (f"{name}.service", service))
-    return [Write(folder / unit, (_MARK.format(unit=unit) + text).encode(), 0o644) for unit, text in units]
+def _files(folder: Path, name: str, socket: str, service: str, command: str) -> list[Write]:
+    units = ((f"{name}.socket", socket, ""), (f"{name}.service", service, f", which runs {command}"))
+    return [
+        Write(folder / unit, (_MARK.format(unit=unit) + text).encode(), 0o644, about) for unit, text, about in units
+    ]
 
 
 def _word(text: str) -> str:
@@ -153,6 +162,17 @@ def _word(text: str) -> str:
         raise ValueError(f"{text!r} cannot stand in a unit")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if set(escaped) & set(" '\"\\;") else escaped
+
+
+def metrics_address(folder: Path) -> str:
+    """Where the agent's unit in ``folder`` has its metrics read; "" for nowhere."""
+    path = folder / f"{AGENT}.service"
+    if not _is_ours(path):
+        return ""
+    lines = path.read_text().splitlines()
+    words = shlex.split(next(line for line in lines if line.startswith("ExecStart=")))
+    found = words[words.index(_METRICS) + 1] if _METRICS in words else ""
+    return found.replace("%%", "%").replace("$$", "$")
 
 
 def is_running() -> bool:

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/memfd.h>
+#include <linux/sockios.h>
 #include <linux/stat.h>
 #include <linux/time_types.h>
 #include <poll.h>
@@ -159,18 +160,10 @@ static long open_file(const char *path)
     return call(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0);
 }
 
-/* `name` is the path that was given to execve: for where there is no /proc. */
-static long open_self(const char *name)
+/* Fill `trailer` from the file at `path`. 0, or an errno. */
+static long read_trailer_at(const char *path, char trailer[TRAILER_SIZE])
 {
-    long fd = open_file("/proc/self/exe");
-
-    return fd < 0 && name ? open_file(name) : fd;
-}
-
-/* Fill `trailer`. 0, or an errno. */
-static long read_trailer(char trailer[TRAILER_SIZE], const char *name)
-{
-    long fd = open_self(name);
+    long fd = open_file(path);
 
     if (fd < 0)
         return -fd;
@@ -183,6 +176,13 @@ static long read_trailer(char trailer[TRAILER_SIZE], const char *name)
     return 0;
 }
 
+/* Fill `trailer`. 0, or an errno. `name` is the path that was given to execve. It comes first, as files below /proc
+ * are made for each process anew; it may lead elsewhere, to what has been put there meanwhile. */
+static long read_trailer(char trailer[TRAILER_SIZE], const char *name)
+{
+    return name && !read_trailer_at(name, trailer) ? 0 : read_trailer_at("/proc/self/exe", trailer);
+}
+
 /* The string that follows `text`; every string ends within the trailer. */
 static char *next(char *text)
 {
@@ -192,31 +192,29 @@ static char *next(char *text)
 /* ---- the agent: what is said to it, cni/agent/protocol.py has in Python ---- */
 
 #define AGENT_SOCKET "/run/cni/agent.sock"
-#define PATIENCE 1 /* seconds that the agent has to answer a connection; who is that late is stuck */
+#define PATIENCE 1 /* seconds that the agent has to begin; who is that late is stuck */
 #define LARGEST_ENVIRONMENT (128 << 10)
 #define DECLINED 256
 
-static const char greeting[] = "cni agent 1\n\0\0\0"; /* 16 bytes */
+static const char protocol[] = "cni agent 2\n\0\0\0"; /* 16 bytes */
 
+/* The root folder, and by its mount the mount namespace: a copy of that has others. */
 struct identity {
     uint32_t major, minor;
-    uint64_t inode;
-};
-
-struct hello {
-    char magic[16];
-    struct identity mounts, root;
+    uint64_t inode, mount;
 };
 
 /* Followed by the trailer's folders and reference and by the environment. Descriptors come with it: the current
  * folder, the network namespace, and a file with what was on stdin. */
 struct request {
     char magic[16];
+    struct identity root;
     uint32_t code_length, environment_length;
 };
 
 /* Followed by what goes to stdout and to stderr. */
 struct answer {
+    char magic[16];
     uint32_t status, output_length, log_length;
 };
 
@@ -295,22 +293,21 @@ static int identify(const char *path, struct identity *identity)
 {
     static struct statx status;
 
-    if (call(SYS_statx, AT_FDCWD, (long)path, 0, STATX_INO, (long)&status))
+    if (call(SYS_statx, AT_FDCWD, (long)path, 0, STATX_INO | STATX_MNT_ID, (long)&status) ||
+        !(status.stx_mask & STATX_MNT_ID)) /* before Linux 5.8 */
         return -1;
+    identity->mount = status.stx_mnt_id;
     identity->major = status.stx_dev_major;
     identity->minor = status.stx_dev_minor;
     identity->inode = status.stx_ino;
     return 0;
 }
 
-/* A connection to an agent that sees the same files. Negative without one. */
+/* A connection to an agent of this user's or root's. Negative without one. */
 static long connect_to_agent(const char *path)
 {
     static struct sockaddr_un address = {.sun_family = AF_UNIX};
-    static struct hello hello, own;
     static struct ucred server;
-    struct __kernel_timespec patience = {PATIENCE, 0};
-    struct pollfd news;
     socklen_t length = sizeof server;
     long fd;
 
@@ -321,23 +318,15 @@ static long connect_to_agent(const char *path)
     fd = call(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, 0, 0);
     if (fd < 0)
         return fd;
-    /* One that has no room for another connection is too busy. Below 3 are what the caller left closed. */
+    /* An agent without room for the connection or for the request is too busy to be waited for. Below 3 are what the
+     * caller left closed. */
     if (fd < 3 || call(SYS_connect, fd, (long)&address, sizeof address, 0, 0) ||
         call(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, (long)&server, (long)&length) ||
-        (server.uid && server.uid != (uid_t)call(SYS_geteuid, 0, 0, 0, 0, 0)))
-        goto refused;
-    news = (struct pollfd){.fd = (int)fd, .events = POLLIN};
-    if (call(SYS_ppoll, (long)&news, 1, (long)&patience, 0, 0) != 1 ||
-        call(SYS_fcntl, fd, F_SETFL, 0, 0, 0) || read_all(fd, &hello, sizeof hello) != sizeof hello)
-        goto refused;
-    for (size_t i = 0; i < sizeof hello.magic; i++)
-        own.magic[i] = greeting[i];
-    if (identify("/proc/self/ns/mnt", &own.mounts) || identify("/", &own.root) || !is_same(&hello, &own, sizeof own))
-        goto refused;
+        (server.uid && server.uid != (uid_t)call(SYS_geteuid, 0, 0, 0, 0, 0))) {
+        call(SYS_close, fd, 0, 0, 0, 0);
+        return -1;
+    }
     return fd;
-refused:
-    call(SYS_close, fd, 0, 0, 0, 0);
-    return -1;
 }
 
 static long send_request(long fd, long input, const char *code, size_t code_length, char **environment, size_t length)
@@ -355,14 +344,16 @@ static long send_request(long fd, long input, const char *code, size_t code_leng
     long sent;
 
     for (size_t i = 0; i < sizeof request.magic; i++)
-        request.magic[i] = greeting[i];
+        request.magic[i] = protocol[i];
+    if (identify("/", &request.root))
+        return -1;
     request.code_length = (uint32_t)code_length;
     request.environment_length = (uint32_t)length;
     control.header.cmsg_level = SOL_SOCKET;
     control.header.cmsg_type = SCM_RIGHTS;
     control.header.cmsg_len = CMSG_LEN(3 * sizeof(int));
     descriptors[0] = (int)call(SYS_openat, AT_FDCWD, (long)".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0);
-    descriptors[1] = (int)open_file("/proc/self/ns/net");
+    descriptors[1] = (int)call(SYS_ioctl, fd, SIOCGSKNS, 0, 0, 0); /* that of any socket made here */
     descriptors[2] = (int)input;
     if (descriptors[0] < 0 || descriptors[1] < 0)
         return -1;
@@ -404,13 +395,33 @@ static int is_own_affair(const char *path)
     return 0;
 }
 
+/* Whether the call is this process's to do: the agent never has begun with it, nor ever will (protocol.py). */
+static int claim(long input)
+{
+    return !call(SYS_fcntl, input, F_ADD_SEALS, F_SEAL_SEAL, 0, 0);
+}
+
+/* Read the head of the answer, or claim the call. 0, or a negative number without an answer. */
+static long await_answer(long fd, long input, struct answer *answer)
+{
+    struct __kernel_timespec patience = {PATIENCE, 0};
+    struct pollfd news = {.fd = (int)fd, .events = POLLIN};
+
+    if (call(SYS_ppoll, (long)&news, 1, (long)&patience, 0, 0) != 1 && claim(input))
+        return -ETIME;
+    call(SYS_fcntl, fd, F_SETFL, 0, 0, 0); /* it is at work: however long that takes */
+    if (read_all(fd, answer, sizeof *answer) == sizeof *answer && is_same(answer->magic, protocol, sizeof protocol))
+        return 0;
+    return claim(input) ? -ETIME : -ECONNRESET;
+}
+
 /* Have the agent serve this call. The exit code, or -1 if it does not. */
 static int ask_agent(char *folders, char **environment)
 {
     const char *path = variable(environment, "CNI_AGENT_SOCKET"), *verb = variable(environment, "CNI_COMMAND");
     static struct answer answer;
     size_t length, code_length;
-    long fd, input;
+    long fd, input, status = -1;
 
     if (!path)
         path = AGENT_SOCKET;
@@ -422,19 +433,19 @@ static int ask_agent(char *folders, char **environment)
     fd = connect_to_agent(path);
     if (fd < 0)
         return -1;
-    input = call(SYS_memfd_create, (long)"stdin", MFD_CLOEXEC, 0, 0, 0);
+    input = call(SYS_memfd_create, (long)"stdin", MFD_CLOEXEC | MFD_ALLOW_SEALING, 0, 0, 0);
     /* VERSION has no input. */
     if (input < 0 || (!is_same(verb, "VERSION", sizeof "VERSION") && copy(0, input, -1)))
         return -1;
     code_length = (size_t)(next(next(folders)) - folders);
-    if (!send_request(fd, input, folders, code_length, environment, length)) {
-        if (read_all(fd, &answer, sizeof answer) != sizeof answer)
-            return fail("get an answer from the agent at", path, ECONNRESET, "delete the attachment and try again");
-        if (answer.status != DECLINED) {
-            copy(fd, 1, answer.output_length);
-            copy(fd, 2, answer.log_length);
-            return (int)answer.status;
-        }
+    if (!send_request(fd, input, folders, code_length, environment, length))
+        status = await_answer(fd, input, &answer);
+    if (status == -ECONNRESET)
+        return fail("get an answer from the agent at", path, ECONNRESET, "delete the attachment and try again");
+    if (!status && answer.status != DECLINED) {
+        copy(fd, 1, answer.output_length);
+        copy(fd, 2, answer.log_length);
+        return (int)answer.status;
     }
     call(SYS_close, fd, 0, 0, 0, 0);
     call(SYS_lseek, input, 0, 0 /* SEEK_SET */, 0, 0);

@@ -62,8 +62,9 @@ class Site:
                 agent.kill()
 
     def answers(self) -> bool:
-        with contextlib.suppress(OSError), self.connect() as connection:
-            return bool(connection.recv(100))
+        with contextlib.suppress(OSError, protocol.Refused), self.connect() as connection:
+            protocol.ask(connection, [launcher.PACKAGES], "cni_plugins.main.bridge:plugin", {}, b"")
+            return True
         return False
 
     def connect(self) -> socket.socket:
@@ -291,14 +292,51 @@ def test_another_installation(site: Site) -> None:
     assert "10.1.0.2" in done.stdout
 
 
+def stop(agent: subprocess.Popen[bytes]) -> None:
+    """It takes connections and requests, as its kernel does that, but does not look at them."""
+    os.kill(agent.pid, signal.SIGSTOP)
+    threads = [task / "stat" for task in Path(f"/proc/{agent.pid}/task").iterdir()]
+    until(lambda: all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in threads))
+
+
 def test_an_agent_that_is_stuck(site: Site) -> None:
+    """The launcher does the work after a second, and the agent does not do it again once it goes on."""
+    container = site.node.container()
     with site.agent() as agent:
-        os.kill(agent.pid, signal.SIGSTOP)
-        threads = [task / "stat" for task in Path(f"/proc/{agent.pid}/task").iterdir()]
-        until(lambda: all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in threads))
+        stop(agent)
         began = time.monotonic()
-        assert site.run("VERSION", folder=site.cold).returncode == 0
+        assert site.run("ADD", container, site.cold).returncode == 0
         assert time.monotonic() - began < 5
+        os.kill(agent.pid, signal.SIGCONT)
+        assert site.run("VERSION").returncode == 0  # it is through with what came before
+        assert site.run("DEL", container).returncode == 0
+        assert not list(site.state.glob("net/10.*"))
+        assert links(container) == {"lo"}
+
+
+def test_a_caller_that_is_killed_before_it_is_served(site: Site) -> None:
+    """The runtime's DEL may have been done elsewhere meanwhile, so nothing may be made any more."""
+    container = site.node.container()
+    with site.agent() as agent:
+        stop(agent)
+        asking = site.start("ADD", container, site.config())
+        queue = ["ss", "--unix", "--no-header", "--listening", "--numeric", "src", str(site.socket)]
+        until(lambda: " 1 " in site.node.run(queue).stdout)
+        time.sleep(0.2)  # for the request
+        asking.kill()
+        asking.communicate()
+        os.kill(agent.pid, signal.SIGCONT)
+        assert site.run("VERSION").returncode == 0
+        assert links(container) == {"lo"}
+        assert not site.state.exists()
+
+
+def test_an_agent_that_stops_before_it_has_begun(site: Site) -> None:
+    """It hangs up, and the call is its launcher's."""
+    with site.agent() as agent, site.connect() as early:
+        agent.terminate()
+        assert agent.wait(10) == 0
+        assert early.recv(100) == b""
 
 
 @pytest.mark.parametrize("size", [100_000, 17_000_000])
@@ -337,10 +375,8 @@ def test_other_users(site: Site) -> None:
 def test_stuck_clients_block_nobody(site: Site) -> None:
     with site.agent(), contextlib.ExitStack() as stack:
         stuck = [stack.enter_context(site.connect()) for _ in range(40)]
-        for number, connection in enumerate(stuck):
-            assert connection.recv(100) == protocol.hello()
-            if number % 2:
-                connection.send(b"cni agent 1\n")
+        for connection in stuck[::2]:
+            connection.send(b"cni agent 2\n")
         began = time.monotonic()
         assert site.run("VERSION").returncode == 0
         assert time.monotonic() - began < 1
@@ -352,9 +388,9 @@ def test_stuck_clients_block_nobody(site: Site) -> None:
     "data",
     [
         b"GET / HTTP/1.1\r\n\r\n12345678",
-        protocol._REQUEST.pack(protocol._MAGIC, 10, 1 << 30),
-        protocol._REQUEST.pack(protocol._MAGIC, 1 << 30, 10),
-        protocol._REQUEST.pack(protocol._MAGIC, 4, 0) + b"abcd",
+        protocol._REQUEST.pack(protocol._MAGIC, protocol.files(), 10, 1 << 30),
+        protocol._REQUEST.pack(protocol._MAGIC, protocol.files(), 1 << 30, 10),
+        protocol._REQUEST.pack(protocol._MAGIC, protocol.files(), 4, 0) + b"abcd",
     ],
 )
 @pytest.mark.parametrize("descriptors", [0, 3, 5])
@@ -363,7 +399,6 @@ def test_what_is_no_request(site: Site, data: bytes, descriptors: int) -> None:
         files = Path(f"/proc/{agent.pid}/fd")
         before = len(list(files.iterdir()))
         with site.connect() as connection, open("/dev/null") as null:
-            connection.recv(100)
             socket.send_fds(connection, [data], [null.fileno()] * descriptors)
             assert connection.recv(100) == b""
         assert site.run("VERSION").returncode == 0

@@ -183,15 +183,3 @@ def test_a_call_that_runs_is_finished(
     (answer,) = answers
     assert (answer.returncode, answer.stderr) == (0, "")
     assert json.loads(answer.stdout)["ips"][0]["address"] == "10.1.0.9/16"
-
-
-def test_who_has_been_welcomed_is_served(node: Node, service: Service, tmp_path: Path) -> None:
-    """Its launcher has had the hello and is about to send the request, which nobody else could serve any more."""
-    service.restart(Release(tmp_path / "release"))
-    with socket.socket(socket.AF_UNIX) as launcher_s:
-        launcher_s.connect(str(tmp_path / "run" / "agent.sock"))
-        assert launcher_s.recv(100)
-        agent = service.terminate()
-        with pytest.raises(subprocess.TimeoutExpired):
-            agent.wait(0.3)
-    assert agent.wait(10) == 0

@@ -30,9 +30,11 @@ print(json.dumps({name: [type(sys.modules[name].__spec__.loader).__name__, sys.m
 
 # Commands and services are no part of a plugin; _nftables needs a folder that a launcher names.
 APART = (
+    "cni/agent/",
     "cni/bench/",
     "cni/cli/",
     "cni/explain/",
+    "cni/pools.py",
     "cni/runtime/",
     "cni/validate/",
     "cni/__main__",

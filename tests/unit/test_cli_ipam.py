@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cni.cli import pools
+from cni import pools
 from cni.cli.main import main
 from cni_plugins.ipam.host_local import holders
 

@@ -27,6 +27,7 @@ APART = (
     "cni.bench",
     "cni.cli",
     "cni.explain",
+    "cni.pools",
     "cni.reaper",
     "cni.runtime",
     "cni.validate",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from cni import gojson, invoke, launcher, process
 from cni.agent import protocol
 from cni.cli.agent import DEFAULT_SOCKET
+from cni.cli.doctor import metrics
 from cni.cli.doctor.finding import Finding, Patient
 from cni.cli.node import ERROR, NOTE, OK, WARNING
 from cni.errors import CNIError
@@ -22,7 +23,12 @@ _SLOWER = "until then the plugins do their work themselves, each call 10 to 20 m
 
 
 def check(patient: Patient) -> Iterator[Finding]:
-    """As a launcher sees it."""
+    """The agent as a launcher sees it, and its metrics as Prometheus does."""
+    yield from _check_socket(patient)
+    yield from metrics.check()
+
+
+def _check_socket(patient: Patient) -> Iterator[Finding]:
     path = os.environ.get("CNI_AGENT_SOCKET", DEFAULT_SOCKET)
     if not path:
         yield Finding(NOTE, "the agent is turned off by CNI_AGENT_SOCKET=''", "each call of a plugin starts Python")
@@ -60,25 +66,7 @@ def _converse(connection: socket.socket, path: str, patient: Patient) -> Iterato
         return
     whom = f"the agent (process {protocol.peer_pid(connection)})"
     restart = f"kill {protocol.peer_pid(connection)}; then start it again, or: systemctl restart cni-agent.service"
-    try:
-        hello = connection.recv(len(protocol.hello()))
-    except TimeoutError:
-        meaning = "each call of a plugin waits a second for it before it does its work itself"
-        yield Finding(ERROR, f"{whom} is stuck: it has not answered for {_PATIENCE:g} s", meaning, restart)
-        return
-    except OSError as error:
-        yield Finding(ERROR, f"{whom} hangs up: {error.strerror}", _SLOWER, restart)
-        return
-    if not hello:
-        meaning = f"it is stopping, or not of this user; {_SLOWER}"
-        yield Finding(WARNING, f"{whom} takes no request", meaning, restart)
-    elif not protocol.is_same_version(hello):
-        yield Finding(WARNING, f"{whom} speaks another version of the protocol", _SLOWER, restart)
-    elif hello != protocol.hello():
-        meaning = f"it is in another mount namespace or root folder, and serves only what runs there; {_SLOWER}"
-        yield Finding(WARNING, f"{whom} sees other files than this process", meaning, "start it where the runtime runs")
-    else:
-        yield from _ask(connection, whom, restart, patient)
+    yield from _ask(connection, whom, restart, patient)
 
 
 def _ask(connection: socket.socket, whom: str, restart: str, patient: Patient) -> Iterator[Finding]:
@@ -86,13 +74,18 @@ def _ask(connection: socket.socket, whom: str, restart: str, patient: Patient) -
     folders, reference = _served(patient)
     stdin = gojson.dumps({"cniVersion": CURRENT}).encode()
     try:
-        done, stdout = protocol.ask(connection, folders, reference, {"CNI_COMMAND": "VERSION"}, stdin)
+        done, stdout, said = protocol.ask(connection, folders, reference, {"CNI_COMMAND": "VERSION"}, stdin)
+    except TimeoutError:
+        meaning = "each call of a plugin waits a second for it before it does its work itself"
+        yield Finding(ERROR, f"{whom} is stuck: it has not answered for {_PATIENCE:g} s", meaning, restart)
+        return
     except (OSError, protocol.Refused) as error:
-        yield Finding(ERROR, f"{whom} is stuck: it has greeted, but not answered: {error}", _SLOWER, restart)
+        meaning = f"it is stopping, of another version, or not of this user; {_SLOWER}"
+        yield Finding(WARNING, f"{whom} takes no request: {error}", meaning, restart)
         return
     if done == protocol.DECLINED:
-        text = f"{whom} does not serve the executables of {folders[0]}"
-        meaning = f"it is of another installation, or was not restarted since an upgrade; {_SLOWER}"
+        text = f"{whom} does not serve the executables of {folders[0]}: {said.decode(errors='replace')}"
+        meaning = f"start it where the runtime runs, and anew after an upgrade; {_SLOWER}"
         yield Finding(WARNING, text, meaning, restart)
     elif done or b"supportedVersions" not in stdout:
         yield Finding(ERROR, f"{whom} failed at VERSION: {stdout.decode(errors='replace').strip()}", _SLOWER, restart)

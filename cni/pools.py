@@ -1,4 +1,4 @@
-"""host-local's networks on this node and what is reserved in them, for the commands that look at it.
+"""host-local's networks on this node and what is reserved in them, for the commands and the agent, which look at it.
 
 Nothing is locked, and nothing made: a network that has never been used has no folder yet.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cni import gojson
+from cni._core import parse_ip
 from cni.config import Config
 from cni.errors import CNIError, quote
 from cni.ip import IP
@@ -22,7 +23,7 @@ from cni.runtime.conf import (
     inject,
 )
 from cni_plugins.ipam.host_local import Conf, IPAMConf, range_sets
-from cni_plugins.ipam.host_local.ranges import RangeSet
+from cni_plugins.ipam.host_local.ranges import Range, RangeSet
 from cni_plugins.ipam.host_local.store import holder, is_address, is_torn
 
 DEFAULT_CONF_DIR = "/etc/cni/net.d"
@@ -42,6 +43,39 @@ class Reservation:
         self.container_id, self.ifname = ("", "") if self.is_torn else holder(owner)
 
 
+class RangeUsage:
+    """Of a range set's `size` addresses, `held` are reserved and `free` can be given out.
+
+    `reserved` has the gateways too that somebody reserved by hand: nothing that could be given out is taken by that.
+    """
+
+    __slots__ = ("free", "held", "ranges", "reserved", "size")
+
+    def __init__(self, ranges: RangeSet, held: set[bytes]) -> None:
+        within = [(one, _within(one, held)) for one in ranges.ranges]
+        self.ranges = str(ranges)
+        self.size = ranges.size
+        self.reserved = sum(len(found) for _, found in within)
+        self.held = sum(len(found - {one.gateway.packed}) for one, found in within)
+        self.free = self.size - self.held
+
+
+def _within(one: Range, held: set[bytes]) -> set[bytes]:
+    low, high = one.start.packed, one.end.packed
+    return {packed for packed in held if low <= packed <= high and len(packed) == len(low)}
+
+
+class Usage:
+    """How much of a pool is reserved: `held` addresses, `elsewhere` of them in none of its ranges."""
+
+    __slots__ = ("elsewhere", "held", "sets")
+
+    def __init__(self, sets: Iterable[RangeSet], held: set[bytes]) -> None:
+        self.sets = [RangeUsage(ranges, held) for ranges in sets]
+        self.held = len(held)
+        self.elsewhere = self.held - sum(each.reserved for each in self.sets)
+
+
 class Pool:
     """A network's folder, and its range sets where a configuration tells them."""
 
@@ -57,14 +91,21 @@ class Pool:
     def folder(self) -> Path:
         return self.data_dir / self.network
 
+    def usage(self) -> Usage:
+        """Counted by the files' names: one that is no reservation takes its address as well. Raises OSError."""
+        # Bytes, not IPs, and no file is opened: a /16 may be full, and metrics are asked for every few seconds.
+        return Usage(self.sets, {parse_ip(name) for name in self._names()})
+
     def reservations(self) -> list[Reservation]:
         """All of them, by address. Raises OSError."""
+        found = (self._read(name) for name in sorted(self._names(), key=IP.parse))
+        return [reservation for reservation in found if reservation]
+
+    def _names(self) -> list[str]:
         try:
-            names = [name for name in os.listdir(self.folder) if is_address(name)]
+            return [name for name in os.listdir(self.folder) if is_address(name)]
         except FileNotFoundError:
             return []
-        found = (self._read(name) for name in sorted(names, key=IP.parse))
-        return [reservation for reservation in found if reservation]
 
     def _read(self, name: str) -> Reservation | None:
         """None where it has just been released, or is no file."""
