@@ -50,12 +50,18 @@ else:
     V = A = None
 
     class _Typed:
-        """At run time nothing is needed: parse() puts the values where attributes are looked up first."""
+        """At run time a configuration has what is given, and constants, where attributes are looked up first."""
 
         __slots__ = ()
 
         def __class_getitem__(cls, types):
             return cls
+
+        def __get__(self, conf, owner):
+            if conf is None:
+                return self
+            value = vars(conf)[self.name] = self.default
+            return value
 
 
 class Field(_Typed[V, A]):
@@ -115,30 +121,36 @@ class Field(_Typed[V, A]):
         self.folded = gojson.fold(self.key)
 
     @property
+    def is_constant(self) -> bool:
+        """Whether configurations may share the default."""
+        return isinstance(self._default, _Constantly)
+
+    @property
     def default(self) -> A:
         """What the attribute is where the key is absent; lists and objects are made anew."""
         return self._default()
 
-    def value(self, values: dict[str, Any], path: str) -> V | A:
-        """The attribute from an object's values by folded keys; ConfigError for a wrong one."""
-        value = values.get(self.folded)
-        if value is None or (self.blank and value == ""):
-            return self._default()
-        return self.read(value, f"{path}.{self.key}" if path else self.key)
 
+class _Constantly:
+    """A default that is the same for all, as nobody can change it."""
 
-def _constantly(value: A) -> Callable[[], A]:
-    return lambda: value
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self) -> Any:
+        return self.value
 
 
 def Text(default: MaybeStr = "", meaning: str = "", *, key: str = "") -> Field[str, MaybeStr]:
     """A string."""
-    return Field(gojson.text, "string", _constantly(default), meaning, key=key)
+    return Field(gojson.text, "string", _Constantly(default), meaning, key=key)
 
 
 def Flag(meaning: str = "", default: MaybeBool = False, *, key: str = "") -> Field[bool, MaybeBool]:
     """A boolean; with None as default it tells false from absent."""
-    return Field(gojson.flag, "boolean", _constantly(default), meaning, key=key)
+    return Field(gojson.flag, "boolean", _Constantly(default), meaning, key=key)
 
 
 def Integer(
@@ -159,7 +171,7 @@ def Integer(
         return number
 
     bounds = (minimum, maximum)
-    return Field(read, "integer", _constantly(default), meaning, key=key, constraint=constraint, bounds=bounds)
+    return Field(read, "integer", _Constantly(default), meaning, key=key, constraint=constraint, bounds=bounds)
 
 
 def _bounds(minimum: int | None, maximum: int | None) -> str:
@@ -183,7 +195,7 @@ def LinkName(default: MaybeStr, meaning: str = "", *, key: str = "") -> Field[st
             raise gojson.mistyped(value, path, constraint) from None
         return str(value)
 
-    return Field(read, "string", _constantly(default), meaning, key=key, constraint=constraint)
+    return Field(read, "string", _Constantly(default), meaning, key=key, constraint=constraint)
 
 
 def Choice(default: MaybeStr, choices: Sequence[str], meaning: str = "", *, key: str = "") -> Field[str, MaybeStr]:
@@ -196,23 +208,23 @@ def Choice(default: MaybeStr, choices: Sequence[str], meaning: str = "", *, key:
         return str(value)
 
     return Field(
-        read, "string", _constantly(default), meaning, key=key, constraint=constraint, blank=True, choices=choices
+        read, "string", _Constantly(default), meaning, key=key, constraint=constraint, blank=True, choices=choices
     )
 
 
 def Address(default: None = None, meaning: str = "", *, key: str = "") -> Field[IP, IP | None]:
     """An IP address; "" is none."""
-    return Field(address, "IP address", _constantly(default), meaning, key=key, blank=True)
+    return Field(address, "IP address", _Constantly(default), meaning, key=key, blank=True)
 
 
 def Network(default: None = None, meaning: str = "", *, key: str = "") -> Field[CIDR, CIDR | None]:
     """A CIDR, whose host part is kept."""
-    return Field(network, "CIDR", _constantly(default), meaning, key=key)
+    return Field(network, "CIDR", _Constantly(default), meaning, key=key)
 
 
 def RouteTo(meaning: str = "", *, key: str = "") -> Field[Route, Route | None]:
     """A route as results have it: dst, gw, mtu, advmss, priority, table, scope."""
-    return Field(Route.decode, "route", _constantly(None), meaning, key=key)
+    return Field(Route.decode, "route", _Constantly(None), meaning, key=key)
 
 
 def Resolver(meaning: str = "", *, key: str = "") -> Field[DNS, DNS]:
@@ -244,7 +256,7 @@ def MapOf(item: Field[V, A], meaning: str = "", *, key: str = "") -> Field[dict[
 
 def Table(conf: type[S], meaning: str = "", *, key: str = "") -> Field[S, S | None]:
     """An object with a table of its own; None where there is none."""
-    return Field(conf.parse, "object", _constantly(None), meaning, key=key, table=conf)
+    return Field(conf.parse, "object", _Constantly(None), meaning, key=key, table=conf)
 
 
 def Section(conf: type[S], meaning: str = "", *, key: str = "") -> Field[S, S]:
@@ -257,11 +269,15 @@ class Settings:
 
     raw: dict[str, Any]
     _fields: tuple[Field[Any, Any], ...] = ()
+    _by_key: dict[str, Field[Any, Any]]
+    _constants: dict[str, Any]
 
     def __init_subclass__(cls) -> None:
         fields = {field.name: field for field in cls._fields}
         fields |= {field.name: field for field in vars(cls).values() if isinstance(field, Field)}
         cls._fields = tuple(fields.values())
+        cls._by_key = {field.folded: field for field in cls._fields}
+        cls._constants = {name: field.default for name, field in fields.items() if field.is_constant}
 
     @classmethod
     def fields(cls) -> tuple[Field[Any, Any], ...]:
@@ -276,9 +292,12 @@ class Settings:
         """
         conf = cls.__new__(cls)
         conf.raw = gojson.table(obj, path or "configuration")
-        values = gojson.folded(obj)
-        # The instance's own attributes, which Python looks up before a class attribute without __set__.
-        vars(conf).update({field.name: field.value(values, path) for field in cls._fields})
+        attributes = vars(conf)
+        attributes.update(cls._constants)
+        for key, value in gojson.folded(obj).items():
+            field = cls._by_key.get(key)
+            if field and value is not None and not (field.blank and value == ""):
+                attributes[field.name] = field.read(value, f"{path}.{field.key}" if path else field.key)
         return conf
 
     def has(self, key: str) -> bool:

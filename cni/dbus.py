@@ -3,7 +3,7 @@
     with Bus("unix:path=/run/dbus/system_bus_socket") as bus:
         (answer,) = bus.call("org.example", "/org/example", "org.example.Interface", "Method", "argument")
 
-The libraries that exist cost more to import than a whole plugin (docs/decisions). The protocol is that of the D-Bus
+The libraries that exist cost more to import than a whole plugin (decision 6). The protocol is that of the D-Bus
 specification, version 1; addresses of the kinds unix:path= and unix:abstract= are understood.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import _socket
 import posix
 
-from cni._core import fsdecode, fsencode
+from cni._core import fsdecode, fsencode, observed
 from cni.errors import CNIError
 
 TYPE_CHECKING = False
@@ -73,6 +73,12 @@ class Bus:
 
         Raises DBusError.
         """
+        with observed("dbus", f"call {interface}.{member}"):
+            return self._call(destination, path, interface, member, arguments)
+
+    def _call(
+        self, destination: str, path: str, interface: str, member: str, arguments: tuple[str, ...]
+    ) -> list[Value]:
         self._serial += 1
         fields = [
             (_PATH, "o", path),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posix
 
+from cni._core import observed
 from cni.process import write_all
 
 _CHUNK = 4096  # bytes: most files whole
@@ -30,6 +31,11 @@ def write(path: str, data: bytes, mode: int = 0o600, *, sync: bool = False) -> N
     With `sync` it outlasts a power failure once this returns, at the price of waiting for the disk. While it is on its
     way, its name is random behind a dot. Raises OSError, after which the file is as it was.
     """
+    with observed("file", f"write {path}"):
+        _replace(path, data, mode, sync)
+
+
+def _replace(path: str, data: bytes, mode: int, sync: bool) -> None:
     folder = path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
     temporary = f"{folder}/.{posix.urandom(8).hex()}"
     fd = _create(temporary, folder, mode)

@@ -134,7 +134,16 @@ def _encode(obj: Any, newline: str, indent: str, sort_keys: bool) -> str:
     if isinstance(obj, dict):
         colon = ": " if newline else ":"
         keys = sorted(obj) if sort_keys else obj
-        items = [encode_basestring(key) + colon + _encode(obj[key], inner, indent, sort_keys) for key in keys]
+        items = [
+            encode_basestring(key)
+            + colon
+            + (
+                encode_basestring(value)
+                if isinstance(value := obj[key], str)
+                else _encode(value, inner, indent, sort_keys)
+            )
+            for key in keys
+        ]
         return f"{{{inner}{f',{inner}'.join(items)}{newline}}}" if items else "{}"
     if isinstance(obj, (list, tuple)):
         items = [_encode(item, inner, indent, sort_keys) for item in obj]
@@ -159,18 +168,27 @@ def folded(obj: dict[str, Any]) -> dict[str, Any]:
     Go matches keys whatever their case, and of several spellings of one the last in the document counts
     (the preference for the exact one is documented, but not what happens).
     """
-    return {fold(key): value for key, value in obj.items()}
+    return {_folds.get(key) or fold(key): value for key, value in obj.items()}
 
 
 def fold(key: str) -> str:
     """What two keys have in common when Go holds them for the same: simple case folding."""
     text = key.casefold()
-    return text if len(text) == len(key) else key  # full folding would make two letters of one
+    if len(text) != len(key):
+        text = key  # full folding would make two letters of one
+    if len(_folds) < _REMEMBERED:
+        _folds[key] = text
+    return text
+
+
+# The same few keys come again and again.
+_folds: dict[str, str] = {}
+_REMEMBERED = 1000
 
 
 def get(obj: dict[str, Any], key: str, default: Any = None) -> Any:
     """The value of `key` in a decoded object by Go's rules; `default` where it is absent."""
-    return folded(obj).get(fold(key), default)
+    return folded(obj).get(_folds.get(key) or fold(key), default)
 
 
 def mistyped(value: Any, path: str, expected: str) -> ConfigError:
@@ -229,7 +247,7 @@ class Fields:
 
     def get(self, key: str, read: Callable[[Any, str], T], default: D) -> T | D:
         """The field typed by `read`; `default` where it is absent or null."""
-        value = self._values.get(fold(key))
+        value = self._values.get(_folds.get(key) or fold(key))
         return default if value is None else read(value, f"{self._path}.{key}" if self._path else key)
 
     def need(self, key: str, read: Callable[[Any, str], T]) -> T:

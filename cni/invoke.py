@@ -9,6 +9,7 @@ import sys
 import time
 
 from cni import gojson, launcher, process, version
+from cni._core import observed
 from cni.errors import UNKNOWN, CNIError, bracketed, quote
 from cni.result import Result
 from cni.undo import Undo
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _BUSY_ATTEMPTS = 6
 _BUSY_PAUSE = 1.0  # seconds
 
-_HEX_DIGITS = "0123456789abcdef"
 _PATH_SEPARATOR = ":"  # of CNI_PATH, as the operating system has it
 
 
@@ -87,18 +87,13 @@ def trace_variables(context: Mapping[str, str]) -> dict[str, str]:
     Its keys are traceparent, tracestate and baggage. Without a valid traceparent there is no span to belong to, and
     nothing is sent.
     """
-    if not _is_traceparent(context.get("traceparent", "")):
+    if not context.get("traceparent"):
+        return {}
+    from cni.trace import Context
+
+    if Context.parse(context["traceparent"]) is None:
         return {}
     return {key.upper(): context[key] for key in ("traceparent", "tracestate", "baggage") if context.get(key)}
-
-
-def _is_traceparent(text: str) -> bool:
-    """Version 00 of the W3C form: 00-<trace, 32 hex>-<span, 16 hex>-<flags, 2 hex>; ids of zeros mean none."""
-    head, *fields = text.split("-")
-    if head != "00" or [len(field) for field in fields] != [32, 16, 2]:
-        return False
-    trace, span, flags = fields
-    return not (trace + span + flags).strip(_HEX_DIGITS) and bool(trace.strip("0")) and bool(span.strip("0"))
 
 
 def execute(
@@ -132,14 +127,15 @@ def execute(
 def _start(
     path: str, config: bytes, environ: Mapping[str, str], timeout: float | None, netns: NetNS | None
 ) -> process.Completed:
+    what = f"{path.rpartition('/')[2]} {environ.get('CNI_COMMAND', '')}"
     for _ in range(_BUSY_ATTEMPTS - 1):
         try:
-            return process.run([path], config, environ, timeout, netns)
+            return process.run([path], config, environ, timeout, netns, what)
         except OSError as error:
             if error.errno != errno.ETXTBSY:
                 raise
         time.sleep(_BUSY_PAUSE)
-    return process.run([path], config, environ, timeout, netns)
+    return process.run([path], config, environ, timeout, netns, what)
 
 
 def _failure(outcome: str, stdout: bytes, stderr: bytes) -> CNIError:
@@ -197,9 +193,24 @@ def run(
 
 def _own(path: str) -> Plugin | None:
     """The plugin that the executable stands for, where it would run the very code that runs here."""
+    try:
+        status = posix.stat(path)
+    except OSError:
+        return None
+    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    before, plugin = _looked_at.get(path, (None, None))
+    if before == identity:
+        return plugin
     trailer = launcher.read(path)
-    plugin: Plugin | None = launcher.load(trailer.reference) if trailer and trailer.is_ours else None
+    plugin = launcher.load(trailer.reference) if trailer and trailer.is_ours else None
+    if len(_looked_at) < _REMEMBERED:
+        _looked_at[path] = identity, plugin
     return plugin
+
+
+# Executables, and what they stand for.
+_looked_at: dict[str, tuple[tuple[int, ...] | None, Plugin | None]] = {}
+_REMEMBERED = 100
 
 
 def known(plugin_type: str) -> Plugin | None:
@@ -274,7 +285,8 @@ def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | N
     plugin = _own(path)
     if plugin:
         logged: list[str] = []
-        made = plugin.delegated(environ, stdin, logged.append, request.foreign_host)
+        with observed("plugin", f"{plugin_type} {verb}"):
+            made = plugin.delegated(environ, stdin, logged.append, request.foreign_host)
         if logged:  # as of a process: who fails says so in the error
             request.stderr("".join(logged))
         return made

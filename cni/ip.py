@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from cni._core import format_ip, parse_ip
 
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+
 
 class IP:
     """An IPv4 or IPv6 address. A v4-mapped IPv6 address is the IPv4 address, as in Go.
 
-    Addresses are ordered, IPv4 before IPv6; `ip + n` is the address n further on (n may be negative).
+    `version` is 4 or 6, `bits` is 32 or 128. Addresses are ordered, IPv4 before IPv6; `ip + n` is the address n further
+    on (n may be negative).
     """
 
-    __slots__ = ("packed",)
+    __slots__ = ("bits", "packed", "version")
 
     def __init__(self, packed: bytes) -> None:
-        if len(packed) == 16 and packed[:12] == b"\0" * 10 + b"\xff\xff":
+        if len(packed) == 16 and packed.startswith(_MAPPED):
             packed = packed[12:]
         if len(packed) not in (4, 16):
             raise ValueError(f"an IP address has 4 or 16 bytes, not {len(packed)}")
         self.packed = packed
+        self.bits = len(packed) * 8
+        self.version = 4 if len(packed) == 4 else 6
 
     @classmethod
     def parse(cls, text: str) -> IP:
@@ -39,14 +44,6 @@ class IP:
             return cls(value.to_bytes(4 if version == 4 else 16, "big"))
         except OverflowError:
             raise ValueError(f"no IPv{version} address has the number {value}") from None
-
-    @property
-    def version(self) -> int:
-        return 4 if len(self.packed) == 4 else 6
-
-    @property
-    def bits(self) -> int:
-        return len(self.packed) * 8
 
     @property
     def is_unspecified(self) -> bool:
@@ -100,13 +97,14 @@ class IP:
 class CIDR:
     """An address with the length of its network's prefix. The host's part is kept: 10.1.2.3/24 stays so."""
 
-    __slots__ = ("ip", "prefix")
+    __slots__ = ("ip", "prefix", "version")
 
     def __init__(self, ip: IP, prefix: int) -> None:
         if not 0 <= prefix <= ip.bits:
             raise ValueError(f"invalid CIDR address: {ip}/{prefix}")
         self.ip = ip
         self.prefix = prefix
+        self.version = ip.version
 
     @classmethod
     def parse(cls, text: str) -> CIDR:
@@ -125,10 +123,6 @@ class CIDR:
     def host(cls, ip: IP) -> CIDR:
         """The network of this one address: /32 or /128."""
         return cls(ip, ip.bits)
-
-    @property
-    def version(self) -> int:
-        return self.ip.version
 
     @property
     def network(self) -> CIDR:

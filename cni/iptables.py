@@ -123,7 +123,8 @@ class Iptables:
         """What the program prints; with `absent_is_fine`, nothing where it ends with status 1: no such chain."""
         attempt = f"running {bracketed(argv)}"
         try:
-            completed = process.run(argv, stdin=stdin.encode(), netns=self.netns)
+            what = f"{' '.join(argv)}\n{stdin}"
+            completed = process.run(argv, stdin=stdin.encode(), netns=self.netns, what=what)
         except OSError as error:
             raise IptablesError(f"{attempt}: {error.strerror}", details=stdin.strip()) from error
         if completed.status == 0:

@@ -26,7 +26,10 @@ _IFLA_BRPORT_ISOLATED = 33
 _IFLA_AF_SPEC = 26
 _IFLA_INET_CONF = 1
 _IPV4_DEVCONF_ARP_NOTIFY = 22  # linux/ip.h
+_IFLA_INET6_ADDR_GEN_MODE = 8
+_IN6_ADDR_GEN_MODE_NONE = 1
 _AF_INET = 2
+_AF_INET6 = 10
 _RTM_NEWLINK = 16
 _RTNLGRP_LINK = 1
 
@@ -165,15 +168,29 @@ def await_operational(netns: NetNS, port: Link, role: str = "bridge port") -> No
             port = node.link(port.index)
 
 
+def without_own_address(batch: Batch, link: Link) -> Batch:
+    """Queue that the kernel gives ``link`` no link-local address when it comes up.
+
+    For a bridge's port, where that is of no use, but is made, announced and detected while others wait for the lock.
+    """
+    attributes = [(_IFLA_AF_SPEC, [(_AF_INET6, [(_IFLA_INET6_ADDR_GEN_MODE, u8(_IN6_ADDR_GEN_MODE_NONE))])])]
+    lacks_ipv6 = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
+    what = "have %s get no link-local address"
+    return batch.request(_RTM_NEWLINK, 0, _about(link), attributes, what, (link.name,), lacks_ipv6)
+
+
 def announce_by_arp(batch: Batch, link: Link) -> Batch:
     """Queue that the kernel tells the neighbours about the IPv4 addresses of ``link`` when it comes up.
 
     It is the parameter arp_notify, which can be set by netlink, unlike those of IPv6 (`announce`).
     """
-    header = bytes(4) + u32(link.index) + bytes(8)  # struct ifinfomsg
     conf = [(_IFLA_INET_CONF, [(_IPV4_DEVCONF_ARP_NOTIFY, u32(1))])]
     attributes = [(_IFLA_AF_SPEC, [(_AF_INET, conf)])]
-    return batch.request(_RTM_NEWLINK, 0, header, attributes, "have %s announced by ARP", (link.name,))
+    return batch.request(_RTM_NEWLINK, 0, _about(link), attributes, "have %s announced by ARP", (link.name,))
+
+
+def _about(link: Link) -> bytes:
+    return bytes(4) + u32(link.index) + bytes(8)  # struct ifinfomsg
 
 
 def announce(container: NetNS, name: str) -> None:

@@ -6,6 +6,8 @@ import _thread
 import fcntl
 import posix
 
+from cni._core import observed
+
 
 def locked(fd: int, patience: float) -> bool:
     """Lock what a descriptor stands for; whether that could be had within so many seconds. Raises OSError.
@@ -18,6 +20,11 @@ def locked(fd: int, patience: float) -> bool:
         return True
     except BlockingIOError:
         pass
+    with observed("lock", f"wait for the lock on {_name(fd)}"):
+        return _locked_in_time(fd, patience)
+
+
+def _locked_in_time(fd: int, patience: float) -> bool:
     own = posix.dup(fd)
     waiting = _thread.allocate_lock()
     waiting.acquire()
@@ -36,3 +43,10 @@ def locked(fd: int, patience: float) -> bool:
         return False
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return True
+
+
+def _name(fd: int) -> str:
+    try:
+        return posix.readlink(f"/proc/self/fd/{fd}")
+    except OSError:  # no /proc
+        return f"descriptor {fd}"

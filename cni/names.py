@@ -43,5 +43,5 @@ def check_ifname(text: str) -> None:
         raise CNIError("interface name is too long", INVALID_ENVIRONMENT_VARIABLES, details)
     if text in (".", ".."):
         raise CNIError("interface name is . or ..", INVALID_ENVIRONMENT_VARIABLES)
-    if any(character in "/:" or character in _SPACES for character in text):
+    if not text.isalnum() and any(character in "/:" or character in _SPACES for character in text):
         raise CNIError("interface name contains / or : or whitespace characters", INVALID_ENVIRONMENT_VARIABLES)

@@ -6,6 +6,7 @@ import _thread
 import posix
 
 from cni import gojson, process
+from cni._core import observed
 from cni.errors import CNIError
 
 TYPE_CHECKING = False
@@ -145,12 +146,7 @@ class Nft:
 
     def _list(self, what: str) -> dict[str, list[Rule]]:
         # Text: nft takes three times as long to write the same as JSON.
-        try:
-            return _rules(self.run(f"list {what}"))
-        except NftError as error:
-            if error.is_missing:
-                return {}
-            raise
+        return _rules(self._run(f"list {what}", json=False, absent_is_fine=True))
 
     def usable(self) -> bool:
         """Whether the kernel has nftables, we may use it, and nft is not too old."""
@@ -167,18 +163,23 @@ class Nft:
         """Whether libnftables is there, and so no process is started."""
         return isinstance(_library(), _Library)
 
-    def _run(self, commands: str, json: bool) -> str:
+    def _run(self, commands: str, json: bool, *, absent_is_fine: bool = False) -> str:
+        """What the commands print; with `absent_is_fine`, nothing where what they name is not there."""
         if "\0" in commands:
             raise NftError("nftables can't be given a NUL character", commands)
-        library = _library()
-        if isinstance(library, _Library):
-            done, output, words = library.run(commands.encode(), json, self.netns)
-        else:
-            done, output, words = self._exec(commands, json, library)
-        if not done:
+        with observed("nftables", f"nft {commands}"):
+            library = _library()
+            if isinstance(library, _Library):
+                done, output, words = library.run(commands.encode(), json, self.netns)
+            else:
+                done, output, words = self._exec(commands, json, library)
+            if done:
+                return output.decode(errors="replace")
             reason = words.decode(errors="replace").strip()
-            raise NftError(f"nftables refused a transaction: {reason}", commands, is_missing=_MISSING in reason)
-        return output.decode(errors="replace")
+            is_missing = _MISSING in reason
+            if is_missing and absent_is_fine:
+                return ""
+            raise NftError(f"nftables refused a transaction: {reason}", commands, is_missing)
 
     def _exec(self, commands: str, json: bool, no_library: str) -> tuple[bool, bytes, bytes]:
         argv = ["nft", "-j" if json else "-a", "-f", "-"]

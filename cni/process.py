@@ -7,6 +7,8 @@ import _thread
 import errno
 import posix
 
+from cni._core import observed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -50,18 +52,32 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
     netns: NetNS | None = None,
+    what: str = "",
 ) -> Completed:
     """Run `argv` to its end.
 
     `env` None is this process's environment, or that of the caller it serves; `timeout` is in seconds; `netns` is the
     network namespace the program starts in where that is not this process's own. A name is looked for in `env`'s PATH.
+    `what` is what this is called where steps are told (`cni._core.observed`), by default the command.
 
     Raises OSError if the program can't be started and TimeoutError, after killing it, if it takes longer.
     """
-    # The program's ends are memory files: unlike pipes they never fill up, and a daemon that the program leaves behind
-    # with a copy of its stdout doesn't keep us waiting.
     if env is None:
         env = getattr(caller, "environ", None)
+    with observed("process", what or " ".join(argv)) as observer:
+        if observer is None:
+            return _run(argv, stdin, env, timeout, netns)
+        done = _run(argv, stdin, env and {**env, **observer.variables()}, timeout, netns)
+        if done.status:
+            observer.fail(f"{done.outcome} {done.stderr.decode(errors='replace')}")
+        return done
+
+
+def _run(
+    argv: list[str], stdin: bytes, env: Mapping[str, str] | None, timeout: float | None, netns: NetNS | None
+) -> Completed:
+    # The program's ends are memory files: unlike pipes they never fill up, and a daemon that the program leaves behind
+    # with a copy of its stdout doesn't keep us waiting.
     program = argv[0] if env is None else _located(argv[0], env)
     files: list[int] = []
     try:

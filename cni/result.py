@@ -215,6 +215,10 @@ class Result(_Value):
             raise CNIError(f"no converter for CNI result version {self.version} to {version}")
         return encode(self, version)
 
+    def converted(self, version: str) -> Result:
+        """What is left of the result once `version` has been all there was to say it in. Raises CNIError."""
+        return self if version in FAMILIES[-1] else Result.decode(self.encode(version), version)
+
     def text(self, version: str) -> str:
         """What a plugin prints for `version`: four spaces a level, no newline at the end."""
         return gojson.dumps(self.encode(version), indent=4)
@@ -222,10 +226,10 @@ class Result(_Value):
     def to_current(self) -> Result:
         """The result as a plugin works on it: in the newest version, without what only older ones say.
 
-        The parts are shared with this one.
+        The lists are its own, for more to be put in; of their parts only the addresses are.
         """
         ips = [IPConfig(ip.address, ip.gateway, ip.interface) for ip in self.ips]
-        return Result(self.interfaces, ips, self.routes, self.dns)
+        return Result(list(self.interfaces), ips, list(self.routes), self.dns)
 
 
 def prev_result(config: dict[str, Any], version: str) -> Result | None:
@@ -371,24 +375,23 @@ def _decode_ip(value: Any, path: str) -> IPConfig:
 
 
 def _encode_current(result: Result, version: str) -> dict[str, Any]:
-    encoded: dict[str, Any] = _sorted(
-        _present(
-            cniVersion=version,
-            interfaces=[_encode_interface(interface) for interface in result.interfaces] or None,
-            ips=[_encode_ip(ip) for ip in result.ips] or None,
-            routes=[route.encode() for route in result.routes] or None,
-            dns=result.dns.encode() or None,
-        )
+    return _present(
+        cniVersion=version,
+        dns=_sorted(result.dns.encode()) or None,
+        interfaces=[_encode_interface(interface) for interface in result.interfaces] or None,
+        ips=[_sorted(_encode_ip(ip)) for ip in result.ips] or None,
+        routes=[_sorted(route.encode()) for route in result.routes] or None,
     )
-    return encoded
 
 
 def _encode_interface(interface: Interface) -> dict[str, Any]:
     return _present(
-        **_encode_named_interface(interface),
+        mac=interface.mac or None,
         mtu=interface.mtu or None,
-        socketPath=interface.socket_path or None,
+        name=interface.name,
         pciID=interface.pci_id or None,
+        sandbox=interface.sandbox or None,
+        socketPath=interface.socket_path or None,
     )
 
 
@@ -396,12 +399,8 @@ def _encode_ip(ip: IPConfig) -> dict[str, Any]:
     return _present(interface=ip.interface, address=str(ip.address), gateway=_text(ip.gateway))
 
 
-def _sorted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        return [_sorted(item) for item in value]
-    return value
+def _sorted(obj: dict[str, Any]) -> dict[str, Any]:
+    return {key: obj[key] for key in sorted(obj)}
 
 
 def _decode_lists(

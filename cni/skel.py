@@ -64,6 +64,7 @@ class Plugin:
     """
 
     __slots__ = (
+        "_latest",
         "about",
         "arguments",
         "config",
@@ -110,6 +111,7 @@ class Plugin:
         self.versions = tuple(versions)
         self.about = f"CNI {name} plugin v{__version__}" if about == "" else about
         self.netconf_error = netconf_error
+        self._latest: tuple[bytes, dict[str, Any], Config] | None = None
 
     def main(self) -> NoReturn:
         """Be the plugin's process: serve the one call that environment and stdin describe, then exit."""
@@ -164,12 +166,13 @@ class Plugin:
     ) -> Result | None:
         """Serve a plugin of this very process that delegates to this one: what it would read of ADD's output.
 
+        The environment is the one that it was called with itself.
+
         Raises the CNIError that would be printed.
         """
         try:
-            _check_environment(environ)
             made, config_version = self._handle(environ, config, stderr, host, is_nested=True)
-            return made and Result.decode(made.encode(config_version), config_version)
+            return made and made.converted(config_version)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -183,6 +186,20 @@ class Plugin:
         host: NetNS | None,
     ) -> str:
         """What is to be printed."""
+        if "TRACEPARENT" not in environ and environ.get("CNI_LOG") != "debug":
+            return self._answer(environ, stdin, stderr, host)
+        from cni.trace import Trace  # for who wants to see the steps
+
+        with Trace.of_plugin(self.name, environ, stderr) as trace:
+            return self._answer(environ, trace.reading(stdin), stderr, host)
+
+    def _answer(
+        self,
+        environ: Mapping[str, str],
+        stdin: Callable[[], bytes],
+        stderr: Callable[[str], object],
+        host: NetNS | None,
+    ) -> str:
         _check_environment(environ)
         if environ["CNI_COMMAND"] == "VERSION":
             return version.PluginInfo(self.versions).encode()
@@ -200,14 +217,18 @@ class Plugin:
     ) -> tuple[Result | None, str]:
         """ADD's result, and the version to tell it in; the order of the steps is that in which errors count."""
         verb = environ["CNI_COMMAND"]
-        fields = _decode(config)
+        latest = self._latest
+        known = latest if latest and latest[0] == config else None
+        fields = known[1] if known else _decode(config)
         if verb not in self.handlers:
             raise CNIError(f"unknown CNI_COMMAND: {verb}", INVALID_ENVIRONMENT_VARIABLES)
         config_version = self._check_version(verb, fields)
         handler = self.handlers[verb]
         if handler is None:
             return None, config_version
-        parsed = self._parse(fields)
+        parsed = known[2] if known else self._parse(fields)
+        # A network's containers come with the same configuration, one after the other. Nobody changes it.
+        self._latest = config, fields, parsed
         with Request(environ, stdin=config, config=parsed, version=config_version, stderr=stderr, host=host) as request:
             if verb in ("ADD", "DEL") and not is_nested:
                 _refuse_own_netns(request)

@@ -73,7 +73,9 @@ def _forwards(place: Netlink, version: int) -> bool:
     header = bytes([_FAMILY[version], 0, 0, 0])  # struct netconfmsg, aligned
     everywhere = [(_NETCONFA_IFINDEX, _core.u32(_NETCONFA_IFINDEX_ALL))]
     try:
-        [(_, answer)] = place.batch().get(_RTM_GETNETCONF, header, everywhere, "ask whether it forwards").commit()
+        batch = place.batch()
+        batch.get(_RTM_GETNETCONF, header, everywhere, "ask whether IPv%d is forwarded", (version,))
+        [(_, answer)] = batch.commit()
     except _core.NetlinkError:
         return False
     return _core.parse_attributes(answer[len(header) :]).get(_NETCONFA_FORWARDING) == _core.u32(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cni._core import observed
 from cni.errors import CNIError, joined
 
 TYPE_CHECKING = False
@@ -43,14 +44,15 @@ class Undo:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is None or not self._steps:
             return
-        for step in reversed(self._steps):
-            try:
-                step()
-            except Exception as problem:
-                # Whatever it is, the block's failure is the one to report.
-                self._log(f"undoing what failed: {problem}\n")
+        with observed("undo", "take back what was done"):
+            for step in reversed(self._steps):
+                try:
+                    step()
+                except Exception as problem:
+                    # Whatever it is, the block's failure is the one to report.
+                    self._log(f"undoing what failed: {problem}\n")
 
 
 def do_all(steps: Iterable[Callable[[], object]]) -> None:

@@ -6,10 +6,12 @@ ADD until DEL. A network is a NetworkConfigList or, as before 0.3.0, a PluginCon
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
 from cni import invoke, names, version
+from cni._core import observed, observer
 from cni.errors import INCOMPATIBLE_CNI_VERSION, INVALID_NETWORK_CONFIG, CNIError, bracketed, joined, quote
 from cni.runtime.cache import DEFAULT_FOLDER, Attachment, ResultCache
 from cni.runtime.conf import inject
@@ -17,6 +19,7 @@ from cni.runtime.conf import inject
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any, TypeAlias
 
     from cni.result import Result
@@ -146,7 +149,8 @@ class CNI:
 
     ``exec`` replaces how plugins are found and run. ``warn`` takes a line about what was passed over, such as a
     cache entry that cannot be read; it goes to stderr by default. ``trace`` gives the W3C trace context of the moment
-    (traceparent, tracestate, baggage), for the plugins to see.
+    (traceparent, tracestate, baggage), for the plugins to see. Without it a TRACEPARENT in the environment is what the
+    operations are part of: each is a span, and so is each plugin that it runs (cni/trace.py).
 
     Every operation takes a ``timeout`` in seconds for the whole of it; a plugin that is running when it ends is
     killed. All raise CNIError: a plugin's own failure keeps its code and details.
@@ -172,19 +176,10 @@ class CNI:
 
         Nothing is undone on failure: the caller is to ``delete`` (spec section 3).
         """
-        deadline = _Deadline(timeout)
-        result: Result | None = None
-        for plugin in network.plugins:
-            try:
-                result = self._add(network, plugin, rt, result, deadline)
-            except _FAILURES as error:
-                if plugin is network:
-                    raise
-                raise PluginFailed(plugin, "add", error) from error
-        if result is None:
-            raise CNIError(f"network {quote(network.name)} has no plugins", INVALID_NETWORK_CONFIG)
-        self._remember(network, rt, result)
-        return result
+        with self._observed("ADD", network, rt):
+            result = self._add_all(network, rt, _Deadline(timeout))
+            self._remember(network, rt, result)
+            return result
 
     def check(self, network: Network, rt: RuntimeConf, timeout: float | None = None) -> None:
         """Ask the plugins, in order, whether the attachment is as ADD left it; the first that says no ends it."""
@@ -198,8 +193,9 @@ class CNI:
             result = self.cached_result(network, rt)
         except CNIError as error:
             raise error.prefixed(f"failed to get network {quote(network.name)} cached result: ") from error
-        for plugin in network.plugins:
-            self._ask("CHECK", network, plugin, rt, result, deadline)
+        with self._observed("CHECK", network, rt):
+            for plugin in network.plugins:
+                self._ask("CHECK", network, plugin, rt, result, deadline)
 
     def delete(self, network: Network, rt: RuntimeConf, timeout: float | None = None) -> None:
         """Detach the container: run the plugins in reverse order, each with the final result of ADD.
@@ -238,24 +234,26 @@ class CNI:
         except OSError as error:
             self._warn(f"GC of network {quote(network.name)} does nothing: {error}")
             return
-        errors = self._delete_stale(network, attachments, set(valid or ()), deadline)
-        if _speaks_1_1(network):
-            errors += self._collect(network, valid, deadline)
-        if errors:
-            raise joined(errors)
+        with self._observed("GC", network):
+            errors = self._delete_stale(network, attachments, set(valid or ()), deadline)
+            if _speaks_1_1(network):
+                errors += self._collect(network, valid, deadline)
+            if errors:
+                raise joined(errors)
 
     def status(self, network: Network, timeout: float | None = None) -> None:
         """Ask the plugins, in order, whether they are ready for ADD; raises the first one's refusal, code and all."""
         if not _speaks_1_1(network):
             return
         deadline = _Deadline(timeout)
-        for plugin in network.plugins:
-            try:
-                config = inject(plugin, _identity(network)).raw
-            except CNIError as error:
-                text = f"failed to generate configuration to get plugin STATUS {plugin.type}: "
-                raise error.prefixed(text) from error
-            self._execute("STATUS", plugin, config, None, deadline)
+        with self._observed("STATUS", network):
+            for plugin in network.plugins:
+                try:
+                    config = inject(plugin, _identity(network)).raw
+                except CNIError as error:
+                    text = f"failed to generate configuration to get plugin STATUS {plugin.type}: "
+                    raise error.prefixed(text) from error
+                self._execute("STATUS", plugin, config, None, deadline)
 
     def validate(self, network: Network, timeout: float | None = None) -> list[str]:
         """Look for every plugin and ask it whether it speaks the network's version.
@@ -299,6 +297,32 @@ class CNI:
         """What is remembered of all attachments, or of one container's. Raises OSError."""
         return ResultCache(self.cache_dir or DEFAULT_FOLDER, self._warn).attachments(container_id)
 
+    def _observed(self, verb: str, network: Network, rt: RuntimeConf | None = None) -> AbstractContextManager[object]:
+        """Shows the operation's steps to who asks for it in the environment; within another one it is a step itself."""
+        is_wanted = "TRACEPARENT" in os.environ or os.environ.get("CNI_LOG") == "debug"
+        if not is_wanted or observer():
+            return observed("network", f"network {network.name} {verb}")
+        from cni.trace import Trace
+
+        environ = dict(os.environ)
+        if self._trace:
+            environ.pop("TRACEPARENT", None)  # the caller has spans of his own, which the plugins belong to
+        subject = {"container_id": rt.container_id, "ifname": rt.ifname, "netns": rt.netns} if rt else {}
+        return Trace.of_network(network.name, verb, environ, lambda line: self._warn(line.rstrip("\n")), **subject)
+
+    def _add_all(self, network: Network, rt: RuntimeConf, deadline: _Deadline) -> Result:
+        result: Result | None = None
+        for plugin in network.plugins:
+            try:
+                result = self._add(network, plugin, rt, result, deadline)
+            except _FAILURES as error:
+                if plugin is network:
+                    raise
+                raise PluginFailed(plugin, "add", error) from error
+        if result is None:
+            raise CNIError(f"network {quote(network.name)} has no plugins", INVALID_NETWORK_CONFIG)
+        return result
+
     def _add(
         self, network: Network, plugin: PluginConfig, rt: RuntimeConf, before: Result | None, deadline: _Deadline
     ) -> Result:
@@ -312,6 +336,10 @@ class CNI:
         return invoke.decode_result(output, network.cni_version)
 
     def _delete(self, network: Network, rt: RuntimeConf, deadline: _Deadline) -> None:
+        with self._observed("DEL", network, rt):
+            self._delete_observed(network, rt, deadline)
+
+    def _delete_observed(self, network: Network, rt: RuntimeConf, deadline: _Deadline) -> None:
         """Every plugin gets its DEL: one that fails must not keep the others' addresses and rules (Go stops there)."""
         result = self._result_for_delete(network, rt) if _at_least(network, "0.4.0") else None
         failures: list[Exception] = []
@@ -409,9 +437,11 @@ class CNI:
     def _environ(self, verb: str, rt: RuntimeConf | None) -> dict[str, str]:
         """The plugin's environment; GC and STATUS are not about an attachment and leave its variables empty."""
         trace = self._trace() if self._trace else None
+        told = observer()
+        span = told.variables() if told else {}
         if rt is None:
-            return invoke.environment(verb, paths=self.path, trace=trace)
-        return invoke.environment(
+            return invoke.environment(verb, paths=self.path, trace=trace) | span
+        environ = invoke.environment(
             verb,
             container_id=rt.container_id,
             netns=rt.netns,
@@ -420,6 +450,7 @@ class CNI:
             paths=self.path,
             trace=trace,
         )
+        return environ | span
 
     def _cache(self, rt: RuntimeConf) -> ResultCache:
         return ResultCache(self.cache_dir or rt.cache_dir or DEFAULT_FOLDER, self._warn)

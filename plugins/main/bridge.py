@@ -353,7 +353,7 @@ def _ensure_address(conf: Conf, node: Netlink, link: Link, gateway: CIDR, mac: s
 def _bring_up_port(conf: Conf, host: NetNS, node: Netlink, port: Link) -> None:
     """Before the container's end, so that what that announces on coming up gets through."""
     links.refuse_router_advertisements(host, port.name)
-    batch = node.batch()
+    batch = links.without_own_address(node.batch(), port)
     if conf.hairpinMode or conf.portIsolation:
         flags = links.bridge_port(hairpin=conf.hairpinMode, isolated=conf.portIsolation)
         batch.link_set(port.index, port_kind="bridge", port_data=flags)

@@ -15,6 +15,7 @@ from includes.core cimport *
 from posix import fspath, strerror
 
 include "text.pxi"
+include "observer.pxi"
 include "netns.pxi"
 include "hwaddr.pxi"
 include "objects.pxi"

@@ -48,10 +48,10 @@ cdef class Netlink:
         cdef cni_error err
         cdef int status
         self.netlink.fd = -1
+        observer = begin("netlink", "open a netlink socket")
         with nogil:
             status = cni_netlink_open(&self.netlink, netns, protocol, &err)
-        if status < 0:
-            raise failure(&err)
+        finish(observer, status, &err)
 
     def __dealloc__(self):
         with nogil:
@@ -114,6 +114,12 @@ cdef class Netlink:
         return [r for r in found if r.index == index or any([hop[0] == index for hop in r.nexthops])]
 
     def dump(self, int type, bytes header, attributes, str what) -> list:
+        if cni_observer is NULL:
+            return self.listed(type, header, attributes, what)
+        with observed("netlink", what):
+            return self.listed(type, header, attributes, what)
+
+    cdef list listed(self, int type, bytes header, attributes, str what):
         cdef cni_error err
         cdef cni_messages answers
         cdef Batch request = self.batch()
@@ -140,13 +146,13 @@ cdef class Netlink:
         cdef cni_messages answers
         cdef int status, milliseconds = <int>(min(max(seconds, 0), LONGEST_WAIT) * 1000)
         memset(&answers, 0, sizeof(answers))
+        observer = begin("netlink", "wait for news from the kernel")
         try:
             with nogil:
                 status = cni_netlink_wait(&self.netlink, &answers, milliseconds, &err)
             if status < 0 and err.status == _errno.ENOBUFS:
-                return []  # there was more news than the socket holds: who waits has to look for himself
-            if status < 0:
-                raise failure(&err)
+                status = 0  # there was more news than the socket holds: who waits has to look for himself
+            finish(observer, status, &err)
             return read_answers(&answers)
         finally:
             cni_messages_free(&answers)
@@ -215,8 +221,38 @@ cdef class LinkSpec:
         return 0
 
 
-cdef str explain(template, arguments):
+cdef str explain(template, tuple arguments):
+    """A request in words; where a template doesn't do it is a function."""
+    if not isinstance(template, str):
+        return template(*arguments)
     return template % tuple([format_ip(a) if isinstance(a, bytes) else a for a in arguments])
+
+
+def explain_link_set(link, up, promisc, name, mtu, hwaddr, alias, master, netns, txqlen, port_kind) -> str:
+    set = [
+        None if up is None else "up" if up else "down",
+        None if promisc is None else "promiscuous" if promisc else "not promiscuous",
+        name and f"name {name}",
+        mtu and f"MTU {mtu}",
+        hwaddr and f"MAC {hwaddr}",
+        None if alias is None else f"alias {alias}",
+        None if master < 0 else f"master {master}" if master else "no master",
+        None if netns < 0 else "into another namespace",
+        None if txqlen < 0 else f"queue length {txqlen}",
+        port_kind and f"its flags as a port of the {port_kind}",
+    ]
+    return f"set link {link}: {', '.join(filter(None, set)) or 'nothing'}"
+
+
+def explain_route(verb, dst, prefix, gateway, index, src, priority, table) -> str:
+    details = [
+        gateway and f"via {format_ip(gateway)}",
+        index and f"on link {index}",
+        src and f"from {format_ip(src)}",
+        priority and f"priority {priority}",
+        None if table == sys.RT_TABLE_MAIN else f"in table {table}",
+    ]
+    return " ".join([f"{verb} the route {format_ip(dst)}/{prefix}", *filter(None, details)])
 
 
 cdef int family(bytes packed, int prefix) except -1:
@@ -228,7 +264,7 @@ cdef int family(bytes packed, int prefix) except -1:
 cdef class Batch:
     cdef Netlink netlink
     cdef cni_messages requests
-    cdef list asked  # of (template, its arguments, errnos to overlook, is it a get)
+    cdef list asked  # of (what explain() takes, twice; errnos to overlook; is it a get)
 
     def __cinit__(self, Netlink netlink):
         self.netlink = netlink
@@ -315,7 +351,8 @@ cdef class Batch:
             self.nest(sys.IFLA_INFO_SLAVE_DATA, port_data)
             cni_nest_end(&self.requests, info)
         cni_message_end(&self.requests, start)
-        self.asked.append(("set up link %s", (link,), (), False))
+        arguments = (link, up, promisc, name, mtu, hwaddr, alias, master, netns, txqlen, port_kind)
+        self.asked.append((explain_link_set, arguments, (), False))
         return self
 
     def link_delete(self, link, *, missing_ok=False) -> Batch:
@@ -375,9 +412,11 @@ cdef class Batch:
     # ---- routes ----
 
     cdef object route(self, int type, int flags, sys.rtmsg *header, bytes dst, int prefix, gateway, int index, src,
-                      uint32_t priority, uint32_t table, uint32_t mtu, uint32_t advmss, str what, tuple ok):
+                      uint32_t priority, uint32_t table, uint32_t mtu, uint32_t advmss, str verb, tuple ok):
         cdef size_t start, metrics
-        via = ("" if gateway is None else f" via {format_ip(gateway)}") + (f" on link {index}" if index else "")
+        for address in (gateway, src):
+            if address is not None:
+                family(address, 0)
         header.rtm_family = family(dst, prefix)
         header.rtm_dst_len = prefix
         header.rtm_table = table if table < 256 else sys.RT_TABLE_COMPAT
@@ -402,7 +441,7 @@ cdef class Batch:
                 cni_attribute_u32(&self.requests, sys.RTAX_ADVMSS, advmss)
             cni_nest_end(&self.requests, metrics)
         cni_message_end(&self.requests, start)
-        self.asked.append((what, (dst, prefix, via), ok, False))
+        self.asked.append((explain_route, (verb, dst, prefix, gateway, index, src, priority, table), ok, False))
         return self
 
     def route_add(self, bytes dst, int prefix, *, bytes gateway=None, int index=0, bytes src=None, priority=0, table=0,
@@ -415,7 +454,7 @@ cdef class Batch:
         header.rtm_flags = flags
         return self.route(sys.RTM_NEWROUTE, sys.NLM_F_CREATE | (sys.NLM_F_REPLACE if replace else 0), &header, dst,
                           prefix, gateway, index, src, priority, table or sys.RT_TABLE_MAIN, mtu, advmss,
-                          "add the route %s/%d%s", (_errno.EEXIST,) if exist_ok else ())
+                          "add", (_errno.EEXIST,) if exist_ok else ())
 
     def route_delete(self, bytes dst, int prefix, *, bytes gateway=None, int index=0, priority=0, table=0,
                      missing_ok=False) -> Batch:
@@ -424,7 +463,7 @@ cdef class Batch:
         # "Nowhere" means any scope; a given one must match exactly (as iproute2 does).
         header.rtm_scope = sys.RT_SCOPE_NOWHERE
         return self.route(sys.RTM_DELROUTE, 0, &header, dst, prefix, gateway, index, None, priority,
-                          table or sys.RT_TABLE_MAIN, 0, 0, "delete the route %s/%d%s",
+                          table or sys.RT_TABLE_MAIN, 0, 0, "delete",
                           (_errno.ESRCH,) if missing_ok else ())
 
     # ---- anything else ----
@@ -467,6 +506,12 @@ cdef class Batch:
         return 0
 
     def commit(self) -> list:
+        if cni_observer is NULL:
+            return self.transact()
+        with observed("netlink", "\n".join([explain(a[0], a[1]) for a in self.asked])):
+            return self.transact()
+
+    cdef list transact(self):
         cdef cni_error err
         cdef cni_messages answers
         # Ours alone from here on: another thread may fill the batch again meanwhile.

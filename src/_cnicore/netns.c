@@ -71,6 +71,13 @@ static void enter_or_abort(int home)
     abort();
 }
 
+static int is_same(int a, int b)
+{
+    struct stat one, other;
+
+    return fstat(a, &one) == 0 && fstat(b, &other) == 0 && one.st_ino == other.st_ino && one.st_dev == other.st_dev;
+}
+
 /* Go to `netns`. Returns the way home, -1 where none is needed, -2 for failure. */
 static int enter(int netns, struct cni_error *err)
 {
@@ -81,6 +88,10 @@ static int enter(int netns, struct cni_error *err)
     home = cni_netns_current(err);
     if (home < 0)
         return -2;
+    if (is_same(netns, home)) {
+        close(home);
+        return -1;
+    }
     if (setns(netns, CLONE_NEWNET) < 0) {
         cni_fail(err, errno, "enter the network namespace (descriptor %d)", netns);
         close(home);

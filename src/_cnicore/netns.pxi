@@ -18,6 +18,16 @@ cdef object failure(cni_error *err):
     return KernelError(err.status, err.what.decode("utf-8", "replace"))
 
 
+cdef int finish(object observer, int status, cni_error *err) except -1:
+    """The end of what begin() told of: what came of it, unless that is raised."""
+    error = failure(err) if status < 0 else None
+    if observer is not None:
+        observer.end(error)
+    if error is not None:
+        raise error
+    return status
+
+
 def netns_current() -> int:
     cdef cni_error err
     cdef int fd
@@ -33,11 +43,10 @@ def netns_open(path) -> int:
     cdef int fd
     cdef bytes encoded = c_text(path)
     cdef const char *text = encoded
+    observer = begin("namespace", "open the namespace", path)
     with nogil:
         fd = cni_netns_open(text, &err)
-    if fd < 0:
-        raise failure(&err)
-    return fd
+    return finish(observer, fd, &err)
 
 
 def netns_verify(int fd, str name) -> None:
@@ -55,11 +64,10 @@ def netns_create(path=None) -> int:
     if path is not None:
         encoded = c_text(path)
         text = encoded
+    observer = begin("namespace", "make a namespace", path)
     with nogil:
         fd = cni_netns_create(text, &err)
-    if fd < 0:
-        raise failure(&err)
-    return fd
+    return finish(observer, fd, &err)
 
 
 def netns_share(folder) -> None:
@@ -78,10 +86,10 @@ def netns_remove(path) -> None:
     cdef int status
     cdef bytes encoded = c_text(path)
     cdef const char *text = encoded
+    observer = begin("namespace", "remove the namespace", path)
     with nogil:
         status = cni_netns_remove(text, &err)
-    if status < 0:
-        raise failure(&err)
+    finish(observer, status, &err)
 
 
 def netns_socket(int netns, int domain, int type, int protocol=0) -> int:
@@ -99,11 +107,10 @@ def netns_open_file(int netns, path, int flags) -> int:
     cdef int fd
     cdef bytes encoded = c_text(path)
     cdef const char *text = encoded
+    observer = begin("file", "open", path)
     with nogil:
         fd = cni_netns_open_file(netns, text, flags, &err)
-    if fd < 0:
-        raise failure(&err)
-    return fd
+    return finish(observer, fd, &err)
 
 
 def netns_write_files(int netns, list files) -> list:
@@ -121,10 +128,12 @@ def netns_write_files(int netns, list files) -> list:
         written[i].data = data
         written[i].length = len(data)
         written[i].status = 0
+    observer = None
+    if cni_observer is not NULL:  # of what is written nothing is told: it may be a secret
+        observer = begin("file", "\n".join([f"write {fsdecode(path)}" for path in paths]))
     with nogil:
         status = cni_netns_write_files(netns, written, count, &err)
-    if status < 0:
-        raise failure(&err)
+    finish(observer, status, &err)
     return [written[i].status for i in range(count)]
 
 

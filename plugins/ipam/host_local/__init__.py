@@ -173,6 +173,18 @@ def _store(request: Request) -> Store:
 
 def range_sets(conf: Conf) -> list[RangeSet]:
     """All range sets in the order that numbers them; CNIError where one can't be, or not beside the others."""
+    global _latest
+    latest = _latest
+    if not (latest and latest[0] is conf):
+        latest = _latest = conf, _range_sets(conf)
+    return latest[1]
+
+
+# A process that serves many calls parses a configuration once (cni.skel).
+_latest: tuple[Conf, list[RangeSet]] | None = None
+
+
+def _range_sets(conf: Conf) -> list[RangeSet]:
     ipam = _ipam(conf)
     single: list[list[RangeConf]] = [[ipam]] if ipam.subnet else []
     sets = []

@@ -120,8 +120,7 @@ class Owners:
     def _stamp(self) -> bytes:
         """What the seal says: this very folder (not what a backup restored), as it was left, since this boot."""
         status = posix.fstat(self._fd)
-        with open(_BOOT, "rb", buffering=0) as boot:
-            return b"%d %d %d %s" % (status.st_dev, status.st_ino, status.st_mtime_ns, boot.read())
+        return b"%d %d %d %s" % (status.st_dev, status.st_ino, status.st_mtime_ns, _boot_id())
 
     def _read(self, path: str) -> bytes:
         fd = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=self._fd)
@@ -141,6 +140,16 @@ class Owners:
 
 def _name(number: int) -> str:
     return f"{_FOLDER}/{number}"
+
+
+def _boot_id() -> bytes:
+    if not _boot:
+        with open(_BOOT, "rb", buffering=0) as file:
+            _boot.append(file.read())
+    return _boot[0]
+
+
+_boot: list[bytes] = []
 
 
 def _part(container_id: bytes) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import posix
 
 from cni import locks
-from cni._core import fsdecode, fsencode, parse_ip
+from cni._core import fsdecode, fsencode, observed, parse_ip
 from cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CNIError, joined
 from cni.ip import IP
 from cni.names import check_network_name
@@ -109,13 +109,13 @@ class Store:
         """All that is reserved, as address -> owner, and what went wrong with those that can't be read."""
         found: dict[str, bytes] = {}
         errors = []
-        for address in self.addresses():
-            try:
-                found[address] = self._read(address).strip()
-            except OSError as error:
-                errors.append(
-                    CNIError(f"cannot read the reservation {self.path}/{address}: {error.strerror}", IO_FAILURE)
-                )
+        with observed("file", f"read all of {self.path}"):
+            for address in self.addresses():
+                try:
+                    found[address] = self._read(address).strip()
+                except OSError as error:
+                    text = f"cannot read the reservation {self.path}/{address}: {error.strerror}"
+                    errors.append(CNIError(text, IO_FAILURE))
         return found, errors
 
     def addresses(self) -> list[str]:
@@ -153,18 +153,20 @@ class Store:
 
     def reserve(self, address: str, container_id: str, ifname: str, number: int) -> None:
         """Reserve what is_free() for the container, and note it as the last of range set `number`; raises CNIError."""
-        owner = _owner(container_id, ifname)
-        self._made[address] = owner
-        self._write(address, owner)
-        self._owners.add(address, owner)
-        self._write(_last(number), address.encode())
+        with observed("file", f"write {self.path}/{address}"):
+            owner = _owner(container_id, ifname)
+            self._made[address] = owner
+            self._write(address, owner)
+            self._owners.add(address, owner)
+            self._write(_last(number), address.encode())
 
     def release(self, reservations: dict[str, bytes]) -> None:
         """Free every one of them, whatever becomes of the others; raises CNIError with all that failed."""
         gone, errors = {}, []
         for address, owner in reservations.items():
             try:
-                posix.unlink(address, dir_fd=self._fd)
+                with observed("file", f"remove {self.path}/{address}"):
+                    posix.unlink(address, dir_fd=self._fd)
             except FileNotFoundError:
                 pass
             except OSError as error:
