@@ -13,12 +13,24 @@ from cni.bench.measure import Setting, Times
 from cni.bench.report import Report
 
 _WIDTH, _HEIGHT = 760, 420
-_LEFT, _TOP, _BOTTOM = 64, 48, 56  # margins; that on the right holds the legend
+_LEFT, _TOP, _BOTTOM = 72, 48, 56  # margins; that on the right holds the legend
 _CHARACTER = 8.0  # more than the width of a usual one at this size
 _FONT = 'font-family="system-ui, sans-serif" font-size="13"'
 # Told apart by those who see few colours too (Okabe and Ito), then by dashes.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "currentColor")
 _DASHES = ("", "7 4", "2 3")
+_STYLE = """\
+<style>
+svg { color: #222; background: #fff }
+text { fill: currentColor }
+.paper { fill: #fff }
+.grid { stroke: #ddd }
+@media (prefers-color-scheme: dark) {
+svg { color: #e6edf3; background: #0d1117 }
+.paper { fill: #0d1117 }
+.grid { stroke: #30363d }
+}
+</style>"""
 _GAPS = 6  # at most, between the ticks of an axis
 _POINTS = 200  # of a curve; no eye sees more
 _MILLI = 1e3
@@ -103,8 +115,9 @@ def chart(title: str, across: Axis, upward: Axis, series: Sequence[Series]) -> s
         return bottom - upward.place(value) * (bottom - _TOP)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" {_FONT} fill="#222">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" {_FONT}>',
+        _STYLE,
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" class="paper"/>',
         _text(_LEFT, 26, title, 'font-size="16" font-weight="600"'),
     ]
     for value, text in across.ticks:
@@ -162,7 +175,7 @@ def _stroke(number: int) -> str:
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#ddd"/>'
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="grid"/>'
 
 
 def _text(x: float, y: float, text: str, more: str = "") -> str:

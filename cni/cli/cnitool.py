@@ -38,11 +38,12 @@ Runs the plugins of a network on a network namespace that is already there.
   -h, --help            print this text
 
 Environment:
-  NETCONFPATH   folder of the network configurations (default: /etc/cni/net.d)
-  CNI_PATH      folders of the plugins, separated by colons
-  CAP_ARGS      arguments of the capabilities, a JSON object
-  CNI_ARGS      arguments of the plugins, KEY=VALUE;KEY=VALUE
-  CNI_IFNAME    the interface's name
+  NETCONFPATH      folder of the network configurations (default: /etc/cni/net.d)
+  CNI_PATH         folders of the plugins, separated by colons
+  CAP_ARGS         arguments of the capabilities, a JSON object
+  CNI_ARGS         arguments of the plugins, KEY=VALUE;KEY=VALUE
+  CNI_IFNAME       the interface's name
+  CNI_CONTAINERID  the container's id (default: one that follows from NETNS)
 """
 
 
@@ -69,6 +70,10 @@ def main(argv: Sequence[str] | None = None, cache_dir: str = "") -> int:
         sys.stderr.write(f"Error: {error}\n{USAGE}")
     except (CNIError, OSError) as error:
         sys.stderr.write(f"{error}\n")
+        if os.geteuid():
+            sys.stderr.write("cnitool was not run as root, which attaching takes\n")
+    except KeyboardInterrupt:
+        return 130  # as shells have it: 128 and the signal's number
     return 1
 
 
@@ -114,9 +119,9 @@ def _prepare(name: str, netns: str, ifname: str) -> tuple[NetworkConfigList, Run
     capability_args = _capability_args(environ.get("CAP_ARGS", ""))
     args = _args(environ.get("CNI_ARGS", ""))
     ifname = ifname or environ.get("CNI_IFNAME") or DEFAULT_IFNAME
-    netns = os.path.abspath(netns)
-    # The namespace is all that is known of the container, and del must come to the same id as add.
-    container_id = hashed(netns, len("cnitool-") + 20, "cnitool-")
+    netns = os.path.abspath(netns) if netns else ""
+    # Where nobody says more the namespace is all that is known of the container, and del must come to add's id.
+    container_id = environ.get("CNI_CONTAINERID") or hashed(netns, len("cnitool-") + 20, "cnitool-")
     return network, RuntimeConf(container_id, netns, ifname, args, capability_args)
 
 

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
+from cni.cli.terminal import console
 from cni.explain import page, schema
 from cni.explain.known import PLACES, Known, plugins
 from cni.validate.findings import meant
@@ -54,9 +54,9 @@ def _explain(arguments: argparse.Namespace, known: Known, found: dict[str, Known
     elif arguments.markdown:
         print(page.markdown(page.Page(known)), end="")
     else:
-        console = Console(highlight=False, soft_wrap=True)
-        for style, line in page.lines(page.Page(known), min(console.width, _WIDEST)):
-            console.print(Text(line, style))
+        screen = console(soft_wrap=True)
+        for style, line in page.lines(page.Page(known), min(screen.width, _WIDEST)):
+            screen.print(Text(line, style))
     return 0
 
 
@@ -73,14 +73,14 @@ def _explain_all(arguments: argparse.Namespace, found: dict[str, Known]) -> int:
 
 
 def _list(found: dict[str, Known]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    screen = console(soft_wrap=True)
     width = max(map(len, found))
     for place, title in PLACES.items():
         there = [one for one in found.values() if one.plugin.place == place]
         if there:
-            console.print(Text(title, "bold"))
+            screen.print(Text(title, "bold"))
         for one in there:
-            console.print(Text.assemble("  ", (f"{one.name:{width}}", "cyan"), f"  {one.summary}"))
+            screen.print(Text.assemble("  ", (f"{one.name:{width}}", "cyan"), f"  {one.summary}"))
 
 
 def _write(folder: Path, found: dict[str, Known]) -> int:

@@ -20,10 +20,10 @@ from typing import Any
 
 from cni import invoke
 from cni.cli.leftovers import Remembered
-from cni.cli.pools import DEFAULT_CONF_DIR, Warn, networks
 from cni.errors import CNIError
 from cni.iptables import Iptables
 from cni.nftables import Nft
+from cni.pools import DEFAULT_CONF_DIR, Warn, networks
 from cni.request import Request
 from cni.ruleset import Present, Ruleset
 from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
@@ -52,11 +52,11 @@ class Attachment:
         result = cache.result(then.network, then.container_id, then.ifname, network.cni_version)
         if result is None:
             raise CNIError("its result is not remembered")
-        rt = RuntimeConf(then.container_id, then.netns, then.ifname, then.args, then.capability_args)
+        rt = RuntimeConf(then.container_id, self.one.netns, then.ifname, then.args, then.capability_args)
         environ = invoke.environment(
             "ADD",
             container_id=then.container_id,
-            netns=then.netns,
+            netns=self.one.netns,
             ifname=then.ifname,
             args=";".join(f"{key}={value}" for key, value in then.args),
             paths=(os.environ.get("CNI_PATH") or _PLUGINS).split(os.pathsep),

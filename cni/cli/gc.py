@@ -14,8 +14,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from cni.cli.leftovers import ALIVE, OVER, Node, Remembered, Reserved
-from cni.cli.pools import Pool
 from cni.errors import CNIError
+from cni.pools import Pool
 from cni.runtime.cache import DEFAULT_FOLDER
 from cni.runtime.operations import CNI, Exec, InProcess, RuntimeConf
 from cni_plugins.ipam.host_local.store import Store

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from cni.cli.node import BROKEN, GONE, IMPAIRED, Attached, View, add_cache_argument, cache_dirs
 from cni.cli.terminal import console
 from cni.cli.topology import UNUSED, UP, Segment, Topology, Uplink, lines, published
-from cni.errors import CNIError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,17 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0, or 1 with words on stderr."""
-    try:
-        topology = Topology(View(cache_dirs(arguments), _warn), arguments.network)
-        if arguments.network and not topology.segments:
-            _warn(f"no network {arguments.network} is configured, or has containers attached")
-            return 1
-        if arguments.output:
-            _draw(topology, arguments.output)
-    except (CNIError, OSError) as error:
-        _warn(str(error))
+    """Do it. 0, or 1 with words on stderr. Raises CNIError, OSError."""
+    topology = Topology(View(cache_dirs(arguments), _warn), arguments.network)
+    if arguments.network and not topology.segments:
+        _warn(f"no network {arguments.network} is configured, or has containers attached")
         return 1
+    if arguments.output:
+        _draw(topology, arguments.output)
     if arguments.json:
         print(json.dumps(topology.as_dict(), indent=2))
     elif not arguments.output:
@@ -107,7 +102,7 @@ def _attachment(branch: Tree, one: Attached) -> None:
     where = [(f"{port} -- ", "dim" if one.port and one.port.is_up else "red")] if port else []
     first, *others = lines(one)
     text = [first, *(other.strip() for other in others)]
-    leaf = branch.add(_words(*where, (one.name, "bold"), (f"  {'  '.join(text)}", colour)))
+    leaf = branch.add(_words(*where, (one.title, "bold"), (f"  {'  '.join(text)}", colour)))
     for line in published(one):
         leaf.add(_words((line, "cyan")))
     for problem in one.problems:

@@ -30,9 +30,10 @@ from typing import Any
 
 from cni import gojson
 from cni.cli.namespaces import InUse
-from cni.cli.pools import DEFAULT_CONF_DIR, Pool, Reservation, Warn, networks, pools
 from cni.errors import CNIError
 from cni.names import check_container_id
+from cni.pools import DEFAULT_CONF_DIR, Pool, Reservation, Warn, networks, pools
+from cni.result import Result
 from cni.runtime.cache import Attachment, ResultCache
 from cni.runtime.conf import NetworkConfigList, PluginConfig
 from cni.version import CURRENT
@@ -81,8 +82,10 @@ class Remembered(Finding):
         self._cache = cache
         self.key = (attachment.network, attachment.container_id, attachment.ifname)
         self.since = self._written()
+        # Go's libcni notes it since 1.2; before, only the plugins' result tells.
+        self.netns = attachment.netns or self._sandbox()
         # Without a path nobody can tell.
-        self.is_alive = not attachment.netns or is_netns(attachment.netns)
+        self.is_alive = not self.netns or is_netns(self.netns)
 
     def _written(self) -> int:
         """The time of the cache's file; 0 where it has just been removed."""
@@ -99,11 +102,18 @@ class Remembered(Finding):
 
     def addresses(self) -> set[str]:
         """What ADD gave it, as far as that can be read."""
+        return {str(ip.address.ip) for ip in self._result().ips}
+
+    def _sandbox(self) -> str:
+        """The namespace of the container's interface, as far as that can be read."""
+        found = (each.sandbox for each in self._result().interfaces if each.name == self.attachment.ifname)
+        return next(filter(None, found), "")
+
+    def _result(self) -> Result:
         try:
-            result = self._cache.result(*self.key, CURRENT)
+            return self._cache.result(*self.key, CURRENT) or Result()
         except CNIError:
-            return set()
-        return {str(ip.address.ip) for ip in result.ips} if result else set()
+            return Result()
 
     def network(self, configured: Iterable[NetworkConfigList]) -> NetworkConfigList:
         """The network as its ADD had it, or else as it is configured now. Raises CNIError."""
@@ -123,7 +133,7 @@ class Remembered(Finding):
 
     def names(self) -> dict[str, str]:
         network, container_id, ifname = self.key
-        return {"network": network, "containerID": container_id, "ifname": ifname, "netns": self.attachment.netns}
+        return {"network": network, "containerID": container_id, "ifname": ifname, "netns": self.netns}
 
     def __str__(self) -> str:
         network, container_id, ifname = self.key
@@ -200,7 +210,7 @@ class Node:
     def _judge_attachment(self, one: Remembered) -> None:
         if one.is_alive:
             return
-        one.judge(OVER, f"its namespace {one.attachment.netns} is gone")
+        one.judge(OVER, f"its namespace {one.netns} is gone")
         own = [reserved.reservation for reserved in self.reservations if reserved.key == one.key]
         if any(reservation.made > one.since and self._is_young(reservation) for reservation in own):
             one.judge(ALIVE, "its container is starting anew")
@@ -240,7 +250,7 @@ class Node:
 def _together(known: list[Remembered], whose: str) -> tuple[str, str]:
     if any(one.is_alive for one in known):
         return ALIVE, ""
-    return OVER, f"{whose} {known[0].attachment.netns} is gone"
+    return OVER, f"{whose} {known[0].netns} is gone"
 
 
 def _is_container(text: str) -> bool:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from cni.cli.node import BROKEN, GONE, HEALTHY, IMPAIRED, Attached, View, add_cache_argument, cache_dirs, port_text
 from cni.cli.terminal import age, console, print_table
-from cni.errors import CNIError
+
+if TYPE_CHECKING:
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
 
 _HEADS = ("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "MAC", "AGE", "HEALTH")
+_NARROWEST = 16  # columns for what is wrong
+_BETWEEN = 3  # columns from one to the next
 _COLOURS = {HEALTHY: "green", IMPAIRED: "yellow", BROKEN: "red", GONE: "red"}
 
 
@@ -23,12 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0; 1 if there is none of what was asked for, or with words on stderr."""
-    try:
-        view = View(cache_dirs(arguments), _warn)
-    except (CNIError, OSError) as error:
-        _warn(str(error))
-        return 1
+    """Do it. 0; 1 if there is none of what was asked for. Raises CNIError, OSError."""
+    view = View(cache_dirs(arguments), _warn)
     found = [each for each in view.attached if _is_asked_for(each, arguments)]
     if arguments.json:
         print(json.dumps({"attachments": [each.as_dict() for each in found]}, indent=2))
@@ -68,26 +72,58 @@ def _row(one: Attached) -> tuple[str, ...]:
 
 
 def _tell_terminal(found: list[Attached]) -> None:
+    screen = console()
+    table = _table(found)
+    if sum((column.min_width or 0) + _BETWEEN for column in table.columns) <= screen.width:
+        screen.print(table)
+    else:
+        screen.print(*_blocks(found), sep="\n")
+    _sum_up(found)
+
+
+def _table(found: list[Attached]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for head in _HEADS:
-        # What is wrong may be broken into lines; the rest is to be copied.
-        table.add_column(head, no_wrap=head != "HEALTH", justify="right" if head == "AGE" else "left", overflow="fold")
+    rows = []
     last = ""
     for one in found:
         network, name, ifname, _, mac, since, _ = _row(one)
-        health = Text(one.health, _COLOURS[one.health])
-        for problem in one.problems:
-            health.append(f"\n{problem.text}", "default")
-        heading = Text(network if network != last else "", "bold")
-        places = [*map(str, one.addresses), *(port_text(port) for port in one.ports)]
-        table.add_row(heading, name, ifname, "\n".join(places), mac, since, health)
+        whom = f"{name}\n{one.pod}".strip()
+        rows.append([network if network != last else "", whom, ifname, "\n".join(_places(one)), mac, since])
         last = network
-    console().print(table)
-    _sum_up(found)
+    for head, *cells in zip(_HEADS, *rows, strict=False):
+        width = max(len(line) for cell in (head, *cells) for line in cell.splitlines())
+        table.add_column(head, min_width=width, no_wrap=True, justify="right" if head == "AGE" else "left")
+    # What is wrong may be broken into lines; the rest is to be copied.
+    table.add_column(_HEADS[-1], min_width=_NARROWEST, overflow="fold")
+    for row, one in zip(rows, found, strict=True):
+        table.add_row(Text(row[0], "bold"), *row[1:], _health(one))
+    return table
+
+
+def _blocks(found: list[Attached]) -> Iterator[Text | Padding]:
+    """For a terminal that is too narrow for the table."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    for one in found:
+        network, _, ifname, _, mac, since, _ = _row(one)
+        yield Text(f"{network}  {one.title}  {ifname}", "bold")
+        lines = [*map(Text, _places(one)), Text(f"{mac}  {since}"), _health(one)]
+        yield Padding(Text("\n").join(lines), (0, 0, 0, 2), expand=False)
+
+
+def _places(one: Attached) -> list[str]:
+    return [*map(str, one.addresses), *map(port_text, one.ports)]
+
+
+def _health(one: Attached) -> Text:
+    from rich.text import Text
+
+    return Text("\n").join([Text(one.health, _COLOURS[one.health]), *(Text(each.text) for each in one.problems)])
 
 
 def _sum_up(found: list[Attached]) -> None:

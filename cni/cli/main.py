@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+
+from cni.cli.terminal import in_words
+from cni.errors import CNIError
 
 # Name, module below cni.cli, what it does.
 COMMANDS = (
@@ -26,13 +31,38 @@ COMMANDS = (
 )
 
 
+# As shells have it: 128 and the signal's number.
+_INTERRUPTED, _UNREAD = 130, 141
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run ``cni``. Exit codes: 0 fine, 1 the answer is no, 2 misuse."""
+    """Run ``cni``. Exit codes: 0 fine, 1 the answer is no, or with words on stderr a failure, 2 misuse."""
     argv = sys.argv[1:] if argv is None else argv
     wanted = next((word for word in argv if not word.startswith("-")), None)
     parser, modules = command_line(lambda name: name == wanted)
     arguments = parser.parse_args(argv)
-    return int(modules[arguments.command].run(arguments))
+    try:
+        status = int(modules[arguments.command].run(arguments))
+        sys.stdout.flush()  # here, where a failure can be told
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    except BrokenPipeError:  # whoever read it has seen enough
+        status = _UNREAD
+    except (CNIError, OSError) as error:
+        print(f"cni {arguments.command}: {in_words(error)}", file=sys.stderr)
+        status = 1
+    _drop_unwritten()
+    return status
+
+
+def _drop_unwritten() -> None:
+    """What cannot be written goes nowhere: Python would try again at its end, and complain."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def command_line(

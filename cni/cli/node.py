@@ -7,18 +7,22 @@ It is gathered once, on top of what leftovers.py judges, for the commands that s
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cni import gojson
 from cni._core import Link, Netlink
 from cni.cli.leftovers import OVER, Node, Remembered
-from cni.cli.pools import Pool, Warn
+from cni.cli.terminal import in_words
 from cni.config import Config, Settings
 from cni.errors import CNIError
 from cni.ip import CIDR, IP
 from cni.netns import NetNS, NetNSNotFound
+from cni.pools import Pool, Warn
 from cni.result import Interface, Result
 from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
 from cni.runtime.conf import NetworkConfigList
@@ -32,6 +36,7 @@ HEALTHY, IMPAIRED, BROKEN, GONE = "healthy", "impaired", "broken", "gone"
 GRACE = 600.0  # seconds that an ADD may be under way
 
 _PAIRS = ("veth", "netkit")
+_PLUGINS = "/opt/cni/bin"
 _SHORT = 12  # characters of a container's id, as other tools cut it
 _ON_MASTER = ("macvlan", "ipvlan", "vlan")
 _LINK_SCOPE = 253  # RT_SCOPE_LINK, linux/rtnetlink.h
@@ -75,6 +80,17 @@ class Attached:
         return self.container_id[:_SHORT]
 
     @property
+    def pod(self) -> str:
+        """What its runtime calls it in CNI_ARGS, as Kubernetes' and podman do; "" where it does not."""
+        args = dict(self.one.attachment.args)
+        return "/".join(filter(None, (args.get("K8S_POD_NAMESPACE"), args.get("K8S_POD_NAME"))))
+
+    @property
+    def title(self) -> str:
+        """The container, for a person."""
+        return f"{self.name} {self.pod}".strip()
+
+    @property
     def plugin(self) -> str:
         """The type of the network's first plugin, "" where that isn't known any more."""
         return self.config.plugins[0].type if self.config else ""
@@ -116,10 +132,23 @@ class Attached:
         """Seconds since ADD."""
         return max(time.time() - self.one.since / 1e9, 0)
 
+    @property
+    def again(self) -> str:
+        """A command that makes the attachment anew, as the runtime asked for it."""
+        then = self.one.attachment
+        variables = {
+            "CNI_CONTAINERID": self.container_id,
+            "CNI_IFNAME": self.ifname,
+            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in then.args),
+            "CAP_ARGS": json.dumps(then.capability_args) if then.capability_args else "",
+        }
+        return cnitool(("del", "add"), self.network, self.one.netns, **variables)
+
     def as_dict(self) -> dict[str, Any]:
         """All of it for a program."""
         return {
             **self.one.names(),
+            "pod": self.pod,
             "plugins": [plugin.type for plugin in self.config.plugins] if self.config else [],
             "addresses": list(map(str, self.addresses)),
             "mac": self.mac,
@@ -166,7 +195,7 @@ class Attached:
 
     def examine(self, links: dict[str, Link], pools: Iterable[Pool], owners: Owners) -> None:
         """Look into the container, and compare. `links` are the node's by name."""
-        path = self.one.attachment.netns
+        path = self.one.netns
         if not self.one.is_alive:
             text = self.one.reason or f"its namespace {path} is gone"
             self._note(ERROR, text, "cni gc" if self.one.verdict == OVER else "")
@@ -181,7 +210,7 @@ class Attached:
             self._note(ERROR, f"its namespace {path} is gone", "cni gc")
             return
         except OSError as error:
-            self._note(WARNING, f"its namespace cannot be looked into: {error}")
+            self._note(WARNING, f"its namespace cannot be looked into: {in_words(error)}")
             return
         self._compare_on_node(links)
         self._compare_reservations(pools, owners)
@@ -189,7 +218,7 @@ class Attached:
     def _compare_inside(self, inside: Netlink, links: dict[str, Link]) -> None:
         link = self.link = inside.find_link(self.ifname)
         if link is None:
-            self._note(ERROR, f"its interface {self.ifname} is gone", self._again())
+            self._note(ERROR, f"its interface {self.ifname} is gone", self._restart())
             return
         self.present = [
             CIDR(IP(each.packed), each.prefix)
@@ -218,7 +247,7 @@ class Attached:
     def _compare_on_node(self, links: dict[str, Link]) -> None:
         bridge = links.get(self.bridge)
         if self.bridge and bridge is None:
-            self._note(ERROR, f"its bridge {self.bridge} is gone", self._again())
+            self._note(ERROR, f"its bridge {self.bridge} is gone", self._restart())
         elif bridge and bridge.kind != "bridge":
             self._note(ERROR, f"{self.bridge}, which was its bridge, is a {bridge.kind or 'physical'} link now")
         elif bridge and not bridge.is_up:
@@ -226,7 +255,7 @@ class Attached:
         port = self.port = self.port or links.get(self.port_name)
         if port is None:
             if self.port_name and self.link:  # where both ends are gone, one is news enough
-                self._note(ERROR, f"the node's end of its link, {self.port_name}, is gone", self._again())
+                self._note(ERROR, f"the node's end of its link, {self.port_name}, is gone", self._restart())
             return
         if not port.is_up and not self._is_meant_to_be_down():
             self._note(ERROR, f"the node's end of its link, {port.name}, is down", f"ip link set {port.name} up")
@@ -246,7 +275,7 @@ class Attached:
                 text = f"its address {address.ip} is not reserved: another container may get it"
                 self._note(WARNING, text, cure)
             elif self.container_id not in holders:
-                self._note(ERROR, f"its address {address.ip} is reserved for {holders[0][:_SHORT]}", self._again())
+                self._note(ERROR, f"its address {address.ip} is reserved for {holders[0][:_SHORT]}", self._restart())
 
     def _asks_host_local(self) -> bool:
         plugins = self.config.plugins if self.config else ()
@@ -256,14 +285,10 @@ class Attached:
         return bool(self.config and bridge_table(self.config, "disableContainerInterface"))
 
     def _inside(self, command: str) -> str:
-        return f"nsenter --net={self.one.attachment.netns} ip {command}"
+        return f"nsenter --net={self.one.netns} ip {command}"
 
-    def _again(self) -> str:
-        """What makes an attachment anew."""
-        then = self.one.attachment
-        words = f"cnitool {{}} {self.network} {then.netns}"
-        variables = f"CNI_CONTAINERID={self.container_id} CNI_IFNAME={self.ifname}"
-        return f"restart the container, or: {variables} sh -c '{words.format('del')}; {words.format('add')}'"
+    def _restart(self) -> str:
+        return f"restart the container, or attach it anew: {self.again}"
 
     def _note(self, severity: str, text: str, cure: str = "") -> None:
         self.problems.append(Problem(severity, text, cure))
@@ -319,6 +344,14 @@ class View:
             master = gojson.get(gojson.loads(first.raw), "master")
             return str(master) if master else (self.uplinks[0].name if self.uplinks else "")
         return ""
+
+
+def cnitool(verbs: Sequence[str], network: str, netns: str, **variables: str) -> str:
+    """A command for a person to run: these calls of cnitool, with these variables, and folders as they are here."""
+    folders = {"CNI_PATH": os.environ.get("CNI_PATH") or _PLUGINS, "NETCONFPATH": os.environ.get("NETCONFPATH", "")}
+    environ = [f"{name}={value}" for name, value in {**folders, **variables}.items() if value]
+    calls = "; ".join(shlex.join(["cnitool", verb, network, netns]) for verb in verbs)
+    return shlex.join(["env", *environ, "sh", "-c", calls])
 
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:

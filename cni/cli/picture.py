@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from statistics import median
+from textwrap import wrap
 from xml.sax.saxutils import escape
 
 from cni.cli.node import BROKEN, GONE, HEALTHY, IMPAIRED, Attached
@@ -21,37 +22,57 @@ _GAP = 12.0  # between boxes
 _BETWEEN = 7.0  # between a container's interfaces, so that their ports do not touch
 _GUTTER = 90.0  # between columns, for what connects them
 _TOP = 104.0
-_LONGEST = 64  # letters of a problem
+_LONGEST = 64  # letters of a line about a problem
 
-# A segment's own, so that its lines can be followed: line, paper.
-_HUES = (
-    ("#2563a8", "#e8f0fa"),
-    ("#2e7d4f", "#e7f4ec"),
-    ("#7a4bb0", "#f1eafa"),
-    ("#0e7c86", "#e3f4f5"),
-    ("#8a5a2b", "#f7efe6"),
-    ("#5b6b1f", "#f1f4e2"),
-)
-_RED, _RED_PAPER = "#c62828", "#fdecec"
-_AMBER, _AMBER_PAPER = "#b26a00", "#fff5e0"
-_GREY, _GREY_PAPER = "#7b8794", "#f4f6f8"
-_INK = "#1c2733"
+# How things look: the colours of their line and of their paper, where the reader's desktop is light, and where it is
+# dark. The hues are segments' own, so that their lines can be followed.
+_LOOKS = {
+    "hue0": (("#2563a8", "#e8f0fa"), ("#6ea8fe", "#14243a")),
+    "hue1": (("#2e7d4f", "#e7f4ec"), ("#63c088", "#12291c")),
+    "hue2": (("#7a4bb0", "#f1eafa"), ("#b794f4", "#241a35")),
+    "hue3": (("#0e7c86", "#e3f4f5"), ("#4fc3cf", "#0e282b")),
+    "hue4": (("#8a5a2b", "#f7efe6"), ("#d0a06a", "#2b2013")),
+    "hue5": (("#5b6b1f", "#f1f4e2"), ("#a9bd5a", "#222711")),
+    "bad": (("#c62828", "#fdecec"), ("#ff7b7b", "#3a1618")),
+    "poor": (("#a65f00", "#fff5e0"), ("#f0ad4e", "#33260f")),
+    "quiet": (("#5f6b76", "#f4f6f8"), ("#8b98a5", "#1b222a")),
+    "port": (("#0b5d66", "#e3f4f5"), ("#4fc3cf", "#0e282b")),
+    "uplink": (("#44505c", "#eef1f4"), ("#9aa7b4", "#1b222a")),
+    "plain": (("#44505c", "#ffffff"), ("#8b98a5", "#11181f")),
+}
+_HUES = [name for name in _LOOKS if name.startswith("hue")]
+_INK, _PAPER = ("#1c2733", "#e6edf3"), ("#ffffff", "#0d1117")
 
-_OF_HEALTH = {IMPAIRED: (_AMBER, _AMBER_PAPER), BROKEN: (_RED, _RED_PAPER), GONE: (_RED, _RED_PAPER)}
-_OF_STATE = {DOWN: (_RED, _RED_PAPER), MISSING: (_RED, _RED_PAPER), UNUSED: (_GREY, _GREY_PAPER)}
+_OF_HEALTH = {IMPAIRED: "poor", BROKEN: "bad", GONE: "bad"}
+_OF_STATE = {DOWN: "bad", MISSING: "bad", UNUSED: "quiet"}
 
-_STYLE = f"""\
-text {{ font: {_SIZE:g}px "DejaVu Sans Mono", Menlo, Consolas, monospace; fill: {_INK}; white-space: pre }}
+
+def _style() -> str:
+    return f"""\
+text {{ font: {_SIZE:g}px "DejaVu Sans Mono", Menlo, Consolas, monospace; white-space: pre }}
 .strong {{ font-weight: bold }}
-.quiet {{ fill: {_GREY} }}
-.bad {{ fill: {_RED} }}
-.poor {{ fill: {_AMBER} }}
-.port {{ fill: #0b5d66 }}
 rect {{ stroke-width: 1.5 }}
 path {{ fill: none; stroke-width: 1.6 }}
 .gone {{ stroke-dasharray: 5 4 }}
 .routed {{ stroke-dasharray: 2 5; stroke-linecap: round }}
+{_colours(0)}@media (prefers-color-scheme: dark) {{
+{_colours(1)}}}
 """
+
+
+def _colours(scheme: int) -> str:
+    """For a light or a dark desktop."""
+    rules = [
+        f"text {{ fill: {_INK[scheme]} }}",
+        f"path {{ stroke: {_INK[scheme]} }}",
+        f".paper {{ fill: {_PAPER[scheme]} }}",
+    ]
+    for name, schemes in _LOOKS.items():
+        line, paper = schemes[scheme]
+        rules.append(f"rect.{name} {{ stroke: {line}; fill: {paper} }} path.{name} {{ stroke: {line} }}")
+        rules.append(f"text.{name} {{ fill: {line} }}")
+    return "".join(f"{rule}\n" for rule in rules)
+
 
 Line = tuple[str, str]  # text, class
 
@@ -59,9 +80,9 @@ Line = tuple[str, str]  # text, class
 class Box:
     """Lines of text with a frame; `y` is its upper edge, set when it is placed."""
 
-    def __init__(self, content: list[Line], colours: tuple[str, str], *, dashed: bool = False) -> None:
+    def __init__(self, content: list[Line], look: str, *, dashed: bool = False) -> None:
         self.content = content
-        self.colours = colours
+        self.look = look
         self.dashed = dashed
         self.x = self.y = 0.0
         self.offsets = [_PADDING + _LINE * number for number in range(len(content))]
@@ -100,7 +121,7 @@ class Picture:
         self._segments = {segment: self._segment_box(segment) for segment in topology.segments}
         self._containers = [_container_box(container) for container in topology.containers]
         self._strays = [
-            (segment, link, _pill(link.name, (_AMBER, _AMBER_PAPER), dashed=False))
+            (segment, link, _pill(link.name, "poor", dashed=False))
             for segment in topology.segments
             for link in segment.strays
         ]
@@ -113,13 +134,13 @@ class Picture:
         width, height = f"{self.width:.0f}", f"{self.height:.0f}"
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}">\n<title>{escape(self._title)}</title>\n<style>\n{_STYLE}</style>\n'
-            f'<rect width="100%" height="100%" fill="#ffffff"/>\n' + "\n".join(self._lines + self._parts) + "\n</svg>\n"
+            f'viewBox="0 0 {width} {height}">\n<title>{escape(self._title)}</title>\n<style>\n{_style()}</style>\n'
+            f'<rect class="paper" width="100%" height="100%"/>\n' + "\n".join(self._lines + self._parts) + "\n</svg>\n"
         )
 
     # ---- boxes ----
 
-    def _colours(self, segment: Segment) -> tuple[str, str]:
+    def _look(self, segment: Segment) -> str:
         return _OF_STATE.get(segment.state, self._hues[segment])
 
     def _segment_box(self, segment: Segment) -> Box:
@@ -127,13 +148,13 @@ class Picture:
         content += [(address, "") for address in segment.addresses if segment.is_bridge]
         if segment.state != UP:
             content.append((segment.state, "quiet" if segment.state == UNUSED else "bad"))
-        return Box(content, self._colours(segment), dashed=segment.state in (MISSING, UNUSED))
+        return Box(content, self._look(segment), dashed=segment.state in (MISSING, UNUSED))
 
     def _port(self, row: _Row) -> Box | None:
         port = row.one.port
         if port is None:
-            return _pill(row.one.port_name, (_RED, _RED_PAPER), dashed=True) if row.one.port_name else None
-        return _pill(port.name, self._hues[row.segment] if port.is_up else (_RED, _RED_PAPER), dashed=False)
+            return _pill(row.one.port_name, "bad", dashed=True) if row.one.port_name else None
+        return _pill(port.name, self._hues[row.segment] if port.is_up else "bad", dashed=False)
 
     # ---- where they stand ----
 
@@ -188,15 +209,15 @@ class Picture:
         self._text(_MARGIN, 56, self._summary(), "quiet")
         for uplink, box in self._uplinks:
             for segment in uplink.carries:
-                self._connect(box, self._segments[segment], self._hues[segment][0], "")
+                self._connect(box, self._segments[segment], self._hues[segment], "")
             for segment in uplink.routes:
-                self._connect(box, self._segments[segment], _GREY, "routed")
+                self._connect(box, self._segments[segment], "quiet", "routed")
             self._box(box, uplink.link.name)
         for box, rows in self._containers:
             for row in rows:
                 self._attach(row, box)
         for segment, _, pill in self._strays:
-            self._connect(self._segments[segment], pill, _AMBER, "")
+            self._connect(self._segments[segment], pill, "poor", "")
             self._box(pill, "a port of nobody that a runtime remembers")
         for segment, box in self._segments.items():
             self._box(box, f"{segment.title}, {segment.about}")
@@ -210,18 +231,18 @@ class Picture:
         """From the segment by the port, if there is one, to the interface's line."""
         segment, port = self._segments[row.segment], self._ports[row.one]
         sound = row.one.health in (HEALTHY, IMPAIRED) and row.segment.state == UP
-        colour = self._hues[row.segment][0] if sound else _RED
+        look = self._hues[row.segment] if sound else "bad"
         style = "" if sound else "gone"
         y = container.middle(row.line)
         if port:
-            self._connect(segment, port, colour, style)
-            self._path(f"M{port.x + port.width:.1f} {y:.1f}H{container.x:.1f}", colour, style)
+            self._connect(segment, port, look, style)
+            self._path(f"M{port.x + port.width:.1f} {y:.1f}H{container.x:.1f}", look, style)
             return
         straight = segment_end = max([box.x for box in filter(None, self._ports.values())] or [container.x - 24])
-        self._path(_curve(segment, segment_end, y) + f"H{max(container.x, straight):.1f}", colour, style)
+        self._path(_curve(segment, segment_end, y) + f"H{max(container.x, straight):.1f}", look, style)
 
-    def _connect(self, left: Box, right: Box, colour: str, style: str) -> None:
-        self._path(_curve(left, right.x, right.middle()), colour, style)
+    def _connect(self, left: Box, right: Box, look: str, style: str) -> None:
+        self._path(_curve(left, right.x, right.middle()), look, style)
 
     def _summary(self) -> str:
         topology = self._topology
@@ -232,22 +253,21 @@ class Picture:
 
     def _legend(self) -> None:
         x, y = _MARGIN, self._legend_y
-        for colour, style, words in (
-            (_INK, "", "attached"),
-            (_GREY, "routed", "routed by the node"),
-            (_RED, "gone", "down or gone"),
-            (_AMBER, "", "not as ADD left it"),
+        for look, style, words in (
+            ("", "", "attached"),
+            ("quiet", "routed", "routed by the node"),
+            ("bad", "gone", "down or gone"),
+            ("poor", "", "not as ADD left it"),
         ):
-            self._path(f"M{x:.1f} {y - 4:.1f}h30", colour, style)
+            self._path(f"M{x:.1f} {y - 4:.1f}h30", look, style)
             self._text(x + 38, y, words, "quiet")
             x += 38 + _LETTER * (len(words) + 3)
 
     def _box(self, box: Box, tip: str) -> None:
-        line, paper = box.colours
-        dashes = ' class="gone"' if box.dashed else ""
+        look = f"{box.look} gone" if box.dashed else box.look
         self._parts.append(
             f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" rx="5" '
-            f'fill="{paper}" stroke="{line}"{dashes}><title>{escape(tip)}</title></rect>'
+            f'class="{look}"><title>{escape(tip)}</title></rect>'
         )
         for (text, style), offset in zip(box.content, box.offsets, strict=True):
             self._text(box.x + _PADDING, box.y + offset + _SIZE, text, style)
@@ -256,9 +276,8 @@ class Picture:
         of_class = f' class="{style}"' if style else ""
         self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" xml:space="preserve"{of_class}>{escape(text)}</text>')
 
-    def _path(self, path: str, colour: str, style: str) -> None:
-        of_class = f' class="{style}"' if style else ""
-        self._lines.append(f'<path d="{path}" stroke="{colour}"{of_class}/>')
+    def _path(self, path: str, look: str, style: str) -> None:
+        self._lines.append(f'<path d="{path}" class="{f"{look} {style}".strip()}"/>')
 
 
 def _curve(left: Box, x: float, y: float) -> str:
@@ -277,8 +296,8 @@ def _spread(boxes: Iterable[tuple[Box, list[float]]]) -> float:
     return bottom
 
 
-def _pill(text: str, colours: tuple[str, str], *, dashed: bool) -> Box:
-    box = Box([(text, "")], colours, dashed=dashed)
+def _pill(text: str, look: str, *, dashed: bool) -> Box:
+    box = Box([(text, "")], look, dashed=dashed)
     box.height = _LINE + 3
     box.offsets = [1.5]
     return box
@@ -291,23 +310,19 @@ def _uplink_box(uplink: Uplink) -> Box:
     content += [(address, "") for address in uplink.addresses]
     if uplink.state != UP:
         content.append((uplink.state, "bad"))
-    return Box(content, _OF_STATE.get(uplink.state, ("#44505c", "#eef1f4")))
+    return Box(content, _OF_STATE.get(uplink.state, "uplink"))
 
 
 def _container_box(container: Container) -> tuple[Box, list[_Row]]:
-    content: list[Line] = [(container.name, "strong")]
+    content: list[Line] = [(container.title, "strong")]
     rows = []
     for one, segment in container.attached:
         rows.append(_Row(one, segment, len(content)))
-        style = {IMPAIRED: "poor", BROKEN: "bad", GONE: "bad"}.get(one.health, "")
+        style = _OF_HEALTH.get(one.health, "")
         content += [(text, style) for text in lines(one)]
         content += [(f"  {text}", "port") for text in published(one)]
-        content += [(f"  {_cut(problem.text)}", style) for problem in one.problems]
-    box = Box(content, _OF_HEALTH.get(container.health, ("#44505c", "#ffffff")), dashed=container.health == GONE)
+        content += [(f"  {line}", style) for problem in one.problems for line in wrap(problem.text, _LONGEST)]
+    box = Box(content, _OF_HEALTH.get(container.health, "plain"), dashed=container.health == GONE)
     for row in rows[1:]:
         box.part(row.line, _BETWEEN)
     return box, rows
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -27,11 +29,27 @@ def age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def console(file: TextIO | None = None) -> Console:
-    """Where rich writes: coloured on a terminal (unless NO_COLOR is set), and elsewhere plain and never broken."""
+def in_words(error: Exception) -> str:
+    """An error, and where it is one of permissions, what that means."""
+    takes_root = isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES)
+    return f"{error}; this takes root" if takes_root else str(error)
+
+
+def console(file: TextIO | None = None, *, soft_wrap: bool = False) -> Console:
+    """Where rich writes: coloured on a terminal (unless NO_COLOR is set), and elsewhere plain and never broken.
+
+    With `soft_wrap` lines are left to the terminal to break, so that they can be copied.
+    """
     from rich.console import Console
 
-    made = Console(file=file or sys.stdout, highlight=False, markup=False, emoji=False)
+    made = Console(
+        file=file or sys.stdout,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        soft_wrap=soft_wrap,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
     if not made.is_terminal:
         made.width = _WIDEST
     return made

@@ -79,8 +79,8 @@ class Container:
         self.attached: list[tuple[Attached, Segment]] = []
 
     @property
-    def name(self) -> str:
-        return self.attached[0][0].name
+    def title(self) -> str:
+        return self.attached[0][0].title
 
     @property
     def health(self) -> str:

@@ -19,9 +19,9 @@ from cni.cli import units
 from cni.cli.install import add_shared_arguments
 from cni.cli.leftovers import Remembered
 from cni.cli.node import add_cache_argument, cache_dirs
-from cni.cli.pools import DEFAULT_CONF_DIR, networks
 from cni.cli.steps import Remove, Step, carry_out, leftovers
 from cni.errors import CNIError
+from cni.pools import DEFAULT_CONF_DIR, networks
 from cni.runtime.cache import ResultCache
 
 _TOLD = 5  # attachments that are named

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
-from cni.cli.pools import DEFAULT_CONF_DIR
-from cni.errors import CNIError
-from cni.validate import rules
+from cni.cli.terminal import console
+from cni.pools import DEFAULT_CONF_DIR
 from cni.validate.findings import Finding
 from cni.validate.network import Network
-from cni.validate.node import Node, check_together, network_of, networks_of
+from cni.validate.node import Node, check
 
 if TYPE_CHECKING:
     from cni.validate.plan import Plan
@@ -50,14 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0; 1 if there are errors, or with words on stderr if it cannot be done."""
+    """Do it. 0; 1 if there are errors. Raises CNIError, OSError."""
     paths = arguments.paths or [os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR]
-    try:
-        networks, findings = _checked(paths, files_only=arguments.files_only)
-        plans = _plans(networks) if arguments.plan else []
-    except (CNIError, OSError) as error:
-        print(f"cni validate: {error}", file=sys.stderr)
-        return 1
+    networks, findings = _checked(paths, files_only=arguments.files_only)
+    plans = _plans(networks) if arguments.plan else []
     if arguments.json:
         told = {
             "findings": [finding.as_dict() for finding in findings],
@@ -67,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _tell(networks, findings)
         for plan in plans:
-            plan.tell(_console())
+            plan.tell(console(soft_wrap=True))
     failed = any(plan.failure for plan in plans)
     return 1 if failed or any(finding.is_error for finding in findings) else 0
 
@@ -76,29 +69,8 @@ def _checked(paths: Sequence[str], *, files_only: bool) -> tuple[list[Network], 
     """The networks of files and folders, and all that is found. Raises CNIError, OSError."""
     search = None if files_only else (os.environ.get("CNI_PATH") or _PLUGINS).split(os.pathsep)
     node = None if files_only else Node()
-    concerned: list[Network] = []
-    further: list[Finding] = []
-    for path in paths:
-        if os.path.isdir(path):
-            together, passed_over = networks_of(path)
-            checked = together
-            further += passed_over
-        else:
-            network, others, passed_over = network_of(path)
-            checked, together = [network], [network, *others]
-            further += passed_over
-        for network in checked:
-            rules.check(network, search)
-            if node:
-                node.check(network)
-        check_together(together, checked)
-        concerned += checked
-    found = [finding for network in concerned for finding in sorted(network.findings, key=_by_place)]
-    return concerned, found + further
-
-
-def _by_place(finding: Finding) -> tuple[str, int, int]:
-    return finding.file, finding.line, finding.column
+    checked = [check(path, search, node) for path in paths]
+    return [one for networks, _ in checked for one in networks], [one for _, found in checked for one in found]
 
 
 def _plans(networks: Iterable[Network]) -> list[Plan]:
@@ -110,22 +82,17 @@ def _plans(networks: Iterable[Network]) -> list[Plan]:
 # ---- for people ----
 
 
-def _console() -> Console:
-    # What is no terminal gets lines as they are, without colours.
-    return Console(highlight=False, soft_wrap=True)
-
-
 def _tell(networks: Sequence[Network], findings: Sequence[Finding]) -> None:
-    console = _console()
+    screen = console(soft_wrap=True)
     for finding in findings:
         style = _STYLES[finding.problem.severity]
-        console.print(
+        screen.print(
             Text.assemble((f"{finding.place}: ", "bold"), (f"{finding.problem.severity}: ", style), finding.words)
         )
         if finding.excerpt:
             line, caret = _excerpt(finding.excerpt, finding.column)
-            console.print(Text(f"    {line}"), Text(f"\n    {caret}", style), sep="")
-    console.print(Text(_summary(networks, findings)))
+            screen.print(Text(f"    {line}"), Text(f"\n    {caret}", style), sep="")
+    screen.print(Text(_summary(networks, findings)))
 
 
 def _excerpt(line: str, column: int) -> tuple[str, str]:

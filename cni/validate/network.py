@@ -63,6 +63,14 @@ class Part:
         return bool(self.ipam_type and not self.ipam)
 
     @property
+    def delegate(self) -> Part | None:
+        """What flannel passes on, with the type that it then has."""
+        if self.type != "flannel":
+            return None
+        value = {"type": "bridge", **section(self.value, "delegate")}
+        return Part(self.document, self.file, joined(self.base, "delegate"), value)
+
+    @property
     def granted(self) -> list[str]:
         """The capabilities it has."""
         return [name for name, on in section(self.value, "capabilities").items() if on is True]
@@ -129,6 +137,11 @@ class Network:
             return
         line, column = document.position(problem.path, of_key=problem.is_key)
         self.findings.append(Finding(file, problem, line, column, document.line(line)))
+
+    @property
+    def asked(self) -> list[Part]:
+        """All plugins that are asked: those of the list, and those that these delegate to."""
+        return [part for each in self.parts for part in (each, each.delegate) if part]
 
     def load(self) -> NetworkConfigList:
         """The network as runtimes load it. Raises CNIError."""

@@ -13,11 +13,14 @@ from cni.errors import CNIError, quote
 from cni.ip import CIDR, IP
 from cni.netns import NetNS
 from cni.runtime.conf import FOLDER_EXTENSIONS, config_files
+from cni.validate import rules
 from cni.validate.findings import WARNING, Finding, Problem
 from cni.validate.network import EXTENSIONS, Network, Part
 from cni_plugins.ipam import host_local
 from cni_plugins.ipam.host_local.ranges import Range
 from cni_plugins.main import bridge
+
+NO_NETWORKS = "no-networks"
 
 _UNICAST = 1  # RTN_UNICAST, linux/rtnetlink.h
 _PAIRS = ("veth", "netkit")
@@ -25,27 +28,45 @@ _PAIRS = ("veth", "netkit")
 _OF_THE_BRIDGE = (bridge.Conf.mtu, bridge.Conf.promiscMode)
 
 
-def networks_of(path: str) -> tuple[list[Network], list[Finding]]:
-    """All networks of a folder in the order in which runtimes look through it, and its files that they pass over.
+def check(path: str, search: Sequence[str] | None, node: Node | None) -> tuple[list[Network], list[Finding]]:
+    """The networks of a file or folder, and all that is found in them and in files that runtimes pass over.
 
-    Raises CNIError.
+    ``search`` are CNI_PATH's folders, ``node`` is what they are to go with; None not to look there. Raises CNIError,
+    OSError.
     """
-    networks = [Network(name) for name in config_files(path, EXTENSIONS)]
-    none = [] if networks else [Finding(path, Problem("no-networks", "", "there is no network in this folder"))]
-    names = {network.name for network in networks if network.is_list}
-    return networks, [*none, *_passed_over(path, names)]
+    is_folder = os.path.isdir(path)
+    networks = _networks_of(path) if is_folder else [Network(path)]
+    for network in networks:
+        rules.check(network, search)
+        if node:
+            node.check(network)
+    _check_together([*networks, *([] if is_folder else _beside(path))], networks)
+    found = [finding for network in networks for finding in sorted(network.findings, key=_by_place)]
+    return networks, [*found, *(_not_read(path, networks) if is_folder else _misnamed(path))]
 
 
-def network_of(path: str) -> tuple[Network, list[Network], list[Finding]]:
-    """A file's network, the other networks of its folder, and whether it would be passed over. Raises CNIError."""
-    network = Network(path)
-    if not path.endswith(EXTENSIONS):
-        return network, [], [_ignored(path)] if os.path.isfile(path) else []
-    there = networks_of(os.path.dirname(path) or ".")[0] if os.path.exists(path) else []
-    return network, [other for other in there if not os.path.samefile(other.file, path)], []
+def _networks_of(folder: str) -> list[Network]:
+    """All networks of a folder, in the order in which runtimes look through it."""
+    return [Network(name) for name in config_files(folder, EXTENSIONS)]
 
 
-def check_together(networks: Sequence[Network], concerned: Iterable[Network]) -> None:
+def _beside(path: str) -> list[Network]:
+    """The other networks of a file's folder."""
+    if not path.endswith(EXTENSIONS) or not os.path.exists(path):
+        return []
+    there = _networks_of(os.path.dirname(path) or ".")
+    return [other for other in there if not os.path.samefile(other.file, path)]
+
+
+def _misnamed(path: str) -> list[Finding]:
+    return [_ignored(path)] if os.path.isfile(path) and not path.endswith(EXTENSIONS) else []
+
+
+def _by_place(finding: Finding) -> tuple[str, int, int]:
+    return finding.file, finding.line, finding.column
+
+
+def _check_together(networks: Sequence[Network], concerned: Iterable[Network]) -> None:
     """Report what is wrong between networks of one folder, to one that is concerned."""
     wanted = {id(network) for network in concerned}
     # As runtimes find them by name: lists before the others.
@@ -63,8 +84,11 @@ def check_together(networks: Sequence[Network], concerned: Iterable[Network]) ->
         _same_subnets(first, second)
 
 
-def _passed_over(folder: str, names: set[str]) -> Iterator[Finding]:
-    """Files that look like configurations, but are not called so, in the folder and in those of these networks."""
+def _not_read(folder: str, networks: Sequence[Network]) -> Iterator[Finding]:
+    """Files that look like configurations, but are not called so, in the folder and in those of its networks."""
+    if not networks:
+        yield Finding(folder, Problem(NO_NETWORKS, "", "there is no network in this folder"))
+    names = {network.name for network in networks if network.is_list}
     for entry in _entries(folder):
         if entry.is_dir() and entry.name in names:
             inside = [inner.path for inner in _entries(entry.path) if not inner.name.endswith(FOLDER_EXTENSIONS)]

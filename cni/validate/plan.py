@@ -110,7 +110,8 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _defaults(part: Part) -> Iterator[str]:
     """What a plugin takes for devices that the configuration does not name."""
-    return _strings(list(vars(part.conf).values()) if part.conf else [])
+    conf = part.conf
+    return _strings([getattr(conf, field.name) for field in conf.fields()] if conf else [])
 
 
 def _is_hidden_file(path: str) -> bool:

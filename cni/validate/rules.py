@@ -33,7 +33,7 @@ def check(network: Network, paths: Sequence[str] | None) -> None:
         return
     for rule in _RULES:
         rule(network)
-    for part in network.parts:
+    for part in network.asked:
         if part.type and paths is not None:
             _find(network, part, paths)
     # What follows stops at the first fault that it meets, and knows no places: it is for what has not been found.
@@ -89,7 +89,7 @@ def _name(network: Network) -> None:
 
 
 def _plugin_keys(network: Network) -> None:
-    for part in network.parts:
+    for part in network.asked:
         if not part.type:
             network.report(Problem("type", "type", "there is none, so which plugin this is for cannot be told"), part)
         elif part.known:

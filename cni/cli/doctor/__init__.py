@@ -25,6 +25,7 @@ _EXAMINATIONS: tuple[tuple[str, Callable[[Patient], Iterator[Finding]]], ...] = 
     ("leftovers", state.check_leftovers),
     ("firewall", firewalls.check),
 )
+_INDENT = 10
 _MARKS = {ERROR: ("error", "bold red"), WARNING: ("warning", "yellow"), NOTE: ("note", "cyan"), OK: ("ok", "green")}
 
 
@@ -75,6 +76,8 @@ def _guarded(check: Callable[[Patient], Iterator[Finding]], patient: Patient) ->
 
 
 def _tell(findings: list[Finding]) -> None:
+    from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
     screen = console()
@@ -84,13 +87,17 @@ def _tell(findings: list[Finding]) -> None:
             topic = finding.topic
             screen.print(Text(topic, "bold"))
         mark, style = _MARKS[finding.severity]
-        screen.print(Text.assemble("  ", (f"{mark:8}", style), finding.text))
+        line = Table.grid()
+        line.add_row(Text(f"  {mark:8}", style), finding.text)
+        screen.print(line)
         if finding.severity == OK:
             continue
         if finding.meaning:
-            screen.print(Text.assemble(" " * 10, (finding.meaning, "dim")))
+            screen.print(Padding(Text(finding.meaning, "dim"), (0, 0, 0, _INDENT), expand=False))
         if finding.cure:
-            screen.print(Text.assemble(" " * 10, ("cure: ", "green"), finding.cure))
+            # To be copied, and so not broken into lines here.
+            cure = finding.cure.replace("\n", "\n" + " " * (_INDENT + len("cure: ")))
+            screen.print(Text.assemble(" " * _INDENT, ("cure: ", "green"), cure), soft_wrap=True)
     counts = [(sum(each.severity == severity for each in findings), severity) for severity in (ERROR, WARNING, NOTE)]
     words = ", ".join(f"{count} {severity}{'s' if count != 1 else ''}" for count, severity in counts if count)
     screen.print(Text(words or "all is well", "bold"))

@@ -6,9 +6,9 @@ import os
 
 from cni import gojson
 from cni.cli.node import View
-from cni.cli.pools import DEFAULT_CONF_DIR
 from cni.config import Config
 from cni.errors import CNIError
+from cni.pools import DEFAULT_CONF_DIR
 from cni.runtime.conf import NetworkConfigList
 
 DEFAULT_PATH = "/opt/cni/bin"
@@ -41,7 +41,7 @@ class Finding:
 class Patient:
     """The node, and what its networks need. `view` is None where it could not be gathered, for `failure`.
 
-    `types` are the plugins that its networks name, each with the network that does; `warnings` was said meanwhile.
+    `types` are the plugins that its networks name, each with the networks that do; `warnings` was said meanwhile.
     """
 
     def __init__(self, cache_dirs: list[str]) -> None:
@@ -54,10 +54,10 @@ class Patient:
             self.view = View(cache_dirs, self.warnings.append)
         except (CNIError, OSError) as error:
             self.failure = str(error)
-        self.types: dict[str, str] = {}
+        self.types: dict[str, list[str]] = {}
         for network in self.networks:
-            for name in _types(network):
-                self.types.setdefault(name, network.name)
+            for name in dict.fromkeys(_types(network)):
+                self.types.setdefault(name, []).append(network.name)
 
     @property
     def networks(self) -> list[NetworkConfigList]:

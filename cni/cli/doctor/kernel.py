@@ -71,7 +71,7 @@ class Feature:
     def needed_by(self, patient: Patient) -> list[str]:
         """The networks that cannot do without it."""
         if not self.keys:
-            return sorted({patient.types[name] for name in self.plugins if name in patient.types})
+            return sorted({network for name in self.plugins for network in patient.types.get(name, ())})
         return [network.name for network in patient.networks if any(map(self._is_set, network.plugins))]
 
     def _is_set(self, plugin: PluginConfig) -> bool:

@@ -11,8 +11,7 @@ from cni import invoke, launcher
 from cni.cli.doctor.finding import Finding, Patient
 from cni.cli.node import ERROR, NOTE, OK, WARNING
 from cni.errors import CNIError
-from cni.validate import rules
-from cni.validate.node import Node, check_together, networks_of
+from cni.validate.node import NO_NETWORKS, Node, check
 
 
 def check_plugins(patient: Patient) -> Iterator[Finding]:
@@ -25,44 +24,49 @@ def check_plugins(patient: Patient) -> Iterator[Finding]:
     target = folders[0] if folders else next(filter(None, patient.paths), launcher.PACKAGES)
     ours = {point.name for point in entry_points(group="cni.plugins")}
     good: list[str] = []
-    for name, network in sorted(patient.types.items()):
+    foreign: dict[tuple[str, str], list[str]] = {}  # by whose they are, and their folder
+    for name, networks in sorted(patient.types.items()):
+        of = ", ".join(networks)
         try:
             path = invoke.find(name, patient.paths)
         except CNIError:
-            meaning = f"no container can be attached to the network {network}"
+            meaning = f"no container can be attached to {of}"
             cure = f"cni install --dir {target}" if name in ours else "install the package it comes from"
             yield Finding(ERROR, f"plugin {name} is in none of {', '.join(patient.paths)}", meaning, cure)
             continue
-        found = list(_executable(path, f"the network {network} needs it", is_ours=name in ours))
+        found = list(_executable(path, f"it is needed by {of}"))
         yield from found
+        if maker := _maker(path, is_known=name in ours):
+            foreign.setdefault((maker, os.path.dirname(path)), []).append(name)
         if not any(finding.severity == ERROR for finding in found):
             good.append(name)
+    for (maker, folder), names in foreign.items():
+        meaning = "this installation's own do not run then; that is fine if it is meant to be"
+        yield Finding(NOTE, f"{maker}: {', '.join(names)} in {folder}", meaning, f"cni install --dir {folder}")
     if good:
         yield Finding(OK, f"there are {', '.join(good)}")
+    elif not patient.types and not any(map(os.listdir, folders)):
+        cure = f"cni install --dir {target}"
+        yield Finding(WARNING, f"there is no plugin in {', '.join(patient.paths)}", "no network can be used", cure)
     for path in _others(folders, patient):
         yield from _interpreter(path, "no network of this node needs it", WARNING)
 
 
-def _executable(path: str, needed: str, *, is_ours: bool) -> Iterator[Finding]:
+def _maker(path: str, *, is_known: bool) -> str:
+    """Whose a plugin is, if not this installation's; `is_known` says that this one has a plugin of that name."""
+    trailer = launcher.read(path)
+    if trailer is None:
+        return "not of this project" if is_known else ""
+    return "" if trailer.is_ours else f"of another installation, {trailer.folders[0]}"
+
+
+def _executable(path: str, needed: str) -> Iterator[Finding]:
     if not os.access(path, os.X_OK):
         yield Finding(ERROR, f"{path} is not executable", needed, f"chmod 755 {path}")
         return
     if os.stat(path).st_mode & stat.S_IWOTH:
         yield Finding(ERROR, f"anybody may write to {path}", "root runs what is in it", f"chmod 755 {path}")
-    trailer = launcher.read(path)
-    if trailer is None:
-        if is_ours:
-            cure = f"to have this project's: cni install --dir {os.path.dirname(path)}"
-            yield Finding(NOTE, f"{path} is not of this project", f"{needed}; that is fine if it is meant to be", cure)
-        return
     yield from _interpreter(path, needed, ERROR)
-    if not trailer.is_ours:
-        yield Finding(
-            NOTE,
-            f"{path} belongs to another installation: {trailer.folders[0]}",
-            f"{needed}; that is fine, but what is installed in {launcher.PACKAGES} does not run then",
-            f"cni install --dir {os.path.dirname(path)}",
-        )
 
 
 def _interpreter(path: str, needed: str, severity: str) -> Iterator[Finding]:
@@ -86,7 +90,8 @@ def _others(folders: list[str], patient: Patient) -> Iterator[str]:
 
 def check_configuration(patient: Patient) -> Iterator[Finding]:
     """What `cni validate` says about the configurations."""
-    networks, found = networks_of(patient.conf_dir)
+    # Whether their plugins are there is told elsewhere.
+    networks, found = check(patient.conf_dir, None, Node()) if os.path.isdir(patient.conf_dir) else ([], [])
     if not networks:
         yield Finding(
             WARNING,
@@ -94,14 +99,11 @@ def check_configuration(patient: Patient) -> Iterator[Finding]:
             "there is nothing that a container could be attached to",
             f"put a .conflist file into {patient.conf_dir}, or say in NETCONFPATH where they are",
         )
-    node = Node()
-    for network in networks:
-        rules.check(network, None)  # whether its plugins are there is told elsewhere
-        node.check(network)
-    check_together(networks, networks)
-    for finding in [*(each for network in networks for each in network.findings), *found]:
+    for finding in found:
+        if finding.problem.rule == NO_NETWORKS:
+            continue  # as said above
         cure = f"edit {finding.file}; then: cni validate {finding.file}"
         yield Finding(finding.problem.severity, f"{finding.place}: {finding.words}", "", cure)
     sound = sorted(network.name for network in networks if not network.has_errors)
     if sound:
-        yield Finding(OK, f"the networks {', '.join(sound)} are configured without errors")
+        yield Finding(OK, f"configured without errors: {', '.join(sound)}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from cni._core import Link
 from cni.cli.doctor.finding import Finding, Patient
 from cni.cli.leftovers import OVER, UNKNOWN
-from cni.cli.node import ERROR, NOTE, OK, WARNING, View
+from cni.cli.node import ERROR, NOTE, OK, WARNING, View, cnitool
 from cni.cli.topology import MISSING, Topology
 from cni.errors import CNIError
 from cni.iptables import Iptables
@@ -18,6 +19,8 @@ _COLLECT = "cni gc --dry-run tells what would be done; then: cni gc"
 _MANY = 5  # of a kind, that are named one by one
 _OWNER = re.compile(r'name: \\?"([^"\\]+)\\?" id: \\?"([^"\\]+)\\?"')  # cni.hashes.rule_comment
 _NFT_OWNER = re.compile(r"net: ([^,]+), if: ([^,]+), id: ([^\"]+)")  # cni.hashes.owner_comment
+# Without one portmap has nothing to take back; which ones there were its chains tell.
+_SOME_PORT = '{"portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "tcp"}]}'
 _IFB = "bwp"  # what bandwidth calls its links
 
 
@@ -31,12 +34,16 @@ def check_attachments(patient: Patient) -> Iterator[Finding]:
         yield Finding(WARNING, line, "what cannot be read is left out of all that follows")
     gone = [segment for segment in Topology(view).segments if segment.state == MISSING and segment.device]
     for segment in gone:
-        containers = ", ".join(sorted({one.name for one in segment.attached}))
+        alive = [one for one in segment.attached if one.one.is_alive]
+        if not alive:
+            continue
+        containers = ", ".join(sorted({one.title for one in alive}))
         yield Finding(
             ERROR,
             f"{segment.about}: {segment.device} is gone",
             f"containers that were on it have no network: {containers}",
-            f"restart them: the first one attached makes {segment.device} again",
+            f"restart them: the first one attached makes {segment.device} again; or attach each anew:\n"
+            + "\n".join(one.again for one in alive),
         )
     told = {one.key for segment in gone for one in (each.one for each in segment.attached)}
     healthy = 0
@@ -48,7 +55,12 @@ def check_attachments(patient: Patient) -> Iterator[Finding]:
         for problem in problems:
             yield Finding(problem.severity, f"{each}: {problem.text}", "it is not as ADD left it", problem.cure)
         healthy += not each.problems
-    yield Finding(OK, f"{healthy} of {len(view.attached)} attachments are as ADD left them")
+    words = (
+        f"attachments that are as ADD left them: {healthy} of {len(view.attached)}"
+        if view.attached
+        else "nothing is attached"
+    )
+    yield Finding(OK if healthy == len(view.attached) else NOTE, words)
 
 
 def check_leftovers(patient: Patient) -> Iterator[Finding]:
@@ -108,27 +120,29 @@ def _is_shaper(link: Link) -> bool:
 def _stray_rules(view: View) -> Iterator[Finding]:
     """Rules whose comments name an attachment that nobody remembers."""
     known = {(one.network, one.container_id) for one in view.attached}
-    stray: dict[tuple[str, str], str] = {}
+    stray: dict[tuple[str, str], dict[str, str]] = {}  # by where the rules are, of which interface
     for where, comment in _comments():
-        for network, container_id in _owners(comment):
+        for network, ifname, container_id in _owners(comment):
             if not any(net == network and one.startswith(container_id) for net, one in known):
-                stray.setdefault((network, container_id), where)
-    for (network, container_id), where in list(stray.items())[:_MANY]:
+                stray.setdefault((network, container_id), {})[where] = ifname
+    for (network, container_id), places in list(stray.items())[:_MANY]:
+        ifname = next(filter(None, places.values()), "")
+        variables = {"CNI_CONTAINERID": container_id, "CNI_IFNAME": ifname, "CAP_ARGS": _SOME_PORT}
         yield Finding(
             WARNING,
-            f"{where} has rules of {container_id} of network {network}, which no runtime remembers",
+            f"no runtime remembers {container_id} of network {network}, which has rules in {' and '.join(places)}",
             "if its address is given to another container, they are about that one",
-            f"CNI_CONTAINERID={container_id} cnitool del {network} ''",
+            cnitool(("del",), network, "", **variables),
         )
     if len(stray) > _MANY:
         yield Finding(WARNING, f"there are rules of {len(stray) - _MANY} more containers that no runtime remembers")
 
 
-def _owners(comment: str) -> Iterable[tuple[str, str]]:
+def _owners(comment: str) -> Iterable[tuple[str, str, str]]:
+    """Network, interface ("" where that is not told) and container."""
     for network, container_id in _OWNER.findall(comment):
-        yield network, container_id.removesuffix("...")
-    for network, _, container_id in _NFT_OWNER.findall(comment):
-        yield network, container_id
+        yield network, "", container_id.removesuffix("...")
+    yield from _NFT_OWNER.findall(comment)
 
 
 def _comments() -> Iterator[tuple[str, str]]:
@@ -142,10 +156,17 @@ def _comments() -> Iterator[tuple[str, str]]:
             if "--comment" in rule:
                 yield iptables.command, rule[rule.index("--comment") + 1]
     try:
-        listing = Nft().run("list ruleset")
+        # As JSON: as text libnftables complains on stderr about what iptables-nft keeps there, which has been seen.
+        objects = Nft().json("list ruleset")
     except CNIError:
         return
-    for line in listing.splitlines():
-        # What iptables-nft keeps there has been seen.
-        if " comment " in line and "xt match" not in line:
-            yield "nftables", line
+    for comment in _commented(objects):
+        yield "nftables", comment
+
+
+def _commented(value: Any) -> Iterator[str]:
+    """The comments of rules and elements, wherever libnftables-json(5) has them."""
+    if isinstance(value, dict) and isinstance(value.get("comment"), str):
+        yield value["comment"]
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _commented(inner)
