@@ -7,13 +7,15 @@ SOURCES := $(shell git ls-files setup.py pyproject.toml 'cni/*' 'plugins/*' 'src
 # Extra words for pytest: make test ARGS="-k bridge"
 ARGS ?=
 
-.PHONY: help demo test bench lint fix develop man wheel clean
+.PHONY: help demo test bench lint fix docs pictures develop man wheel clean
 
 help:
 	@echo "make demo     two containers join a network and ping each other, in namespaces of their own"
 	@echo "make test     the test-suite (root)"
 	@echo "make bench    attachments beside the Go plugins of Debian (root); ARGS=--help for more"
 	@echo "make lint     ruff and mypy; 'make fix' mends what can be mended"
+	@echo "make docs     the documentation as a site, in build/docs"
+	@echo "make pictures draw the pictures in the documentation anew (root, podman; on an idle machine)"
 	@echo "make develop  build in place; then PYTHONPATH=$$PWD/build/dev"
 	@echo "make man      write the manual pages anew, after a change of a command line"
 	@echo "make wheel    build a wheel and try it in a fresh environment"
@@ -35,6 +37,12 @@ lint: $(VENV)/.test
 fix: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.test
+	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs
+
+pictures: $(VENV)/.test
+	scripts/pictures $(BIN)
 
 develop: $(VENV)/.test
 	mkdir -p build/dev
@@ -64,5 +72,5 @@ $(VENV)/.demo: $(SOURCES)
 $(VENV)/.test: $(SOURCES)
 	scripts/setup test
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q '.[test,lint,wheels]'
+	$(BIN)/pip install -q '.[test,lint,docs,wheels]'
 	touch $@ $(VENV)/.demo

@@ -1,0 +1,122 @@
+"""Pages of the reference that are made of what the programs are made of: plugins' tables and commands' parsers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cni.cli import grammar
+from cni.cli.cnitool import USAGE
+from cni.cli.grammar import Argument, Command
+from cni.explain import page
+from cni.explain.known import PLACES, plugins
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Have the pages written before the sources are looked for."""
+    app.connect("builder-inited", lambda app: write(Path(app.srcdir, "reference")))
+    return {"parallel_read_safe": True}
+
+
+def write(reference: Path) -> None:
+    """The folders `plugins` and `commands`: a page of each, and a page of all. What is as it was keeps its time."""
+    for name, pages in (("plugins", dict(plugin_pages())), ("commands", dict(command_pages()))):
+        folder = reference / name
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.md"):
+            if path.stem not in pages:
+                path.unlink()
+        for stem, text in pages.items():
+            path = folder / f"{stem}.md"
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
+
+
+def _index(title: str, about: str, sections: dict[str, list[tuple[str, str, str]]]) -> str:
+    """A page that links to others: (file, title, what it is about), in sections."""
+    parts = [f"# {title}", about]
+    for heading, rows in sections.items():
+        parts += [f"## {heading}"] if heading else []
+        parts.append(
+            "\n".join(["| | |", "|---|---|", *(f"| [{name}]({file}) | {what} |" for file, name, what in rows)])
+        )
+    files = [file.removesuffix(".md") for rows in sections.values() for file, _, _ in rows]
+    parts.append("\n".join(["```{toctree}", ":hidden:", "", *files, "```"]))
+    return "\n\n".join(parts) + "\n"
+
+
+# ---- plugins ----
+
+
+def plugin_pages() -> Iterator[tuple[str, str]]:
+    """Each by its file's name."""
+    known, broken = plugins()
+    if broken:
+        raise RuntimeError(f"plugins that cannot be loaded: {broken}")
+    for name, one in known.items():
+        yield name, page.markdown(page.Page(one))
+    sections = {
+        title: [(f"{name}.md", name, one.summary) for name, one in known.items() if one.plugin.place == place]
+        for place, title in PLACES.items()
+    }
+    about = "What each plugin reads of its configuration. In a terminal the same is told by `cni explain PLUGIN`."
+    yield "index", _index("Plugins", about, {title: rows for title, rows in sections.items() if rows})
+
+
+# ---- commands ----
+
+
+def command_pages() -> Iterator[tuple[str, str]]:
+    """Each by its file's name."""
+    commands = grammar.cni().commands
+    for command in commands:
+        yield _stem(command), "\n\n".join(_command(command)) + "\n"
+    what, _, usage = USAGE.partition("\n\n")
+    yield "cnitool", f"# cnitool\n\n{_words(what)}\n\n```text\n{usage.strip()}\n```\n"
+    rows = [(f"{_stem(command)}.md", " ".join(command.words), command.meaning) for command in commands]
+    rows.append(("cnitool.md", "cnitool", "run a network configuration on a network namespace"))
+    about = (
+        "Every command says the same with `--help`, and has a manual page. They end with 0 if all is fine, 1 if the "
+        "answer is no or something failed, and 2 if the command line makes no sense."
+    )
+    yield "index", _index("Commands", about, {"": rows})
+
+
+def _stem(command: Command) -> str:
+    return "-".join(command.words)
+
+
+def _command(command: Command) -> Iterator[str]:
+    yield f"# {' '.join(command.words)}"
+    yield _words(command.meaning)
+    for each in command.all():
+        if each is not command:
+            yield f"## {' '.join(each.words)}"
+            yield _words(each.meaning)
+        if not each.commands:
+            yield f"```text\n{' '.join([*each.words, *map(_used, each.arguments)])}\n```"
+        rows = [f"| {_named(argument)} | {_words(argument.help)} |" for argument in each.arguments]
+        yield "\n".join(["| | |", "|---|---|", *rows])
+    if command.epilog:
+        yield _words(command.epilog)
+
+
+def _used(argument: Argument) -> str:
+    text = " ".join(filter(None, (argument.names[0] if argument.names else "", argument.value)))
+    text += " ..." if argument.many else ""
+    return f"[{text}]" if argument.optional else text
+
+
+def _named(argument: Argument) -> str:
+    value = f" {argument.value}" if argument.value else ""
+    text = ", ".join(argument.names) + value if argument.names else argument.value
+    return "`" + text.replace("|", "\\|") + "`"
+
+
+def _words(text: str) -> str:
+    """A sentence, for a cell of a table too."""
+    return (text[:1].upper() + text[1:].rstrip(".") + ".").replace("|", "\\|").replace("<", "\\<")

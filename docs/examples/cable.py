@@ -1,0 +1,39 @@
+"""cable: an interface plugin. A pair of veth leads from the container to the node, and to no bridge."""
+
+from __future__ import annotations
+
+from cni import ipam, links
+from cni.errors import INVALID_NETWORK_CONFIG, CNIError
+from cni.result import Result
+from cni.skel import Plugin, Request
+from cni.undo import Undo, do_all
+
+
+def add(request: Request) -> Result:
+    """Make the attachment, or leave nothing behind."""
+    if not request.config.ipam.type:
+        raise CNIError("cable gives out addresses, so it needs `ipam`", INVALID_NETWORK_CONFIG)
+    with (
+        request.open_container() as container,
+        request.host.netlink() as node,
+        container.netlink() as inside,
+        Undo(request.stderr) as undo,
+    ):
+        links.refuse_existing(inside, request.ifname)
+        result = ipam.add(request, undo)
+        port = links.make_pair(node, container, inside, request.ifname)
+        undo.push(links.delete, container, request.ifname)
+        node.batch().link_set(port.index, up=True).commit()
+        ipam.attach(request, container, inside, inside.link(request.ifname), result)
+    return result
+
+
+def delete(request: Request) -> None:
+    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
+    do_all(ipam.removal(request, links.delete_attachment))
+
+
+plugin = Plugin("cable", add=add, delete=delete, check=ipam.check, gc=ipam.gc, status=ipam.status, place="interface")
+
+if __name__ == "__main__":
+    plugin.main()

@@ -1,0 +1,60 @@
+"""guard: a chained plugin that drops what the container sends to some networks, by iptables."""
+
+from __future__ import annotations
+
+from cni.config import Config, ListOf, Network
+from cni.hashes import chain_name
+from cni.iptables import Iptables
+from cni.result import Result
+from cni.ruleset import Ruleset, establish
+from cni.skel import Plugin, Request
+from cni.undo import do_all
+
+
+class GuardConf(Config):
+    """What guard reads of its configuration, besides what every plugin reads."""
+
+    deny = ListOf(Network(), "networks that the container is not to reach")
+
+
+def add(request: Request) -> Result:
+    """Put the rules in place, and pass on what the plugins before this one made."""
+    result = request.require_prev_result("guard must come after a plugin that makes an interface")
+    establish(request.foreign_host, lambda wanted: rules(request, wanted))
+    return result
+
+
+def rules(request: Request, ruleset: Ruleset) -> None:
+    """A chain for the container, which FORWARD enters with what comes from its addresses."""
+    chain = chain_of(request)
+    for version in (4, 6):
+        denied = [net for net in request.config.deny if net.version == version]
+        own = [["-N", chain]]
+        own += [["-A", chain, "-d", str(net), "-j", "DROP"] for net in denied]
+        for ip in request.require_prev_result().ips:
+            if ip.address.version == version and denied:
+                entry = ["-I", "FORWARD", "-s", f"{ip.address.ip}/{ip.address.ip.bits}", "-j", chain]
+                ruleset.ensure_iptables(version, "filter", [*own, entry])
+
+
+def delete(request: Request) -> None:
+    """Remove the chain and what leads to it. Whether they were ever there is not known, so both may be missing."""
+    chain, host = chain_of(request), request.foreign_host
+    do_all([lambda: remove(Iptables(4, host), chain), lambda: remove(Iptables(6, host), chain)])
+
+
+def remove(iptables: Iptables, chain: str) -> None:
+    entries = [rule for rule in iptables.rules("filter", "FORWARD") if rule[-1] == chain]
+    if entries or iptables.rules("filter", chain):
+        deletions = [["-D", *entry[1:]] for entry in entries]
+        iptables.change("filter", [*deletions, ["-X", chain]], fresh=[chain])
+
+
+def chain_of(request: Request) -> str:
+    return chain_name(request.config.name, request.container_id, "GUARD-")
+
+
+plugin = Plugin("guard", config=GuardConf, add=add, delete=delete, rules=rules, place="chained")
+
+if __name__ == "__main__":
+    plugin.main()
