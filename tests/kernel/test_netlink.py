@@ -375,7 +375,7 @@ class TestLinks:
         index = netlink.link("old").index
         netlink.batch().link_set(index, name="new").commit()
         assert node.ip("link", "show", "new")[0]["ifindex"] == index
-        with pytest.raises(NetlinkError, match=f"^set up link {index}: file exists"):
+        with pytest.raises(NetlinkError, match=f"^set link {index}: name lo: file exists"):
             netlink.batch().link_set(index, name="lo").commit()
 
     def test_move(self, node: Node, netlink: Netlink) -> None:

@@ -22,6 +22,7 @@ from cni import launcher
 
 if TYPE_CHECKING:
     from tests.conftest import Node
+    from tests.kernel.conftest import Firewalld
 
 # No other test's, nor that of a process beside this one: what any namespace of the machine has counts as in use.
 SUBNET = f"10.209.{os.getpid() % 250}"
@@ -170,6 +171,17 @@ class TestList:
         assert (web["bridge"], web["health"], web["problems"]) == ("cni0", "healthy", [])
         assert web["hostInterface"] in {one["ifname"] for one in host.node.ip("link", "show", "master", "cni0")}
 
+    def test_a_cache_that_does_not_say_where_containers_are(self, host: Host, two: tuple[Node, Node]) -> None:
+        """As Go's libcni before 1.2 writes it, so podman and containerd 1: the result has to tell."""
+        for path in (host.cache / "results").iterdir():
+            entry = json.loads(path.read_text())
+            del entry["netns"]
+            path.write_text(json.dumps(entry))
+        listed = host.listed()
+        assert {each["health"] for each in listed.values()} == {"healthy"}
+        assert listed["db eth0"]["netns"] == two[1].path
+        assert complaints(host.doctor("attachments", "leftovers", status=0)) == []
+
     def test_filters(self, host: Host, two: tuple[Node, Node]) -> None:
         assert len(host.cni("list", "--network", "storage").splitlines()) == 3
         assert len(host.cni("list", "--container", "we", "--network", "pods").splitlines()) == 2
@@ -309,7 +321,7 @@ class TestDoctor:
         topics = ["kernel", "tools", "permissions", "sysctls", "plugins", "configuration"]
         fine = {each["topic"] for each in findings if each["severity"] == "ok"}
         assert fine == {*topics, "attachments", "leftovers", "firewall"}
-        assert "3 of 3 attachments" in host.cni("doctor", "attachments")
+        assert "as ADD left them: 3 of 3" in host.cni("doctor", "attachments")
         assert "all is well" in host.cni("doctor", "attachments", "leftovers")
 
     def test_nothing_of_the_nodes_is_changed(self, host: Host, two: tuple[Node, Node]) -> None:
@@ -320,6 +332,13 @@ class TestDoctor:
         before = state()
         host.doctor(status=0)
         assert state() == before
+
+    def test_a_node_where_nothing_is_set_up_yet(self, host: Host) -> None:
+        for path in (*host.plugins.iterdir(), *host.conf.iterdir()):
+            path.unlink()
+        found = host.doctor("plugins", "configuration", "attachments", "leftovers", status=0)
+        assert complaints(found)[0] == f"there is no plugin in {host.plugins}"
+        assert complaints(found)[1:] == [f"no network is configured in {host.conf}"]
 
     def test_an_unknown_topic_is_misuse(self, host: Host) -> None:
         host.cni("doctor", "weather", status=2)
@@ -349,13 +368,13 @@ class TestDoctor:
         for path in (host.cache / "results").glob("pods-web-*"):
             path.unlink()
         found = complaints(host.doctor("leftovers", status=0))
-        assert "iptables has rules of web of network pods, which no runtime remembers" in found
+        assert "no runtime remembers web of network pods, which has rules in iptables and nftables" in found
 
     def test_a_missing_plugin(self, host: Host) -> None:
         (host.plugins / "portmap").unlink()
         (found,) = [each for each in host.doctor("plugins", status=1) if each["severity"] == "error"]
         assert found["finding"] == f"plugin portmap is in none of {host.plugins}"
-        assert found["meaning"] == "no container can be attached to the network pods"
+        assert found["meaning"] == "no container can be attached to pods"
         assert found["cure"] == f"cni install --dir {host.plugins}"
 
     def test_executables_that_cannot_run(self, host: Host) -> None:
@@ -379,7 +398,7 @@ class TestDoctor:
         findings = host.doctor("plugins", status=1)
         told = {each["finding"]: each["severity"] for each in findings}
         assert told[f"{bridge} is not executable"] == "error"
-        assert told[f"{local} is not of this project"] == "note"
+        assert told[f"not of this project: host-local in {host.plugins}"] == "note"
         assert any(text.startswith(f"{portmap} cannot start: /nowhere/python3") for text in told)
 
     def test_a_typo_in_a_key(self, host: Host) -> None:
@@ -420,6 +439,33 @@ class TestDoctor:
         (found,) = [each for each in host.doctor("firewall", status=1) if each["severity"] == "error"]
         assert "rules of attachment web eth0 of network pods are gone" in found["finding"]
         assert found["cure"] == "cni firewall reload"
+
+    @pytest.mark.parametrize("with_plugin", [False, True])
+    def test_firewalld(self, host: Host, firewalld: Firewalld, with_plugin: bool) -> None:
+        """The real one: networks are to tell it of their addresses, and what they tell it lets packets through."""
+        if with_plugin:
+            for path in host.conf.iterdir():
+                network = json.loads(path.read_text())
+                network["plugins"].append({"type": "firewall"})
+                path.write_text(json.dumps(network))
+        host.environ["DBUS_SYSTEM_BUS_ADDRESS"] = firewalld.address
+        container = host.node.container()
+        host.attach(("pods", "web", container.path, "eth0", []))
+        found = complaints(host.doctor("firewall", status=0))
+        without = ["firewalld runs, and the networks pods, storage have no firewall plugin"]
+        assert found == ([] if with_plugin else without)
+
+    def test_rules_of_the_other_iptables(self, host: Host, tmp_path: Path) -> None:
+        folder = tmp_path / "nft"
+        folder.mkdir()
+        for name in ("iptables", "ip6tables"):
+            (folder / name).symlink_to(f"/usr/sbin/{name}-nft")
+        path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+        assert complaints(host.doctor("firewall", status=0, PATH=path)) == []
+        host.node.run(["iptables-legacy", "-A", "FORWARD", "-s", "192.0.2.7", "-j", "DROP"])
+        (found,) = complaints(host.doctor("firewall", status=0, PATH=path))
+        variants = "iptables is the nf_tables variant, but there are tables of the legacy one as well: filter"
+        assert found == variants
 
     def test_forwarding_that_was_switched_off(self, host: Host, two: tuple[Node, Node]) -> None:
         host.node.run(["sh", "-c", f"echo 0 >/proc/sys/{FORWARDING}"])
@@ -465,6 +511,18 @@ class TestDoctorOfTheAgent:
             pass
         found = complaints(host.doctor("agent", status=0))
         assert found[0].startswith(f"nobody answers at {host.environ['CNI_AGENT_SOCKET']}: ")
+
+    def test_a_unit_that_failed(self, host: Host, tmp_path: Path) -> None:
+        """As systemd would say it, which does not run on the node."""
+        host.node.hide("/run")
+        host.node.run(["mkdir", "-p", "/run/systemd/system"])
+        systemctl = tmp_path / "systemctl"
+        systemctl.write_text('#!/bin/sh\ntest "$*" = "is-failed cni-agent.service"\n')
+        systemctl.chmod(0o755)
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        (found,) = [one for one in host.doctor("agent", status=0, PATH=path) if one["severity"] == "warning"]
+        assert found["finding"] == "cni-agent.service has failed"
+        assert "systemctl reset-failed cni-agent.service; systemctl start cni-agent.service" in found["cure"]
 
     @pytest.mark.killing
     def test_an_agent_of_this_installation_and_one_of_another(self, host: Host) -> None:

@@ -424,9 +424,9 @@ def test_the_same_add_twice(network: Network) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"mtu": 70000}, "set up link eth0: invalid argument"),
+        ({"mtu": 70000}, "set link eth0: MTU 70000, MAC "),
         ({"mtu": -1}, "failed to load netconf: mtu: -1 is not 0 or more"),
-        ({"mac": "01:00:5e:00:00:01"}, "set up link eth0: "),
+        ({"mac": "01:00:5e:00:00:01"}, "set link eth0: MAC 01:00:5e:00:00:01: "),
         ({"owner": -1}, "failed to load netconf: owner: -1 is not between 0 and 4294967294"),
         ({"group": 2**32 - 1}, "failed to load netconf: group: 4294967295 is not between 0 and 4294967294"),
         ({"owner": "root"}, 'failed to load netconf: owner: "root" is not an integer'),

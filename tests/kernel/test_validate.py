@@ -52,7 +52,7 @@ class Host:
         """Really."""
         command = [sys.executable, "-P", "-c", "import sys; from cni.cli.cnitool import main; sys.exit(main())"]
         container = self._containers.pop()
-        # The same id as the plan's, so that what is called after it bears the same name.
+        # The plan's id, so that what is called after it bears the same name.
         added = self.node.run(
             [*command, "add", "net", container.path], env={**self.environ, "CNI_CONTAINERID": "container", **environ}
         )
@@ -184,7 +184,7 @@ def test_a_plan_comes_true_and_touches_nothing(host: Host) -> None:
 def test_a_plan_goes_on_from_what_is_there(host: Host) -> None:
     """The next address, the bridge as it is, no rule that has been there before."""
     host.list(BRIDGED[0])
-    host.add()
+    host.add(CNI_CONTAINERID="first")
     plan = host.plan()
     assert plan["result"]["ips"][0]["address"] == "10.1.0.3/24"
     assert "addresses" not in plan["node"]
@@ -195,7 +195,7 @@ def test_a_plan_goes_on_from_what_is_there(host: Host) -> None:
 def test_a_plan_on_a_master(host: Host) -> None:
     host.node.run(["ip", "link", "add", "lan0", "type", "veth", "peer", "lan0p"])
     for name in ("lan0", "lan0p"):
-        host.node.run(["ip", "link", "set", name, "up"])
+        host.node.run(["ip", "link", "set", name, "addrgenmode", "none", "up"])  # no address that comes by itself
     host.node.run(["ip", "link", "set", "lan0", "mtu", "1400"])
     host.list({"type": "macvlan", "master": "lan0", "ipam": RANGES})
     before = host.state()

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.conftest import Node
 
-NAMED = "a wrong value is named by path, value and what was expected (docs/deviations.md)"
+NAMED = "a wrong value is named by path, value and what was expected (docs/explanation/deviations.md)"
 PLACE = "what is no JSON is named with its line and column"
 OLDER = "Debian's release is older than the reference that we follow"
 

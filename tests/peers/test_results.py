@@ -1,8 +1,8 @@
 """The same configuration on the same node by both: the same result, to the letter, and the same state of the kernel.
 
-What may differ is in docs/deviations.md: MACs follow from addresses, the bridge's IPv6 gateways are not probed for
-duplicates, loopback converts its result. Debian's release is also older than the reference that we follow: newer ones
-set keep_addr_on_down, and leave the queue's length of a veth to the kernel.
+What may differ is in docs/explanation/deviations.md: MACs follow from addresses, the bridge's IPv6 gateways are
+not probed for duplicates, loopback converts its result. Debian's release is also older than the reference that we
+follow: newer ones set keep_addr_on_down, and leave the queue's length of a veth to the kernel.
 """
 
 from __future__ import annotations

@@ -251,6 +251,14 @@ class TestCommandLine:
 
 
 class TestEnvironment:
+    def test_a_container_of_another_runtimes(self, node: Node, tool: Tool) -> None:
+        """Its id is the runtime's; of a container that is gone there need be no namespace."""
+        node.network(node.debug(ReportResult="{}"))
+        assert tool("add", "net", NETNS, CNI_CONTAINERID="web")[0] == 0
+        assert node.told()["CmdArgs"]["ContainerID"] == "web"
+        assert tool("del", "net", "", CNI_CONTAINERID="web")[0] == 0
+        assert (node.told()["CmdArgs"]["ContainerID"], node.told()["CmdArgs"]["Netns"]) == ("web", "")
+
     def test_a_relative_netns(self, node: Node, tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
         node.network(node.debug(ReportResult="{}"))
         monkeypatch.chdir(node.folder)

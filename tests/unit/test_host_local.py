@@ -928,6 +928,7 @@ def test_what_others_do_to_a_big_pool_is_noticed(
         boot = tmp_path / "boot_id"
         boot.write_text("another\n")
         monkeypatch.setattr(owners, "_BOOT", str(boot))
+        monkeypatch.setattr(owners, "_boot", [])
         part.write_bytes(b"")  # lost
     elif of == "restore":
         state = net.folder.stat()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cni import launcher
+from cni.agent.address import Address
 from cni.cli import install as installing
 from cni.cli import units
 from cni.cli.main import main
@@ -242,6 +243,33 @@ class TestUnits:
         agent = parsed(Path(both[0]))["Service"]
         assert (agent["ExecStart"], agent["Type"]) == (f"{sys.executable} -I -m cni agent", "notify")
         assert parsed(Path(both[2]))["Service"]["ExecStart"] == f"{machine.plugins}/dhcp daemon"
+
+    @pytest.mark.parametrize(
+        ("asked", "word"),
+        [
+            ("9464", "127.0.0.1:9464"),
+            ("[::1]:9464", "[::1]:9464"),
+            ("/run/a b/50%$HOME.sock", '"/run/a b/50%%$$HOME.sock"'),
+        ],
+    )
+    def test_metrics(self, machine: Machine, asked: str, word: str) -> None:
+        service = machine.units / "cni-agent.service"
+        command = f"{sys.executable} -I -m cni agent --metrics {word}"
+        status, out, _ = machine.run("install", "--agent", "--metrics", asked, "--dry-run")
+        assert (status, out[-1]) == (0, f"would write {service}, which runs {command}")
+        assert machine.run("install", "--agent", "--metrics", asked)[0] == 0
+        assert f"ExecStart={command}\n" in service.read_text()
+        assert units.metrics_address(machine.units) == str(Address.parse(asked))
+        assert machine.run("install", "--agent")[0] == 0
+        assert units.metrics_address(machine.units) == ""
+
+    def test_metrics_are_the_agent_s(self, machine: Machine) -> None:
+        said = "cni install: --metrics is the agent's, and goes with --agent\n"
+        assert machine.run("install", "--metrics", "9464") == (2, [], said)
+        assert not machine.plugins.exists()
+        with pytest.raises(SystemExit, match="2"):
+            machine.run("install", "--agent", "--metrics", "here")
+        assert units.metrics_address(machine.units) == ""
 
     @pytest.mark.parametrize(
         ("path", "word"),

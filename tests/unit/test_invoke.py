@@ -566,11 +566,3 @@ def test_the_example_plugin(tmp_path: Path) -> None:
     assert (code, msg) == (7, "note must come after a plugin that makes an interface")
     assert log == []
     assert invoke.probe_version(path).supported[-1] == "1.1.0"
-
-
-def test_the_documentation_shows_the_example_as_it_is() -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    example = (docs / "examples" / "note.py").read_text()
-    shown = (docs / "writing-a-plugin.md").read_text().split("```python\n")[1].split("```")[0]
-    for part in shown.strip().split("\n\n\n"):
-        assert part in example

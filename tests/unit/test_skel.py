@@ -443,7 +443,7 @@ def test_keyboard_interrupt_gets_out() -> None:
 def test_the_traceback_goes_to_stderr_where_asked_for() -> None:
     answer = serve("ADD", handler=raising(ValueError("potato")), CNI_LOG="debug")
     assert answer.error == (999, "potato", "")
-    assert answer.stderr.startswith("Traceback (most recent call last):")
+    assert "\nTraceback (most recent call last):\n" in answer.stderr
     assert answer.stderr.endswith("ValueError: potato\n")
 
 

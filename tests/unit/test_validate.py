@@ -90,6 +90,16 @@ PLUGIN_MISTAKES: list[tuple[Json, list[str]]] = [
         {**BRIDGE, "args": {"cni": {"mca": "x"}}},
         ['error: plugins[0].args.cni.mca: bridge has no such key; "mac" is probably meant'],
     ),
+    # What flannel delegates to, bridge if nothing else is said.
+    ({"type": "flannel", "delegate": {"isDefaultGateway": True}}, []),
+    (
+        {"type": "flannel", "delegate": {"hairpinMod": True}},
+        ['error: plugins[0].delegate.hairpinMod: bridge has no such key; "hairpinMode" is probably meant'],
+    ),
+    (
+        {"type": "flannel", "delegate": {"type": "ptp", "mtu": "big"}},
+        ['error: plugins[0].delegate.mtu: "big" is not an integer'],
+    ),
     # All of them, not the first alone.
     (
         {"type": "bridge", "mtu": "big", "isGateway": "yes", "vlan": 5000, "vlanTrunk": [{"id": 1, "maxId": "x"}, 7]},
