@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import secrets
+import struct
 import sys
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 from cni import links
-from cni._core import KernelError, Link, Netlink, observe, observed, parse_attributes, u32
+from cni._core import KernelError, Link, Netlink, fsdecode, observe, observed, parse_attributes, u32
 from cni.netns import NetNS
 
 # linux/rtnetlink.h, if_link.h, net_namespace.h
@@ -32,12 +34,17 @@ _IFLA_GROUP = 27
 _NETNSA_NSID = 1
 _NETNSA_FD = 3
 
+# linux/sockios.h, if.h: struct ifreq
+_SIOCGIFNAME = 0x8910
+_IFREQ = struct.Struct("16si20x")
+
 _FIRST = 1 << 30  # of the groups' numbers, up to twice that: what people write by hand is smaller
 _SWEEPS = 4  # that may be on their way; what comes then waits, and so goes together
 _LOOK = 0.0003  # seconds from one look to the next whether links are gone
 _ENOUGH = 2  # one is deleted as well without a group
 
 Index = int
+Identity = tuple[str, str, Index]  # name, kind, and what the link is over; of a pair, the other end
 
 
 class Doomed:
@@ -45,22 +52,39 @@ class Doomed:
 
     __slots__ = ("done", "error", "identity", "index", "leads", "netns")
 
-    def __init__(self, netns: NetNS, link: Link) -> None:
+    def __init__(self, netns: NetNS, index: Index, identity: Identity) -> None:
         self.netns = netns
-        self.index = link.index
-        self.identity = _identity(link)
+        self.index = index
+        self.identity = identity
         self.error: OSError | None = None
         self.leads = False
         self.done = threading.Event()
 
     def is_gone(self, place: Netlink) -> bool:
-        link = place.find_link(self.index)
-        return link is None or _identity(link) != self.identity
+        """Whether no link bears its name and index any more."""
+        return _name(place, self.index) != self.identity[0]
+
+    def is_still(self, link: Link | None) -> bool:
+        """Whether `link`, of the same index, is the one."""
+        return link is not None and _identity(link) == self.identity
 
 
-def _identity(link: Link) -> tuple[str, str, int]:
+def _identity(link: Link) -> Identity:
     """An index may be given to another link."""
     return link.name, link.kind, link.link
+
+
+def _name(place: Netlink, index: Index) -> str:
+    """The name of a link; "" where there is none.
+
+    By an ioctl, as the kernel answers netlink's questions about links when it is through with a deletion.
+    """
+    request = bytearray(_IFREQ.pack(b"", index))
+    try:
+        fcntl.ioctl(place, _SIOCGIFNAME, request)
+    except OSError:
+        return ""
+    return fsdecode(bytes(request).split(b"\0", 1)[0])
 
 
 class Reaper:
@@ -89,7 +113,7 @@ class Reaper:
             link = inside.find_link(name)
             if link is None:
                 return
-            doomed = (host and _other_end(inside, link, host)) or Doomed(netns, link)
+            doomed = (host and _other_end(inside, link, host)) or Doomed(netns, link.index, _identity(link))
         with observed("link", f"delete the link {doomed.identity[0]}, together with others' that wait"):
             self._see_deleted(doomed)
 
@@ -160,8 +184,8 @@ def _other_end(inside: Netlink, link: Link, host: NetNS) -> Doomed | None:
     if link.kind != "veth" or link.link_netnsid != _nsid(inside, host):
         return None
     with host.netlink() as node:
-        end = node.find_link(link.link)
-    return Doomed(host, end) if end and end.kind == "veth" and end.link == link.index else None
+        name = _name(node, link.link)
+    return Doomed(host, link.link, (name, "veth", link.index)) if name else None
 
 
 def _nsid(inside: Netlink, netns: NetNS) -> int:
@@ -195,7 +219,7 @@ def _delete_all(batch: list[Doomed]) -> None:
 def _delete_each(node: Netlink, together: list[Doomed]) -> None:
     for doomed in together:
         try:
-            if not doomed.is_gone(node):
+            if doomed.is_still(node.find_link(doomed.index)):
                 node.batch().link_delete(doomed.index, missing_ok=True).commit()
         except OSError as error:
             doomed.error = error

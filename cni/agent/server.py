@@ -21,7 +21,7 @@ import traceback
 from importlib.metadata import entry_points
 from typing import Any
 
-from cni import launcher, process, reaper
+from cni import launcher, process, reaper, sysctl
 from cni.agent import protocol
 from cni.agent.observer import Observer
 from cni.netns import NetNS
@@ -49,6 +49,8 @@ class Agent:
         self._code = _code_identity()
         with NetNS.current() as own:
             self._netns = own.identity
+            with contextlib.suppress(OSError):  # without IPv6 there are none
+                sysctl.keep_at_hand(own)
         self._plugins: dict[str, Plugin] = {}
         self._lock = threading.Lock()
         self._threads = 0

@@ -361,14 +361,18 @@ def _bring_up_port(conf: Conf, host: NetNS, node: Netlink, port: Link) -> None:
 
 
 def _bring_up_container(conf: Conf, container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
-    """With the addresses that there are, usable at once."""
+    """With the addresses that there are, usable at once: those of IPv6 without detecting duplicates.
+
+    A port that reflects what is sent would have its container take itself for one.
+    """
     if not result.ips:
         if not conf.disableContainerInterface:
             inside.batch().link_set(link.index, up=True).commit()
         return
-    detects = {f"net/ipv6/conf/{link.name}/enhanced_dad": "1"} if conf.enabledad else {}
-    detects[f"net/ipv6/conf/{link.name}/accept_dad"] = "1" if conf.enabledad else "0"
-    sysctl.try_write(container, detects)
+    if conf.hairpinMode or any([ip.address.version == 6 for ip in result.ips]):
+        detects = {f"net/ipv6/conf/{link.name}/enhanced_dad": "1"} if conf.enabledad else {}
+        detects[f"net/ipv6/conf/{link.name}/accept_dad"] = "1" if conf.enabledad else "0"
+        sysctl.try_write(container, detects)
     ipam.configure(container, inside, link, result, batch=links.announce_by_arp(inside.batch(), link))
     if conf.enabledad:
         ipam.settle(container, inside, link)

@@ -137,7 +137,9 @@ def state(node: Node, container: Node | None) -> dict[str, Any]:
     if container:
         seen["container"] = interface(container.ip("address", "show", "dev", "eth0")[0])
         seen["routes"] = [route for v in ("-4", "-6") for route in routes(container, v)]
-        names = ("net.ipv4.conf.eth0.arp_notify", "net.ipv6.conf.eth0.accept_dad")
+        names = ["net.ipv4.conf.eth0.arp_notify"]
+        if any(":" in address["local"] for address in seen["container"]["addresses"]):
+            names.append("net.ipv6.conf.eth0.accept_dad")
         seen["sysctls"] = container.run(["sysctl", *names]).stdout.splitlines()
     return seen
 
