@@ -86,7 +86,7 @@ def _forwards(place: Netlink, version: int) -> bool:
 def try_write(netns: NetNS, values: Mapping[str, str]) -> None:
     """Set what can be set: for parameters that a kernel may lack and that only smooth things."""
     try:
-        if _at_hand and netns.identity in _at_hand and all([name.startswith(_OF_LINKS) for name in values]):
+        if _at_hand and netns.identity in _at_hand and all(name.startswith(_OF_LINKS) for name in values):
             _write_below(_at_hand[netns.identity], values)
             return
     except OSError:

@@ -369,7 +369,7 @@ def _bring_up_container(conf: Conf, container: NetNS, inside: Netlink, link: Lin
         if not conf.disableContainerInterface:
             inside.batch().link_set(link.index, up=True).commit()
         return
-    if conf.hairpinMode or any([ip.address.version == 6 for ip in result.ips]):
+    if conf.hairpinMode or any(ip.address.version == 6 for ip in result.ips):
         detects = {f"net/ipv6/conf/{link.name}/enhanced_dad": "1"} if conf.enabledad else {}
         detects[f"net/ipv6/conf/{link.name}/accept_dad"] = "1" if conf.enabledad else "0"
         sysctl.try_write(container, detects)

@@ -34,19 +34,23 @@
 #define INSTALL_AGAIN "run 'cni install' again"
 
 /* Isolated, without the site module (-I -S -E). Collecting garbage is no use in a process that ends before there
- * is any. The bundle is all the code in one file (cni/bundle.py), which a tree that is built in place has not. */
+ * is any. The bundle is all the code in one file (cni/bundle.py), which a tree that is built in place has not.
+ * Python's last folder, with its extension modules, goes first: no other one need be looked through then. */
 static const char boot[] = "import gc,sys\n"
                            "gc.disable()\n"
-                           "sys.path[:0]=sys.argv[1].split(':')\n"
+                           "p=sys.argv[1].split(':')\n"
+                           "sys.path[:]=sys.path[-1:]+p+sys.path[:-1]\n"
                            "try:\n"
                            "  import marshal,_io\n"
-                           "  f=_io.FileIO(sys.path[0]+'/cni/_bundle.'+sys.implementation.cache_tag)\n"
-                           "  code,modules=marshal.loads(f.readall())\n"
+                           "  f=_io.FileIO(p[0]+'/cni/_bundle.'+sys.implementation.cache_tag)\n"
+                           "  n=int.from_bytes(f.read(8),'little')\n"
+                           "  code,index=marshal.loads(f.read(n))\n"
+                           "  f.close()\n"
                            "except FileNotFoundError:pass\n"
                            "else:\n"
                            "  b={'__name__':'cni.bundle'}\n"
                            "  exec(code,b)\n"
-                           "  b['install'](modules,sys.path[0])\n"
+                           "  b['install'](f.name,8+n,index,p[0])\n"
                            "try:\n"
                            "  from cni.launcher import load,start\n"
                            "  load(sys.argv[2])\n"

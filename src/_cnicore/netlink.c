@@ -353,25 +353,33 @@ static int malformed(struct cni_error *err)
     return cni_fail(err, EBADMSG, "read a netlink answer: it is malformed");
 }
 
-/* Number the requests from the socket's sequence, `count` of them or fewer, and
- * say in `*end` where the last one ends. */
+/* Number the requests from the socket's sequence, REQUESTS_AT_ONCE of them or fewer,
+ * and say in `*end` where the last one ends. The kernel serves them in order and
+ * tells of what it refuses anyway, so only the last one has to be acknowledged. */
 static uint32_t number(struct cni_netlink *netlink, unsigned char *data, size_t length, size_t *end)
 {
     const unsigned char *payload;
-    size_t payload_length, start = *end;
+    size_t payload_length, start = *end, last = *end;
     struct nlmsghdr header;
     uint32_t count = 0;
 
     while (count < REQUESTS_AT_ONCE && cni_next_message(data, length, end, &header, &payload, &payload_length) > 0) {
         header.nlmsg_seq = netlink->sequence++;
+        header.nlmsg_flags &= (uint16_t)~NLM_F_ACK;
         memcpy(data + start, &header, sizeof header);
+        last = start;
         start = *end;
         count++;
+    }
+    if (count) {
+        memcpy(&header, data + last, sizeof header);
+        header.nlmsg_flags |= NLM_F_ACK;
+        memcpy(data + last, &header, sizeof header);
     }
     return count;
 }
 
-/* Read until each of the `count` requests from sequence number `first` has been
+/* Read until the last of the `count` requests from sequence number `first` has been
  * acknowledged. What belongs to none of them is dropped. */
 static int gather(struct cni_netlink *netlink, uint32_t first, uint32_t count, struct cni_messages *answers,
                   struct cni_error *err)
@@ -379,10 +387,9 @@ static int gather(struct cni_netlink *netlink, uint32_t first, uint32_t count, s
     const unsigned char *payload;
     size_t payload_length;
     struct nlmsghdr header;
-    uint32_t acknowledged = 0;
-    int more;
+    int more, is_last = !count;
 
-    while (acknowledged < count) {
+    while (!is_last) {
         size_t start = answers->length, offset = 0;
         ssize_t length = receive(netlink, answers, err);
 
@@ -390,8 +397,7 @@ static int gather(struct cni_netlink *netlink, uint32_t first, uint32_t count, s
             return -1;
         while ((more = cni_next_message(answers->data + start, (size_t)length, &offset, &header, &payload,
                                         &payload_length)) > 0)
-            if (header.nlmsg_type == NLMSG_ERROR && header.nlmsg_seq - first < count)
-                acknowledged++;
+            is_last |= header.nlmsg_type == NLMSG_ERROR && header.nlmsg_seq - first == count - 1;
         if (more < 0)
             return malformed(err);
     }

@@ -17,10 +17,11 @@ import marshal, sys
 folder, file, *names = sys.argv[1:]
 sys.path[:0] = [folder]
 with open(file, "rb") as opened:
-    code, modules = marshal.loads(opened.read())
+    length = int.from_bytes(opened.read(8), "little")
+    code, index = marshal.loads(opened.read(length))
 start = {"__name__": "cni.bundle"}
 exec(code, start)
-start["install"](modules, folder)
+start["install"](file, 8 + length, index, folder)
 for name in names:
     __import__(name)
 import json
@@ -68,7 +69,7 @@ def test_code_has_nothing_for_readers(tmp_path: Path) -> None:
     )
     shutil.copy(bundle.__file__, tmp_path / "cni" / "bundle.py")
     bundle.write(str(tmp_path), ["cni/some.py"])
-    code = bundle._compiled(str(tmp_path), "cni/some.py")
+    code = bundle._compiled(bundle._lean(str(tmp_path), "cni/some.py"), "cni/some.py")
     module: dict[str, object] = {"__name__": "cni.some"}
     exec(code, module)
     made = module["A"]
