@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -209,6 +210,13 @@ def recipes() -> Path:
 
 # How a call is served. A test that kills what serves it, or counts its lines, takes the first alone.
 MODES = ("by a process", "by the agent", "in this process")
+
+
+def pytest_configure() -> None:
+    """What a shell has a job in the background ignore stays ignored in all that is started: tests send both."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
