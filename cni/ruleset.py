@@ -174,7 +174,8 @@ class Ruleset:
         missing = []
         for version, tables in self._iptables.items():
             for name, wanted in tables.items():
-                changes = wanted.changes(present.iptables(version, name))
+                # Whoever reads only the first is to read of a rule, not that its chain is emptied first.
+                changes = sorted(wanted.changes(present.iptables(version, name)), key=lambda rule: rule[0] == "-F")
                 missing += [" ".join([Iptables(version).command, "-t", name, *rule]) for rule in changes]
         for wanted_of_nft in self._nftables.values():
             missing += [f"nft {command}" for command in wanted_of_nft.missing(present)]

@@ -59,7 +59,9 @@ class Agent:
         self._turns = _Turns()
         self.reaper = reaper.install()
         self._conversing = 0  # with launchers that may count on an answer
-        self._stopping = threading.Event()
+        self._is_stopping = False
+        self._woken, self.wakeup = os.pipe()
+        os.set_blocking(self.wakeup, False)
 
     def start(self) -> None:
         """Import what there is to import, and serve."""
@@ -73,7 +75,8 @@ class Agent:
 
     def wait(self) -> None:
         """Until `stop` is called and what runs is done. What takes too long is left to the end of the process."""
-        self._stopping.wait()
+        while not self._is_stopping:
+            os.read(self._woken, 1)
         end = time.monotonic() + _FINISH
         while self._is_conversing() and time.monotonic() < end:
             time.sleep(0.01)
@@ -83,8 +86,14 @@ class Agent:
             return self._conversing > 0
 
     def stop(self) -> None:
-        """Take no more requests. May be called by a signal handler."""
-        self._stopping.set()
+        """Take no more requests. May be called by a signal handler.
+
+        A signal may be taken by a thread that is just being made, and so not interrupt the main thread, which runs
+        the handler. What is written to `wakeup` does (signal.set_wakeup_fd).
+        """
+        self._is_stopping = True
+        with contextlib.suppress(BlockingIOError):  # it has been told often enough
+            os.write(self.wakeup, b"\0")
 
     # ---- threads ----
 
@@ -142,7 +151,7 @@ class Agent:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
         with self._lock:
-            if self._stopping.is_set():
+            if self._is_stopping:
                 return
             self._conversing += 1
         try:

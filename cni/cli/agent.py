@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 1
         os.chdir("/")
         agent = _counting(listener, readers) if readers else Agent(listener)
+        signal.set_wakeup_fd(agent.wakeup)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
         agent.start()

@@ -354,7 +354,7 @@ def test_a_failed_add_leaves_everything_as_it_was(one: Attachment, container: No
         ({"prevResult": result((V4, GATEWAY[4]), ("192.168.7.7/24", "192.168.7.1"))}, r"^Failed to add default route"),
         (
             {"prevResult": result((V4, GATEWAY[4]), "192.168.7.7/24"), "addSourceHints": True},
-            r"^add the route 192\.168\.7\.0/24 on link \d+: invalid argument.*",
+            r"^add the route 192\.168\.7\.0/24 on link \d+ from 192\.168\.7\.7: invalid argument.*",
         ),
         (
             {"prevResult": result(V4, V6, "2001:db8:7::7/64"), "addSourceHints": True},
