@@ -1,7 +1,8 @@
 """Every block of code in the documentation is run or checked, from each page's top to its bottom (see blocks.py).
 
 `file=` writes a block to a file of the page's node, `from=` says which file of the tree it is a part of, `status=1`
-that the last command answers no. `unchecked="why"` is the only way not to be checked.
+that the last command answers no; `also="--count 2"` has words put after each command, for what would take an hour.
+`unchecked="why"` is the only way not to be checked.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _run(desk: Desk, block: Block) -> None:
     *others, last = commands(block.text)
     for command in [*others, last]:
         status = int(block.attributes.get("status", 0)) if command is last else 0
-        output = desk.shell.run(command.text, status)
+        also = f" {block.attributes['also']}" if "also" in block.attributes else ""
+        output = desk.shell.run(command.text + also, status)
         shown = "\n".join(command.output)
         assert command.is_answered_by(output), f"{command.text}\nprinted\n{output}\nand not\n{shown}"
 
