@@ -20,9 +20,10 @@ class Request:
     """One call of a plugin, as its handlers see it.
 
     `container_id`, `netns` (a path), `ifname`, `args` and `path` are the CNI_* variables' texts, "" where unset;
-    `stdin` is the configuration as it came, `config` the same parsed by the plugin's table, `version` the cniVersion
-    to answer in. `stderr` takes text for the log. `foreign_host` is the network namespace the plugin is to work from
-    where that is not this process's own: the agent's case, else None.
+    `stdin` is the configuration as it came, `config` the same parsed by the plugin's table, which calls with the same
+    one share, so nothing in it is to be changed; `version` is the cniVersion to answer in. `stderr` takes text for the
+    log. `foreign_host` is the network namespace the plugin is to work from where that is not this process's own: the
+    agent's case, else None.
     """
 
     __slots__ = (
