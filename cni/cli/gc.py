@@ -85,7 +85,7 @@ def _collect(node: Node) -> None:
 
 def _delete(one: Remembered, node: Node, plugins: Exec) -> None:
     if not one.is_unchanged():
-        one.failure = "it has changed meanwhile"
+        one.judge(ALIVE, "it has changed meanwhile")
         return
     path = (os.environ.get("CNI_PATH") or _PLUGINS).split(os.pathsep)
     then = one.attachment
