@@ -85,6 +85,9 @@ def netns_open(path: _Path) -> int:
 def netns_verify(fd: int, name: str) -> None:
     """Raise KernelError (EINVAL) unless ``fd`` is a network namespace; ``name`` is for the message."""
 
+def netns_identity(fd: int) -> tuple[int, int]:
+    """Device and inode number of the namespace."""
+
 def netns_create(path: _Path | None = None) -> int:
     """A new namespace: bound to a new file at ``path``, or with None alive as long as the descriptor."""
 
@@ -108,6 +111,22 @@ def netns_write_files(netns: int, files: list[tuple[_Path, bytes]]) -> list[int]
 
 def netns_pin(netns: int) -> None:
     """Move the calling thread for good. For threads that end there."""
+
+# ---- files, by the descriptor of their folder ----
+#
+# Each is one call, during which other threads run; none is opened through a link, and no FIFO is waited at.
+
+def read_file(folder: int, name: _Path) -> bytes | None:
+    """All that the file holds; None where there is none."""
+
+def write_file(folder: int, name: _Path, data: bytes, *, append: bool = False) -> None:
+    """Write the file anew, or at its end; made of mode 0600 where it is missing."""
+
+def replace_file(folder: int, name: _Path, temporary: _Path, data: bytes) -> None:
+    """Make the file, or replace it, whole or not at all: by renaming `temporary`, of which a failure leaves nothing.
+
+    It has mode 0600 unless `temporary` was there already.
+    """
 
 # ---- addresses ----
 

@@ -268,6 +268,7 @@ class Settings:
     """The base of tables for objects within a configuration. `raw` is the decoded object."""
 
     raw: dict[str, Any]
+    _given: dict[str, Any]  # what is not null, by folded keys
     _fields: tuple[Field[Any, Any], ...] = ()
     _by_key: dict[str, Field[Any, Any]]
     _constants: dict[str, Any]
@@ -294,15 +295,16 @@ class Settings:
         conf.raw = gojson.table(obj, path or "configuration")
         attributes = vars(conf)
         attributes.update(cls._constants)
-        for key, value in gojson.folded(obj).items():
+        conf._given = {key: value for key, value in gojson.folded(obj).items() if value is not None}
+        for key, value in conf._given.items():
             field = cls._by_key.get(key)
-            if field and value is not None and not (field.blank and value == ""):
+            if field and not (field.blank and value == ""):
                 attributes[field.name] = field.read(value, f"{path}.{field.key}" if path else field.key)
         return conf
 
     def has(self, key: str) -> bool:
         """Whether the object gives `key`, null not counting."""
-        return gojson.get(self.raw, key) is not None
+        return gojson.fold(key) in self._given
 
 
 class IPAM(Settings):

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import posix
 
-from cni._core import observed
+from cni._core import observed, read_file
 from cni.process import write_all
 
-_CHUNK = 4096  # bytes: most files whole
+_AT_FDCWD = -100  # fcntl.h: paths are from the current folder
 
 
 def read(path: str) -> bytes | None:
     """What the file holds, or None where there is none. A link is not followed. Raises OSError."""
-    try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        chunks = []
-        while chunk := posix.read(fd, _CHUNK):
-            chunks.append(chunk)
-        return b"".join(chunks)
-    finally:
-        posix.close(fd)
+    return read_file(_AT_FDCWD, path)
 
 
 def write(path: str, data: bytes, mode: int = 0o600, *, sync: bool = False) -> None:

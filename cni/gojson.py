@@ -131,22 +131,17 @@ def _encode(obj: Any, newline: str, indent: str, sort_keys: bool) -> str:
     if isinstance(obj, float):
         return _number(obj)
     inner = newline and newline + indent
+    items = []  # filled by loops, as a comprehension would be a call of its own
     if isinstance(obj, dict):
         colon = ": " if newline else ":"
-        keys = sorted(obj) if sort_keys else obj
-        items = [
-            encode_basestring(key)
-            + colon
-            + (
-                encode_basestring(value)
-                if isinstance(value := obj[key], str)
-                else _encode(value, inner, indent, sort_keys)
-            )
-            for key in keys
-        ]
+        for key in sorted(obj) if sort_keys else obj:
+            value = obj[key]
+            text = encode_basestring(value) if isinstance(value, str) else _encode(value, inner, indent, sort_keys)
+            items.append(encode_basestring(key) + colon + text)
         return f"{{{inner}{f',{inner}'.join(items)}{newline}}}" if items else "{}"
     if isinstance(obj, (list, tuple)):
-        items = [_encode(item, inner, indent, sort_keys) for item in obj]
+        for item in obj:
+            items.append(_encode(item, inner, indent, sort_keys))
         return f"[{inner}{f',{inner}'.join(items)}{newline}]" if items else "[]"
     raise TypeError(f"a {type(obj).__name__} cannot be written as JSON")
 
@@ -173,6 +168,9 @@ def folded(obj: dict[str, Any]) -> dict[str, Any]:
 
 def fold(key: str) -> str:
     """What two keys have in common when Go holds them for the same: simple case folding."""
+    known = _folds.get(key)
+    if known is not None:
+        return known
     text = key.casefold()
     if len(text) != len(key):
         text = key  # full folding would make two letters of one

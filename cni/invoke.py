@@ -110,6 +110,21 @@ def execute(
     `timeout` is in seconds; `netns` is the namespace to start it in where that is not this process's own.
     Raises the CNIError the plugin printed, or one that tells how it failed.
     """
+    done = complete(path, config, environ, timeout, netns=netns)
+    if done.stderr:
+        stderr(done.stderr.decode(errors="replace"))
+    return done.stdout
+
+
+def complete(
+    path: str,
+    config: bytes,
+    environ: Mapping[str, str],
+    timeout: float | None = None,
+    *,
+    netns: NetNS | None = None,
+) -> process.Completed:
+    """As `execute`, but that all is returned that is known of the process, and what it says on stderr with it."""
     try:
         done = _start(path, config, environ, timeout, netns)
     except TimeoutError as error:
@@ -119,9 +134,7 @@ def execute(
         raise _failure(f"fork/exec {path}: {reason}", b"", b"") from error
     if done.status != 0:
         raise _failure(done.outcome, done.stdout, done.stderr)
-    if done.stderr:
-        stderr(done.stderr.decode(errors="replace"))
-    return done.stdout
+    return done
 
 
 def _start(

@@ -21,13 +21,14 @@ class IP:
     __slots__ = ("bits", "packed", "version")
 
     def __init__(self, packed: bytes) -> None:
-        if len(packed) == 16 and packed.startswith(_MAPPED):
-            packed = packed[12:]
-        if len(packed) not in (4, 16):
-            raise ValueError(f"an IP address has 4 or 16 bytes, not {len(packed)}")
+        length = len(packed)
+        if length == 16 and packed.startswith(_MAPPED):
+            packed, length = packed[12:], 4
+        if length not in (4, 16):
+            raise ValueError(f"an IP address has 4 or 16 bytes, not {length}")
         self.packed = packed
-        self.bits = len(packed) * 8
-        self.version = 4 if len(packed) == 4 else 6
+        self.bits = length * 8
+        self.version = 4 if length == 4 else 6
 
     @classmethod
     def parse(cls, text: str) -> IP:

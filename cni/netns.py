@@ -112,8 +112,7 @@ class NetNS:
     def identity(self) -> tuple[int, int]:
         """Device and inode number: the same for the same namespace, while it lives."""
         if self._identity is None:
-            status = posix.fstat(self.fd)
-            self._identity = (status.st_dev, status.st_ino)
+            self._identity = _core.netns_identity(self.fd)
         return self._identity
 
     def netlink(self) -> _core.Netlink:

@@ -6,6 +6,7 @@ import _stat
 import _thread
 import errno
 import posix
+import time
 
 from cni._core import observed
 
@@ -28,14 +29,18 @@ _IGNORED_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)
 
 
 class Completed:
-    """How a program ended: `status` is its exit code, or minus the number of the signal that ended it."""
+    """How a program ended: `status` is its exit code, or minus the number of the signal that ended it.
 
-    __slots__ = ("status", "stderr", "stdout")
+    `seconds` is the time from its start to its end, and nothing of what came before and after.
+    """
 
-    def __init__(self, status: int, stdout: bytes, stderr: bytes) -> None:
+    __slots__ = ("seconds", "status", "stderr", "stdout")
+
+    def __init__(self, status: int, stdout: bytes, stderr: bytes, seconds: float = 0.0) -> None:
         self.status = status
         self.stdout = stdout
         self.stderr = stderr
+        self.seconds = seconds
 
     @property
     def outcome(self) -> str:
@@ -96,11 +101,13 @@ def _run(
                 setsigdef=_IGNORED_BY_PYTHON,
             )
 
+        begin = time.perf_counter()
         pid = spawn() if netns is None else netns.run(spawn)
         if timeout is not None:
             _kill_after(timeout, pid, argv[0])
         _, status = posix.waitpid(pid, 0)
-        return Completed(posix.waitstatus_to_exitcode(status), _content(files[1]), _content(files[2]))
+        seconds = time.perf_counter() - begin
+        return Completed(posix.waitstatus_to_exitcode(status), _content(files[1]), _content(files[2]), seconds)
     finally:
         for fd in files:
             posix.close(fd)

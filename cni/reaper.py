@@ -39,7 +39,7 @@ _SIOCGIFNAME = 0x8910
 _IFREQ = struct.Struct("16si20x")
 
 _FIRST = 1 << 30  # of the groups' numbers, up to twice that: what people write by hand is smaller
-_SWEEPS = 4  # that may be on their way; what comes then waits, and so goes together
+_SWEEPS = 8  # that may be on their way; what comes then waits, and so goes together
 _LOOK = 0.0003  # seconds from one look to the next whether links are gone
 _ENOUGH = 2  # one is deleted as well without a group
 

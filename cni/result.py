@@ -283,7 +283,11 @@ def _text(ip: IP | None) -> str | None:
 
 
 def _present(**fields: object) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value is not None}
+    present = {}
+    for key, value in fields.items():  # not in one expression, which would be a call of its own
+        if value is not None:
+            present[key] = value
+    return present
 
 
 # 0.1.0 and 0.2.0: one address a family, its routes beside it.
@@ -378,7 +382,7 @@ def _encode_current(result: Result, version: str) -> dict[str, Any]:
     return _present(
         cniVersion=version,
         dns=_sorted(result.dns.encode()) or None,
-        interfaces=[_encode_interface(interface) for interface in result.interfaces] or None,
+        interfaces=list(map(_encode_interface, result.interfaces)) or None,
         ips=[_sorted(_encode_ip(ip)) for ip in result.ips] or None,
         routes=[_sorted(route.encode()) for route in result.routes] or None,
     )
@@ -400,7 +404,7 @@ def _encode_ip(ip: IPConfig) -> dict[str, Any]:
 
 
 def _sorted(obj: dict[str, Any]) -> dict[str, Any]:
-    return {key: obj[key] for key in sorted(obj)}
+    return dict(sorted(obj.items()))
 
 
 def _decode_lists(

@@ -111,7 +111,7 @@ class Plugin:
         self.versions = tuple(versions)
         self.about = f"CNI {name} plugin v{__version__}" if about == "" else about
         self.netconf_error = netconf_error
-        self._latest: tuple[bytes, dict[str, Any], Config] | None = None
+        self._latest: tuple[bytes, dict[str, Any], str, Config] | None = None
 
     def main(self) -> NoReturn:
         """Be the plugin's process: serve the one call that environment and stdin describe, then exit."""
@@ -222,13 +222,16 @@ class Plugin:
         fields = known[1] if known else _decode(config)
         if verb not in self.handlers:
             raise CNIError(f"unknown CNI_COMMAND: {verb}", INVALID_ENVIRONMENT_VARIABLES)
-        config_version = self._check_version(verb, fields)
+        config_version = known[2] if known else version.of_config(fields)
+        if verb in _SINCE:
+            self._check_gate(verb, config_version)
+        version.reconcile(config_version, self.versions)
         handler = self.handlers[verb]
         if handler is None:
             return None, config_version
-        parsed = known[2] if known else self._parse(fields)
+        parsed = known[3] if known else self._parse(fields)
         # A network's containers come with the same configuration, one after the other. Nobody changes it.
-        self._latest = config, fields, parsed
+        self._latest = config, fields, config_version, parsed
         with Request(environ, stdin=config, config=parsed, version=config_version, stderr=stderr, host=host) as request:
             if verb in ("ADD", "DEL") and not is_nested:
                 _refuse_own_netns(request)
@@ -239,15 +242,8 @@ class Plugin:
             raise CNIError(f"{self.name}: ADD made no result")
         return made, config_version
 
-    def _check_version(self, verb: str, fields: dict[str, Any]) -> str:
-        """The version to answer in; raises CNIError where verb, configuration and plugin don't go together."""
-        config_version = version.of_config(fields)
-        if verb in _SINCE:
-            self._check_gate(verb, config_version)
-        version.reconcile(config_version, self.versions)
-        return config_version
-
     def _check_gate(self, verb: str, config_version: str) -> None:
+        """Raises CNIError where configuration or plugin are older than the verb."""
         try:
             if not version.at_least(config_version, _SINCE[verb]):
                 raise CNIError(f"config version does not allow {verb}", INCOMPATIBLE_CNI_VERSION)

@@ -87,20 +87,19 @@ class Plugins:
         taken = 0.0
         for index in reversed(order) if verb == "DEL" else order:
             config = self._network.config(index, attachment.number, result)
-            begin = time.perf_counter()
             try:
-                output = self.run(self._paths[index], config, environ)
+                seconds, output = self.run(self._paths[index], config, environ)
             except (CNIError, OSError) as error:
                 raise Failed(f"{verb} by {self.label}: {self._network.types[index]}: {error}") from error
-            taken += time.perf_counter() - begin
+            taken += seconds
             if verb == "ADD":
                 result = output.strip()
         if verb == "ADD":
             attachment.result = result
         return taken
 
-    def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> bytes:
-        """Have one plugin do it, and return what it prints. Raises CNIError, OSError."""
+    def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> tuple[float, bytes]:
+        """Have one plugin do it: how long it took, and what it prints. Raises CNIError, OSError."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -112,9 +111,10 @@ class Exec(Plugins):
 
     environ: Mapping[str, str] = {"CNI_AGENT_SOCKET": ""}
 
-    def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> bytes:
+    def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> tuple[float, bytes]:
         """From the making of the process until it has ended."""
-        return invoke.execute(path, config, environ, stderr=_unheard)
+        done = invoke.complete(path, config, environ)
+        return done.seconds, done.stdout
 
 
 class Agent(Exec):
@@ -166,9 +166,11 @@ class InProcess(Plugins):
             if trailer is None or not trailer.is_ours:
                 raise Failed(f"{label}: {path} starts other code than what runs here")
 
-    def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> bytes:
+    def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> tuple[float, bytes]:
         """From the reading of the configuration to the printing of the result."""
-        return invoke.run(path, config, environ, stderr=_unheard)
+        begin = time.perf_counter()
+        output = invoke.run(path, config, environ, stderr=_unheard)
+        return time.perf_counter() - begin, output
 
 
 class Floor:

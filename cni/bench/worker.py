@@ -15,6 +15,7 @@ from cni.bench.subjects import Attachment, Subject, open_subject
 from cni.errors import CNIError
 from cni.netns import NetNS
 
+_DELETION = 0.05  # seconds that the kernel is at work after a DEL that returned before, and some
 _AT_REST = 0.5  # seconds after which a process that serves has put away what it needs no more
 
 
@@ -59,7 +60,9 @@ class Worker:
 
     def call(self, verb: str, number: int) -> float:
         """One call for container ``number``; its seconds."""
-        return self._subject.call(verb, self._attachments[number])
+        seconds = self._subject.call(verb, self._attachments[number])
+        self._settle(verb)
+        return seconds
 
     def call_all(self, verb: str, count: int, concurrency: int) -> tuple[float, list[float]]:
         """One call for each of the first ``count`` containers; the seconds of all together, and of each."""
@@ -104,6 +107,11 @@ class Worker:
         """Stop what was started."""
         self._subject.close()
 
+    def _settle(self, verb: str) -> None:
+        """Let the kernel finish what DEL has left to it, lest that be in the way of who comes next."""
+        if verb == "DEL" and self._subject.pid is not None:
+            time.sleep(_DELETION)
+
     def _new(self) -> Attachment:
         self._made += 1
         return Attachment(self._made - 1)
@@ -116,6 +124,7 @@ class Worker:
         wall, done = self._subject.crew(concurrency, len(attachments), call)
         for attachment, (_, result) in zip(attachments, done, strict=True):
             attachment.result = result
+        self._settle(verb)
         return wall, [seconds for seconds, _ in done]
 
 

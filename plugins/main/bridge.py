@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cni.ruleset import Ruleset
 
 _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
+_EVERYWHERE = {4: CIDR(IP(bytes(4)), 0), 6: CIDR(IP(bytes(16)), 0)}
 _CONTAINER = 2  # the container's interface among the result's
 _LAST_VLAN = 4094
 _NATIVE = 1  # the VLAN of what a trunk carries untagged
@@ -120,13 +121,13 @@ def add(request: Request) -> Result:
         _bring_up_port(conf, request.host, node, port)
         result = ipam.add_over_link(request, undo, result)
         gateways = _complete(conf, result)
-        gateway = _ensure_gateways(conf, request.host, node, bridge, gateways) if _is_gateway(conf) else bridge
         result.interfaces = [
             Interface(bridge.name),  # its MAC may yet change
             Interface(port.name, port.hwaddr),
             Interface(link.name, link.hwaddr, request.netns),
         ]
         _bring_up_container(conf, container, inside, link, result)
+        gateway = _ensure_gateways(conf, request.host, node, bridge, gateways) if _is_gateway(conf) else bridge
         ipmasq.setup(request, result, undo)
         port, bridge = node.batch().link_get(port.index).link_get(bridge.index).commit()
         if not conf.disableContainerInterface:
@@ -260,14 +261,10 @@ def _complete(conf: Conf, result: Result) -> list[CIDR]:
             ip.gateway = ip.address.network.ip + 1
         if conf.isDefaultGateway and ip.address.version not in with_default:
             with_default.add(ip.address.version)
-            result.routes.append(Route(_everywhere(ip.address.version), ip.gateway))
+            result.routes.append(Route(_EVERYWHERE[ip.address.version], ip.gateway))
         if ip.gateway:
             gateways.append(CIDR(ip.gateway, ip.address.prefix))
     return gateways
-
-
-def _everywhere(version: int) -> CIDR:
-    return CIDR.parse("0.0.0.0/0" if version == 4 else "::/0")
 
 
 # ---- the bridge ----

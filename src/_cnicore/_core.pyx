@@ -1,11 +1,14 @@
 # cython: language_level=3, freethreading_compatible=True, embedsignature=False, binding=False
-"""The native core: namespaces by descriptor, rtnetlink, hardware addresses.
+"""The native core: namespaces by descriptor, rtnetlink, hardware addresses, files.
 
 A thin face over the C files beside it. Types and docstrings for users are in
 ``cni/_core.pyi``; the words of the kernel's side are in the C headers.
 """
 
+import errno as _errno
+
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from includes cimport system as sys
@@ -17,6 +20,7 @@ from posix import fspath, strerror
 include "text.pxi"
 include "observer.pxi"
 include "netns.pxi"
+include "files.pxi"
 include "hwaddr.pxi"
 include "objects.pxi"
 include "netlink.pxi"

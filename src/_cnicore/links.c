@@ -88,7 +88,7 @@ void cni_link_pair(struct cni_messages *messages, const struct cni_pair_kind *ki
 void cni_link_get(struct cni_messages *messages, const char *name, uint32_t index)
 {
     struct ifinfomsg info = {.ifi_family = AF_UNSPEC, .ifi_index = (int)index};
-    size_t start = cni_message_begin(messages, RTM_GETLINK, NLM_F_ACK, &info, sizeof info);
+    size_t start = cni_message_begin(messages, RTM_GETLINK, 0, &info, sizeof info);
 
     if (name)
         cni_attribute_text(messages, IFLA_IFNAME, name);

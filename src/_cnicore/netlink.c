@@ -355,34 +355,37 @@ static int malformed(struct cni_error *err)
 
 /* Number the requests from the socket's sequence, REQUESTS_AT_ONCE of them or fewer,
  * and say in `*end` where the last one ends. The kernel serves them in order and
- * tells of what it refuses anyway, so only the last one has to be acknowledged. */
-static uint32_t number(struct cni_netlink *netlink, unsigned char *data, size_t length, size_t *end)
+ * tells of what it refuses anyway, so only the last one is acknowledged, if that is
+ * how it was built (`*acknowledged`): a get is answered. */
+static uint32_t number(struct cni_netlink *netlink, unsigned char *data, size_t length, size_t *end,
+                       int *acknowledged)
 {
     const unsigned char *payload;
     size_t payload_length, start = *end, last = *end;
-    struct nlmsghdr header;
+    struct nlmsghdr header, before;
     uint32_t count = 0;
 
+    *acknowledged = 0;
     while (count < REQUESTS_AT_ONCE && cni_next_message(data, length, end, &header, &payload, &payload_length) > 0) {
+        if (count) {
+            before.nlmsg_flags &= (uint16_t)~NLM_F_ACK;
+            memcpy(data + last, &before, sizeof before);
+        }
         header.nlmsg_seq = netlink->sequence++;
-        header.nlmsg_flags &= (uint16_t)~NLM_F_ACK;
         memcpy(data + start, &header, sizeof header);
+        *acknowledged = (header.nlmsg_flags & NLM_F_ACK) != 0;
+        before = header;
         last = start;
         start = *end;
         count++;
-    }
-    if (count) {
-        memcpy(&header, data + last, sizeof header);
-        header.nlmsg_flags |= NLM_F_ACK;
-        memcpy(data + last, &header, sizeof header);
     }
     return count;
 }
 
 /* Read until the last of the `count` requests from sequence number `first` has been
- * acknowledged. What belongs to none of them is dropped. */
-static int gather(struct cni_netlink *netlink, uint32_t first, uint32_t count, struct cni_messages *answers,
-                  struct cni_error *err)
+ * answered, or acknowledged. What belongs to none of them is dropped. */
+static int gather(struct cni_netlink *netlink, uint32_t first, uint32_t count, int acknowledged,
+                  struct cni_messages *answers, struct cni_error *err)
 {
     const unsigned char *payload;
     size_t payload_length;
@@ -397,7 +400,7 @@ static int gather(struct cni_netlink *netlink, uint32_t first, uint32_t count, s
             return -1;
         while ((more = cni_next_message(answers->data + start, (size_t)length, &offset, &header, &payload,
                                         &payload_length)) > 0)
-            is_last |= header.nlmsg_type == NLMSG_ERROR && header.nlmsg_seq - first == count - 1;
+            is_last |= header.nlmsg_seq - first == count - 1 && (header.nlmsg_type == NLMSG_ERROR || !acknowledged);
         if (more < 0)
             return malformed(err);
     }
@@ -413,10 +416,11 @@ static int transact(struct cni_netlink *netlink, struct cni_messages *requests, 
     while (end < requests->finished) {
         size_t start = end;
         uint32_t sequence = netlink->sequence;
-        uint32_t count = number(netlink, requests->data, requests->finished, &end);
+        int acknowledged;
+        uint32_t count = number(netlink, requests->data, requests->finished, &end, &acknowledged);
 
         if (send_all(netlink, requests->data + start, end - start, err) < 0 ||
-            gather(netlink, sequence, count, answers, err) < 0)
+            gather(netlink, sequence, count, acknowledged, answers, err) < 0)
             return -1;
     }
     return 0;
@@ -443,10 +447,10 @@ static int dump(struct cni_netlink *netlink, struct cni_messages *request, struc
     size_t payload_length, end = 0;
     struct nlmsghdr header;
     char words[256];
-    int more, status, interrupted = 0;
+    int more, status, acknowledged, interrupted = 0;
 
     *sequence = netlink->sequence;
-    number(netlink, request->data, request->finished, &end);
+    number(netlink, request->data, request->finished, &end, &acknowledged);
     if (send_all(netlink, request->data, end, err) < 0)
         return -1;
     for (;;) {

@@ -1,6 +1,5 @@
 # rtnetlink: a socket of one namespace, and batches of requests.
 
-import errno as _errno
 from sys import byteorder
 
 LONGEST_WAIT = 86400.0  # seconds; poll(2) takes an int of milliseconds
@@ -473,7 +472,7 @@ cdef class Batch:
         # Of every four numbers the third is the GET; elsewhere these bits say REPLACE and EXCL.
         if type & 3 == 2 and flags & sys.NLM_F_DUMP:
             raise ValueError(f"a list is not asked for in a batch but with Netlink.dump: {explain(what, arguments)}")
-        self.queue(type, flags, header, attributes)
+        self.queue(type, sys.NLM_F_ACK | flags, header, attributes)
         self.asked.append((what, arguments, overlook, False))
         return self
 
@@ -483,8 +482,7 @@ cdef class Batch:
         return self
 
     cdef int queue(self, int type, int flags, bytes header, attributes) except -1:
-        cdef size_t start = cni_message_begin(&self.requests, type, sys.NLM_F_ACK | flags, <const char *>header,
-                                              len(header))
+        cdef size_t start = cni_message_begin(&self.requests, type, flags, <const char *>header, len(header))
         self.attributes(attributes)
         cni_message_end(&self.requests, start)
         return 0

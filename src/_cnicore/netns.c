@@ -71,11 +71,24 @@ static void enter_or_abort(int home)
     abort();
 }
 
+int cni_netns_identity(int fd, struct cni_identity *identity, struct cni_error *err)
+{
+    struct stat status;
+
+    if (fstat(fd, &status) < 0)
+        return cni_fail(err, errno, "identify the network namespace (descriptor %d)", fd);
+    identity->device = status.st_dev;
+    identity->inode = status.st_ino;
+    return 0;
+}
+
 static int is_same(int a, int b)
 {
-    struct stat one, other;
+    struct cni_identity one, other;
+    struct cni_error err;
 
-    return fstat(a, &one) == 0 && fstat(b, &other) == 0 && one.st_ino == other.st_ino && one.st_dev == other.st_dev;
+    return cni_netns_identity(a, &one, &err) == 0 && cni_netns_identity(b, &other, &err) == 0 &&
+           one.inode == other.inode && one.device == other.device;
 }
 
 /* Go to `netns`. Returns the way home, -1 where none is needed, -2 for failure. */

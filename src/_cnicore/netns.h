@@ -21,6 +21,12 @@ int cni_netns_open(const char *path, struct cni_error *err);
 /* Is `fd` a network namespace?  0 or -1. */
 int cni_netns_verify(int fd, const char *name, struct cni_error *err);
 
+/* The same for the same namespace, while it lives. */
+struct cni_identity {
+    uint64_t device, inode;
+};
+int cni_netns_identity(int fd, struct cni_identity *identity, struct cni_error *err);
+
 /* A new namespace.  With a path it is kept alive by a bind mount on a new file
  * there; with NULL it lives as long as the descriptor that is returned. */
 int cni_netns_create(const char *path, struct cni_error *err);
@@ -38,7 +44,6 @@ int cni_netns_remove(const char *path, struct cni_error *err);
 int cni_netns_socket(int netns, int domain, int type, int protocol, struct cni_error *err);
 int cni_netns_open_file(int netns, const char *path, int flags, struct cni_error *err);
 
-/* Move the calling thread for good. For threads that end there. */
 /* A file that is there, and what is to be written to it in one write; `status` becomes 0 or an errno. */
 struct cni_file {
     const char *path;
@@ -49,6 +54,8 @@ struct cni_file {
 
 /* Write files as they are in the namespace, such as those below /proc/sys/net. */
 int cni_netns_write_files(int netns, struct cni_file *files, size_t count, struct cni_error *err);
+
+/* Move the calling thread for good. For threads that end there. */
 int cni_netns_pin(int netns, struct cni_error *err);
 
 #endif

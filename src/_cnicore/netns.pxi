@@ -56,6 +56,14 @@ def netns_verify(int fd, str name) -> None:
         raise failure(&err)
 
 
+def netns_identity(int fd) -> tuple:
+    cdef cni_error err
+    cdef cni_identity identity
+    if cni_netns_identity(fd, &identity, &err) < 0:
+        raise failure(&err)
+    return identity.device, identity.inode
+
+
 def netns_create(path=None) -> int:
     cdef cni_error err
     cdef int fd

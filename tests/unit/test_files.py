@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posix
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from cni import files
+from cni import _core, files
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_a_link_is_neither_followed_nor_written_through(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("kept")
     link.symlink_to(target)
-    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+    with pytest.raises(OSError, match="too many levels of symbolic links"):
         files.read(str(link))
     files.write(str(link), b"own")
     assert (link.is_symlink(), link.read_text(), target.read_text()) == (False, "own", "kept")
@@ -97,3 +99,99 @@ def test_where_no_folder_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError):
         files.write(str(tmp_path / "file" / "below"), b"")
+
+
+# ---- the core's: by the folder's descriptor ----
+
+SIZES = (0, 1, 4095, 4096, 4097, 8192, 100_000)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+def test_files_of_any_size(folder: int, tmp_path: Path) -> None:
+    assert _core.read_file(folder, "file") is None
+    for size in SIZES:
+        data = os.urandom(size)
+        for write in (
+            lambda data=data: _core.write_file(folder, "file", data),
+            lambda data=data: _core.replace_file(folder, "file", ".new", data),
+        ):
+            (tmp_path / "file").write_bytes(b"longer than what comes next" * 10_000)
+            write()
+            assert _core.read_file(folder, b"file") == (tmp_path / "file").read_bytes() == data
+    assert os.listdir(folder) == ["file"]
+
+
+def test_what_is_appended(folder: int, tmp_path: Path) -> None:
+    for part in (b"one", b"", b" two"):
+        _core.write_file(folder, "file", part, append=True)
+    assert (tmp_path / "file").read_bytes() == b"one two"
+
+
+def test_the_modes_of_what_is_made(folder: int, tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        _core.write_file(folder, "written", b"")
+        _core.replace_file(folder, "replaced", ".new", b"")
+    finally:
+        os.umask(mask)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_links_are_neither_read_nor_written_through(folder: int, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"secret")
+    (tmp_path / "link").symlink_to("outside")
+    calls: list[Callable[[], object]] = [
+        lambda: _core.read_file(folder, "link"),
+        lambda: _core.write_file(folder, "link", b"x"),
+        lambda: _core.replace_file(folder, "file", "link", b"x"),
+    ]
+    for call in calls:
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to("outside")
+        with pytest.raises(_core.KernelError, match='"link": too many levels of symbolic links') as caught:
+            call()
+        assert caught.value.errno == errno.ELOOP
+    assert (tmp_path / "outside").read_bytes() == b"secret"
+    (tmp_path / "link").unlink(missing_ok=True)
+    (tmp_path / "link").symlink_to("outside")
+    _core.replace_file(folder, "link", ".new", b"own")  # the link itself makes room
+    assert (tmp_path / "link").read_bytes() == b"own"
+    assert (tmp_path / "outside").read_bytes() == b"secret"
+
+
+def test_a_fifo_is_not_waited_at(folder: int, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert _core.read_file(folder, "fifo") == b""
+    with pytest.raises(_core.KernelError, match='make "fifo": no such device or address'):
+        _core.write_file(folder, "fifo", b"x")
+
+
+def test_a_replacement_that_fails_leaves_nothing(folder: int, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(_core.KernelError, match='rename ".new" to "taken": is a directory'):
+        _core.replace_file(folder, "taken", ".new", b"x")
+    assert os.listdir(folder) == ["taken"]
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    full = os.open("/dev", os.O_RDONLY | os.O_DIRECTORY)
+    with pytest.raises(_core.KernelError, match='write "full": no space left on device'):
+        _core.write_file(full, "full", b"x")
+    os.close(full)
+
+
+@pytest.mark.parametrize("name", ["a\0b", b"a\0b"])
+def test_names_that_are_none(folder: int, name: str | bytes) -> None:
+    with pytest.raises(ValueError, match="has a NUL in it"):
+        _core.read_file(folder, name)
+
+
+def test_a_folder_that_is_none() -> None:
+    with pytest.raises(_core.KernelError, match='open "file": bad file descriptor'):
+        _core.read_file(-1, "file")

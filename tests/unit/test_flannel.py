@@ -397,7 +397,7 @@ def test_a_link_is_not_followed(flannel: Flannel, tmp_path: Path) -> None:
     target.write_text(delegated())
     flannel.data.mkdir(parents=True)
     (flannel.data / "c").symlink_to(target)
-    text = f"cannot read {flannel.data}/c: Too many levels of symbolic links"
+    text = f"cannot read {flannel.data}/c: too many levels of symbolic links"
     assert flannel.call("DEL") == (5, text, "")
     assert flannel.call("ADD") == (5, text, "")
     assert os.listdir(flannel.data) == ["c"]
@@ -472,7 +472,7 @@ def test_gc_goes_on_past_failures(flannel: Flannel) -> None:
     code, msg, _ = flannel.call("GC", cniVersion="1.1.0", **BOTH)
     assert code == 11
     assert "failed to delegate gc: not now" in msg
-    assert f"cannot read {flannel.data}/a: Is a directory" in msg
+    assert f"cannot read {flannel.data}/a: is a directory" in msg
     (flannel.data / "a").rmdir()
     assert flannel.kept() == {}
 

@@ -710,7 +710,7 @@ def test_an_add_that_cannot_write(net: Net, name: str) -> None:
     (net.folder / name).mkdir()
     failed = net.add()
     assert failed.error.startswith(f"failed to allocate for range 0: cannot write {net.folder}/")
-    assert "Is a directory" in failed.error
+    assert failed.error.endswith(": is a directory")
     assert failed.error_code == 5
     assert net.reservations() == {}
 
@@ -750,7 +750,7 @@ def test_links_are_not_followed(net: Net, tmp_path: Path, name: str) -> None:
     added = net.add()
     assert outside.read_bytes() == b"cid\r\neth0"
     if name in ("lock", ".new"):
-        assert "Too many levels of symbolic links" in added.error
+        assert "too many levels of symbolic links" in added.error.lower()
     else:
         assert added.addresses == ["10.1.2.3" if name == "10.1.2.2" else "10.1.2.2"]
 

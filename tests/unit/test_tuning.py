@@ -277,7 +277,7 @@ def test_delete_follows_no_link(tmp_path: Path) -> None:
     secret.write_text('{"mtu": 1}')
     (tmp_path / "c_eth0.json").symlink_to(secret)
     message = refusal("DEL", {"dataDir": str(tmp_path)})
-    assert message == f"cannot read {tmp_path}/c_eth0.json: Too many levels of symbolic links"
+    assert message == f"cannot read {tmp_path}/c_eth0.json: too many levels of symbolic links"
     assert secret.exists()
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import posix
 import time
 
-from cni.process import write_all
+from cni._core import read_file, write_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,13 +39,15 @@ class Owners:
     call, which only has to read the reservations themselves.
     """
 
-    __slots__ = ("_changed", "_fd", "current")
+    __slots__ = ("_changed", "_fd", "_records", "current")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._changed = False
+        self._records: dict[str, list[bytes]] = {}  # by part, as they are in its file
         try:
-            self.current = self._read(_SEAL) == self._stamp()
+            seal = read_file(fd, _SEAL)
+            self.current = seal is not None and seal == self._stamp()
         except OSError:
             self.current = False
 
@@ -54,8 +56,8 @@ class Owners:
         if not self.current:
             return None
         try:
-            records = self._read(_part(container_id)).split(_END)
-        except OSError:  # somebody tidied up in here
+            records = self._read(_part(container_id))
+        except OSError:
             self.current = False
             return None
         fields = (record.partition(b" ") for record in records if container_id in record)
@@ -63,6 +65,7 @@ class Owners:
 
     def rebuild(self, reservations: dict[str, bytes]) -> None:
         """Hold these, and no others."""
+        self._records.clear()
         parts: dict[str, list[bytes]] = {_name(number): [] for number in range(_PARTS)}
         for address, owner in reservations.items():
             parts[_part(_container_id(owner))].append(_record(address, owner))
@@ -72,7 +75,7 @@ class Owners:
             except FileExistsError:
                 pass
             for part, records in parts.items():
-                self._write(part, b"".join(records))
+                write_file(self._fd, part, b"".join(records))
         except OSError:
             self._discard(parts)  # what room there is on the disk is for reservations
             return
@@ -89,8 +92,10 @@ class Owners:
         if not self.current:
             return
         self._changed = True
+        part = _part(_container_id(owner))
+        self._records.pop(part, None)
         try:
-            self._write(_part(_container_id(owner)), _record(address, owner), posix.O_APPEND)
+            write_file(self._fd, part, _record(address, owner), append=True)
         except OSError:
             self.current = False
 
@@ -101,8 +106,8 @@ class Owners:
         gone = {address.encode() for address in reservations}
         try:
             for part in {_part(_container_id(owner)) for owner in reservations.values()}:
-                records = self._read(part).split(_END)
-                self._write(part, _END.join(r for r in records if r.partition(b" ")[0] not in gone))
+                self._records[part] = [r for r in self._read(part) if r.partition(b" ")[0] not in gone]
+                write_file(self._fd, part, _END.join(self._records[part]))
         except OSError:
             self.current = False
 
@@ -113,7 +118,7 @@ class Owners:
         past = time.time_ns() - _PAST
         try:
             posix.utime(self._fd, ns=(past, past))
-            self._write(_SEAL, self._stamp())
+            write_file(self._fd, _SEAL, self._stamp())
         except OSError:
             pass  # not sealed, not believed
 
@@ -122,20 +127,14 @@ class Owners:
         status = posix.fstat(self._fd)
         return b"%d %d %d %s" % (status.st_dev, status.st_ino, status.st_mtime_ns, _boot_id())
 
-    def _read(self, path: str) -> bytes:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=self._fd)
-        try:
-            return posix.read(fd, posix.fstat(fd).st_size)
-        finally:
-            posix.close(fd)
-
-    def _write(self, path: str, data: bytes, how: int = posix.O_TRUNC) -> None:
-        flags = posix.O_WRONLY | posix.O_CREAT | how | posix.O_NOFOLLOW | posix.O_CLOEXEC
-        fd = posix.open(path, flags, 0o600, dir_fd=self._fd)
-        try:
-            write_all(fd, data)
-        finally:
-            posix.close(fd)
+    def _read(self, part: str) -> list[bytes]:
+        """The records of a part. Raises OSError."""
+        if part not in self._records:
+            content = read_file(self._fd, part)
+            if content is None:  # somebody tidied up in here
+                raise FileNotFoundError
+            self._records[part] = content.split(_END)
+        return self._records[part]
 
 
 def _name(number: int) -> str:

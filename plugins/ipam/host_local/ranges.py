@@ -20,7 +20,7 @@ class Range:
     Raises ValueError, in Go's words, for a range that no address can be given from.
     """
 
-    __slots__ = ("end", "gateway", "start", "subnet")
+    __slots__ = ("end", "gateway", "high", "left_out", "low", "start", "subnet")
 
     def __init__(
         self,
@@ -47,6 +47,9 @@ class Range:
         if end and not (end in subnet and self.start <= end):
             raise ValueError(f"RangeEnd {end} not in network {subnet}")
         self.end = end or subnet.broadcast + (-1 if subnet.version == 4 else 0)
+        # Numbers, as a nearly full range is walked through for one address.
+        self.low, self.high = int(self.start), int(self.end)
+        self.left_out = int(self.gateway) if self.gateway.version == subnet.version else None
 
     def overlaps(self, other: Range) -> bool:
         return self.subnet.version == other.subnet.version and self.start <= other.end and other.start <= self.end
@@ -85,7 +88,7 @@ class RangeSet:
     @property
     def size(self) -> int:
         """The number of addresses that can be given out."""
-        return sum(int(one.end) - int(one.start) + (one.gateway not in one) for one in self.ranges)
+        return sum(one.high - one.low + (one.gateway not in one) for one in self.ranges)
 
     def find(self, ip: IP) -> Range | None:
         """The range that `ip` lies in."""
@@ -103,17 +106,18 @@ class RangeSet:
         """
         width = self.ranges[0].subnet.ip.bits // 8
         for one, low, high in self._rotation(last):
-            gateway = int(one.gateway) if one.gateway.version == self.version else None
             for value in range(low, high + 1):
-                if value != gateway:
+                if value != one.left_out:
                     yield format_ip(value.to_bytes(width, "big")), one
 
     def _rotation(self, last: IP | None) -> list[tuple[Range, int, int]]:
-        whole = [(one, int(one.start), int(one.end)) for one in self.ranges]
+        whole = [(one, one.low, one.high) for one in self.ranges]
+        if last is None or last.version != self.version:
+            return whole
+        begin = int(last)
         for index, (one, low, high) in enumerate(whole):
-            if last is not None and last in one:
-                rest, begun = (one, int(last) + 1, high), (one, low, int(last))
-                return [rest, *whole[index + 1 :], *whole[:index], begun]
+            if low <= begin <= high:
+                return [(one, begin + 1, high), *whole[index + 1 :], *whole[:index], (one, low, begin)]
         return whole
 
     def __str__(self) -> str:

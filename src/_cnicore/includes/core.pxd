@@ -1,5 +1,5 @@
 # The core's own C files, as their headers say.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from includes.system cimport nlmsghdr
 
@@ -14,6 +14,10 @@ cdef extern from "netns.h" nogil:
     int cni_netns_current(cni_error *err)
     int cni_netns_open(const char *path, cni_error *err)
     int cni_netns_verify(int fd, const char *name, cni_error *err)
+    struct cni_identity:
+        uint64_t device
+        uint64_t inode
+    int cni_netns_identity(int fd, cni_identity *identity, cni_error *err)
     int cni_netns_create(const char *path, cni_error *err)
     int cni_netns_share(const char *folder, cni_error *err)
     int cni_netns_remove(const char *path, cni_error *err)
@@ -26,6 +30,13 @@ cdef extern from "netns.h" nogil:
         int status
     int cni_netns_write_files(int netns, cni_file *files, size_t count, cni_error *err)
     int cni_netns_pin(int netns, cni_error *err)
+
+
+cdef extern from "files.h" nogil:
+    int cni_file_read(int folder, const char *name, char **data, size_t *length, cni_error *err)
+    int cni_file_write(int folder, const char *name, const char *data, size_t length, int append, cni_error *err)
+    int cni_file_replace(int folder, const char *name, const char *temporary, const char *data, size_t length,
+                         cni_error *err)
 
 
 cdef extern from "hwaddr.h" nogil:

@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 import sys
+import tempfile
 from collections.abc import Callable
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -94,6 +95,26 @@ def work() -> None:
                 pass
 
 
+def keep() -> None:
+    """Files of any size, and what is none."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = os.open(path, os.O_RDONLY)
+        for size in (0, 1, 4096, 4097, 70000):
+            data = bytes(size)
+            _core.write_file(folder, "a", data)
+            _core.write_file(folder, "a", data, append=True)
+            _core.replace_file(folder, "b", "new", data)
+            if (_core.read_file(folder, "a"), _core.read_file(folder, "b")) != (data + data, data):
+                raise AssertionError("that is not what was written")
+        if _core.read_file(folder, "c") is not None:
+            raise AssertionError("there is no such file")
+        try:
+            _core.read_file(folder, ".")
+        except OSError:
+            pass
+        os.close(folder)
+
+
 def lied_to(rounds: int) -> None:
     """Whatever the answers, there is an error or a result, and an end."""
     failures = 0
@@ -114,6 +135,7 @@ if sys.argv[1] == "lies":
 else:
     fuzz(60000)
     text(5000)
+    keep()
     with Netlink() as own:
         look(own)
     if os.geteuid() == 0:
