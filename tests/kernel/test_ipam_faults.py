@@ -125,6 +125,53 @@ def test_killed_at_any_line(tmp_path: Path, node: Node, call: Call, others: int)
 
 
 @pytest.mark.killing
+@pytest.mark.parametrize("others", [0, 40], ids=["small", "big"])
+def test_killed_at_any_system_call(tmp_path: Path, plugins: Path, others: int) -> None:
+    """As above, but within what the core does in one call, by strace: before each of the calls about the folder."""
+    pool = Pool(tmp_path)
+    pool.put(others)
+    for container in ("first", "second"):
+        assert pool.exec(plugins, "ADD", container)[0] == 0
+    before = pool.reservations()
+    seen = tmp_path / "strace"
+
+    def traced(*options: str) -> int:
+        command = [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            str(seen),
+            "-P",
+            str(pool.folder),
+            "-P",
+            f"{pool.folder}/.new",
+            *options,
+        ]
+        environ = pool.environ("ADD", "c") | {"CNI_AGENT_SOCKET": ""}
+        done = subprocess.run(
+            [*command, str(plugins / "host-local")], input=pool.text, env=environ, capture_output=True, text=True
+        )
+        return done.returncode
+
+    assert traced() == 0
+    calls = [line.split("(")[0].split()[1] for line in seen.read_text().splitlines()]
+    assert calls.count("renameat") == 2
+    assert pool.exec(plugins, "DEL", "c") == (0, {})
+    left_something = 0
+    for number, call in enumerate(calls):
+        when = 1 + calls[:number].count(call)
+        assert traced("-e", f"inject={call}:signal=KILL:when={when}") == -9
+        left = {address: owner for address, owner in pool.reservations().items() if address not in before}
+        assert list(left.values()) in ([], [b"c\r\neth0"])
+        left_something += len(left)
+        assert pool.exec(plugins, "DEL", "c") == (0, {})
+        assert pool.reservations() == before
+    assert 0 < left_something < len(calls)
+    assert pool.exec(plugins, "ADD", "c")[0] == 0
+
+
+@pytest.mark.killing
 def test_what_a_kill_leaves_gc_clears(tmp_path: Path, node: Node, call: Call) -> None:
     pool = Pool(tmp_path)
     environ = pool.environ("ADD", "c")
@@ -164,7 +211,7 @@ def test_full_disk(tmp_path: Path, node: Node, plugins: Path, options: str, fill
         given.append(answer["ips"][0]["address"].partition("/")[0])
     assert 1 <= len(given) < 5
     assert answer["code"] == 5
-    assert "No space left on device" in answer["msg"]
+    assert answer["msg"].endswith(": no space left on device")
     assert f"cannot write {pool.folder}/" in answer["msg"]
     assert names(node, pool.folder) == sorted([*given, "last_reserved_ip.0", "lock"])
     for address in given:
@@ -205,7 +252,7 @@ def test_read_only_disk(tmp_path: Path, node: Node, plugins: Path) -> None:
     before = names(node, pool.folder)
     status, answer = pool.exec_in(node, plugins, "ADD")
     assert (status, answer["code"]) == (1, 5)
-    assert answer["msg"].endswith(f"cannot write {pool.folder}/10.77.2.3: Read-only file system")
+    assert answer["msg"].endswith(f"cannot write {pool.folder}/10.77.2.3: read-only file system")
     status, answer = pool.exec_in(node, plugins, "DEL", "there")
     assert (status, answer["code"]) == (1, 5)
     assert answer["msg"] == f"cannot release {pool.folder}/10.77.2.2: Read-only file system"

@@ -366,7 +366,7 @@ def test_a_link_in_the_files_place_is_not_followed(tune: Tune, tmp_path: Path) -
 def test_a_folder_that_cannot_be_made(tune: Tune, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     attachment = tune(mtu=1400, dataDir=str(tmp_path / "file" / "folder"))
-    with pytest.raises(Refused, match=f"^cannot read {tmp_path}/file/folder/.*: Not a directory$") as refusal:
+    with pytest.raises(Refused, match=f"^cannot read {tmp_path}/file/folder/.*: not a directory$") as refusal:
         attachment.add()
     assert refusal.value.code == 5
     assert attachment.link["mtu"] == 1500
