@@ -25,7 +25,7 @@ from cni.result import DNS, Route, address, network
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, Generic, TypeVar, overload
+    from typing import Any, Generic, Self, TypeVar, overload
 
     from cni.ip import CIDR, IP
 
@@ -295,7 +295,7 @@ class Settings:
         conf.raw = gojson.table(obj, path or "configuration")
         attributes = vars(conf)
         attributes.update(cls._constants)
-        conf._given = {key: value for key, value in gojson.folded(obj).items() if value is not None}
+        conf._given = gojson.present(obj)
         for key, value in conf._given.items():
             field = cls._by_key.get(key)
             if field and not (field.blank and value == ""):
@@ -338,3 +338,19 @@ class Config(Settings):
         "the attachments that still exist, put in by the runtime for GC",
         key="cni.dev/valid-attachments",
     )
+
+    def with_result(self, obj: dict[str, Any]) -> Self:
+        """The configuration that `obj` is, which differs from this one's object in its prevResult alone.
+
+        Raises ConfigError.
+        """
+        conf = type(self).__new__(type(self))
+        attributes = vars(conf)
+        attributes.update(vars(self))
+        attributes.pop("prevResult", None)
+        conf.raw = obj
+        conf._given = gojson.present(obj)
+        field = self._by_key["prevresult"]
+        if field.folded in conf._given:
+            attributes[field.name] = field.read(conf._given[field.folded], field.key)
+        return conf

@@ -166,6 +166,11 @@ def folded(obj: dict[str, Any]) -> dict[str, Any]:
     return {_folds.get(key) or fold(key): value for key, value in obj.items()}
 
 
+def present(obj: dict[str, Any]) -> dict[str, Any]:
+    """As `folded`, without what is null."""
+    return {key: value for key, value in folded(obj).items() if value is not None}
+
+
 def fold(key: str) -> str:
     """What two keys have in common when Go holds them for the same: simple case folding."""
     known = _folds.get(key)

@@ -15,12 +15,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import queue
 import secrets
 import struct
 import sys
 import threading
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 from cni import links
 from cni._core import KernelError, Link, Netlink, fsdecode, observe, observed, parse_attributes, u32
@@ -41,14 +42,16 @@ _IFREQ = struct.Struct("16si20x")
 _FIRST = 1 << 30  # of the groups' numbers, up to twice that: what people write by hand is smaller
 _SWEEPS = 8  # that may be on their way; what comes then waits, and so goes together
 _LOOK = 0.0003  # seconds from one look to the next whether links are gone
+_LOOPBACK = 1  # its index
 _ENOUGH = 2  # one is deleted as well without a group
 
 Index = int
 Identity = tuple[str, str, Index]  # name, kind, and what the link is over; of a pair, the other end
+Place = tuple[Netlink, "list[Doomed]"]  # a socket, and what is to be deleted in its namespace
 
 
 class Doomed:
-    """A link that is to be deleted, and what came of it."""
+    """A link that is to be deleted, and what came of it. Who waits for that waits for the lock `done`."""
 
     __slots__ = ("done", "error", "identity", "index", "leads", "netns")
 
@@ -56,9 +59,10 @@ class Doomed:
         self.netns = netns
         self.index = index
         self.identity = identity
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self.leads = False
-        self.done = threading.Event()
+        self.done = threading.Lock()
+        self.done.acquire()
 
     def is_gone(self, place: Netlink) -> bool:
         """Whether no link bears its name and index any more."""
@@ -95,8 +99,9 @@ class Reaper:
         self._waiting: list[Doomed] = []
         self._is_led = False
         self._led = 0
-        self._sweeps = ThreadPoolExecutor(_SWEEPS, "cni-reaper")
-        self._free = threading.BoundedSemaphore(_SWEEPS)
+        self._free: queue.SimpleQueue[_Sweeper] = queue.SimpleQueue()
+        for _ in range(_SWEEPS):
+            self._free.put(_Sweeper(self._free))
 
     @property
     def pending(self) -> int:
@@ -122,7 +127,7 @@ class Reaper:
             self._waiting.append(doomed)
             doomed.leads, self._is_led = not self._is_led, True
         if not doomed.leads:
-            doomed.done.wait()
+            doomed.done.acquire()
         if doomed.leads:
             observer = observe(None)  # what is asked from here on is asked for all
             try:
@@ -134,42 +139,71 @@ class Reaper:
 
     def _lead(self) -> None:
         """Have all that wait deleted; those that come meanwhile are led by one of themselves."""
-        self._free.acquire()
+        sweeper = self._free.get()
+        self._await_kernel()
         with self._lock:
             batch, self._waiting = self._waiting, []
             self._led += len(batch)
         try:
-            self._sweep(batch)
+            sweeper.sweep(batch)
         finally:
             with self._lock:
                 self._led -= len(batch)
                 self._is_led = bool(self._waiting)
                 if self._waiting:
                     self._waiting[0].leads = True
-                    self._waiting[0].done.set()
+                    self._waiting[0].done.release()
             for doomed in batch:
                 doomed.leads = False
-                doomed.done.set()
+                doomed.done.release()
 
-    def _sweep(self, batch: list[Doomed]) -> None:
-        """Until they are gone, or it is clear that they don't go."""
-        finished = threading.Event()
+    def _await_kernel(self) -> None:
+        """Until its lock on links is free, which other sweeps may have: who comes meanwhile goes along."""
+        if self._free.qsize() == _SWEEPS - 1:
+            return
+        with contextlib.suppress(OSError), self._waiting[0].netns.netlink() as place:
+            place.batch().link_set(_LOOPBACK).commit()  # changes nothing, but asks for the lock
 
-        def sweep() -> None:
-            try:
-                _delete_all(batch)
-            finally:
-                self._free.release()
-                finished.set()
 
-        by_netns = _by_netns(batch)
-        with contextlib.ExitStack() as stack:
-            # In another socket, as the one that deletes is busy.
-            places = [(stack.enter_context(netns.netlink()), some) for netns, some in by_netns.items()]
-            self._sweeps.submit(sweep)
-            while not finished.wait(_LOOK):
-                if all(doomed.is_gone(place) for place, some in places for doomed in some):
-                    break
+class _Sweeper:
+    """A thread that waits for the kernel, so that nobody else has to. When it is free again, it puts itself there."""
+
+    def __init__(self, free: queue.SimpleQueue[_Sweeper]) -> None:
+        self._free = free
+        self._jobs: queue.SimpleQueue[tuple[list[Place], threading.Lock]] | None = None
+
+    def sweep(self, batch: list[Doomed]) -> None:
+        """Delete them; until they are gone, or it is clear that they don't go."""
+        try:
+            places = _places(batch)
+        except OSError as error:
+            _fail(batch, error)
+            self._free.put(self)
+            return
+        finished = threading.Lock()
+        finished.acquire()
+        self._start().put((places, finished))
+        while not finished.acquire(timeout=_LOOK):
+            # Through the sockets that are busy, but not with this.
+            if all(doomed.is_gone(place) for place, some in places for doomed in some):
+                break
+
+    def _start(self) -> queue.SimpleQueue[tuple[list[Place], threading.Lock]]:
+        if self._jobs is None:
+            self._jobs = queue.SimpleQueue()
+            threading.Thread(target=self._work, args=(self._jobs,), name="cni-reaper", daemon=True).start()
+        return self._jobs
+
+    def _work(self, jobs: queue.SimpleQueue[tuple[list[Place], threading.Lock]]) -> None:
+        while True:
+            self._delete(*jobs.get())
+            self._free.put(self)
+
+    def _delete(self, places: list[Place], finished: threading.Lock) -> None:
+        for place, together in places:
+            _delete_all(place, together)
+        finished.release()
+        # The sockets are closed when nobody looks through them any more, which may be here or there.
 
 
 def install() -> Reaper:
@@ -197,23 +231,26 @@ def _nsid(inside: Netlink, netns: NetNS) -> int:
     return int.from_bytes(number, sys.byteorder, signed=True)
 
 
-def _by_netns(batch: list[Doomed]) -> dict[NetNS, list[Doomed]]:
+def _places(batch: list[Doomed]) -> list[Place]:
+    """A socket in each namespace, with those that are there. Raises OSError."""
     grouped: dict[NetNS, list[Doomed]] = defaultdict(list)
     for doomed in batch:
         grouped[doomed.netns].append(doomed)
-    return grouped
+    return [(netns.netlink(), together) for netns, together in grouped.items()]
 
 
-def _delete_all(batch: list[Doomed]) -> None:
+def _fail(batch: Sequence[Doomed], error: Exception) -> None:
+    for doomed in batch:
+        doomed.error = doomed.error or error
+
+
+def _delete_all(node: Netlink, together: list[Doomed]) -> None:
     """What fails is told to who waits for it."""
-    for netns, together in _by_netns(batch).items():
-        try:
-            with netns.netlink() as node:
-                if len(together) < _ENOUGH or not _delete_group(node, together):
-                    _delete_each(node, together)
-        except OSError as error:
-            for doomed in together:
-                doomed.error = doomed.error or error
+    try:
+        if len(together) < _ENOUGH or not _delete_group(node, together):
+            _delete_each(node, together)
+    except Exception as error:  # no thread ends by that
+        _fail(together, error)
 
 
 def _delete_each(node: Netlink, together: list[Doomed]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import posix
 import sys
 
@@ -111,7 +112,7 @@ class Plugin:
         self.versions = tuple(versions)
         self.about = f"CNI {name} plugin v{__version__}" if about == "" else about
         self.netconf_error = netconf_error
-        self._latest: tuple[bytes, dict[str, Any], str, Config] | None = None
+        self._latest: _Known | None = None
 
     def main(self) -> NoReturn:
         """Be the plugin's process: serve the one call that environment and stdin describe, then exit."""
@@ -218,20 +219,20 @@ class Plugin:
         """ADD's result, and the version to tell it in; the order of the steps is that in which errors count."""
         verb = environ["CNI_COMMAND"]
         latest = self._latest
-        known = latest if latest and latest[0] == config else None
-        fields = known[1] if known else _decode(config)
+        known = latest if latest and latest.config == config else None
+        fields = known.fields if known else _decode(config)
         if verb not in self.handlers:
             raise CNIError(f"unknown CNI_COMMAND: {verb}", INVALID_ENVIRONMENT_VARIABLES)
-        config_version = known[2] if known else version.of_config(fields)
+        config_version = known.version if known else version.of_config(fields)
         if verb in _SINCE:
             self._check_gate(verb, config_version)
         version.reconcile(config_version, self.versions)
         handler = self.handlers[verb]
         if handler is None:
             return None, config_version
-        parsed = known[3] if known else self._parse(fields)
-        # A network's containers come with the same configuration, one after the other. Nobody changes it.
-        self._latest = config, fields, config_version, parsed
+        parsed = known.parsed if known else self._parse(fields, latest)
+        if not known:
+            self._latest = _Known(config, fields, config_version, parsed)
         with Request(environ, stdin=config, config=parsed, version=config_version, stderr=stderr, host=host) as request:
             if verb in ("ADD", "DEL") and not is_nested:
                 _refuse_own_netns(request)
@@ -252,11 +253,39 @@ class Plugin:
         except ValueError as error:
             raise CNIError(str(error), DECODING_FAILURE) from error
 
-    def _parse(self, fields: dict[str, Any]) -> Config:
+    def _parse(self, fields: dict[str, Any], latest: _Known | None = None) -> Config:
         try:
+            if latest and latest.differs_in_result_alone(fields):
+                return latest.parsed.with_result(fields)
             return self.config.parse(fields)
         except CNIError as error:
             raise error.prefixed(self.netconf_error) from None
+
+
+class _Known:
+    """A configuration that came, and what it is.
+
+    A network's containers come with the same one, one after the other; with DEL and CHECK, and in a chain, it has each
+    container's own prevResult. Nobody changes what it was parsed to.
+    """
+
+    __slots__ = ("_essence", "config", "fields", "parsed", "version")
+
+    def __init__(self, config: bytes, fields: dict[str, Any], config_version: str, parsed: Config) -> None:
+        self.config = config
+        self.fields = fields
+        self.version = config_version
+        self.parsed = parsed
+        self._essence = b""
+
+    def differs_in_result_alone(self, fields: dict[str, Any]) -> bool:
+        self._essence = self._essence or _essence(self.fields)
+        return self._essence == _essence(fields)
+
+
+def _essence(fields: dict[str, Any]) -> bytes:
+    """All but the prevResult. As bytes, since 1, 1.0 and true would be equal; in a form that shares no parts."""
+    return marshal.dumps({**fields, "prevResult": None}, 2)
 
 
 def _check_environment(environ: Mapping[str, str]) -> None:

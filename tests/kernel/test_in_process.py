@@ -122,7 +122,7 @@ from cni.runtime import CNI, InProcess, NetworkConfigList, RuntimeConf
 plugins, state, conf, *containers = sys.argv[1:]
 sizes = []
 delete = reaper._delete_all
-reaper._delete_all = lambda batch: (sizes.append(len(batch)), delete(batch))[1]
+reaper._delete_all = lambda node, batch: (sizes.append(len(batch)), delete(node, batch))[1]
 cni = CNI([plugins], f"{state}/cache", InProcess())
 network = NetworkConfigList.from_bytes(conf.encode())
 runtimes = [RuntimeConf(path.rpartition("/")[2], path, "eth0") for path in containers]

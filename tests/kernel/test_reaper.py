@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -81,7 +82,8 @@ def test_an_index_that_has_become_another_link(node: Node, host: NetNS) -> None:
             doomed.append(end)
     node.run(["ip", "link", "delete", "port0"])
     node.run(["ip", "link", "add", "another", "index", str(doomed[0].index), "type", "bridge"])
-    reaper._delete_all(doomed)
+    with host.netlink() as place:
+        reaper._delete_all(place, doomed)
     assert "port1" not in links(node)
     assert "another" in links(node)
 
@@ -129,4 +131,22 @@ def test_a_link_that_cannot_be_deleted(node: Node, host: NetNS) -> None:
             with pytest.raises(KernelError):
                 each.result()
         fine.result()
+    assert links(node) == {"lo"}
+
+
+def test_a_sweep_that_cannot_begin(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there are no descriptors left. Whoever waits is told, and those that come later are served."""
+
+    def fail(_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    one = Reaper()
+    containers = [attach(node, number) for number in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(reaper, "_places", fail)
+        for _ in range(2 * reaper._SWEEPS):
+            with NetNS.open(containers[0].path) as netns, pytest.raises(OSError, match="too many open files"):
+                one.delete(netns, "eth0", host)
+    assert one.pending == 0
+    delete_all(one, host, containers)
     assert links(node) == {"lo"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cni import __version__, names, process, version
+from cni import __version__, gojson, names, process, version
 from cni.config import Config, Integer
 from cni.errors import CNIError
 from cni.ip import CIDR
@@ -540,6 +540,70 @@ def test_prev_result_is_parsed_once() -> None:
     answer = serve("ADD", {**CONFIG, "prevResult": prev_result}, handler=handler)
     assert json.loads(answer.stdout) == prev_result
     assert seen[0][0] is seen[0][1]
+
+
+class Sized(Config):
+    """A table with a key."""
+
+    size = Integer(0, "")
+
+
+class Several:
+    """Calls of one plugin, one after the other, and the requests that its handlers saw."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.plugin = Plugin("test", config=Sized, add=self.handle, delete=self.handle)
+
+    def handle(self, request: Request) -> Any:
+        self.requests.append(request)
+        return Result()
+
+    def __call__(self, verb: str, **more: object) -> tuple[int, str]:
+        """The exit code, and what is printed."""
+        config = json.dumps({**CONFIG, "ipam": {"type": "x"}, "size": 1, **more}).encode()
+        printed: list[str] = []
+        return self.plugin.run(
+            {**ENVIRON, "CNI_COMMAND": verb}, lambda: config, printed.append, printed.append
+        ), *printed
+
+
+def result(address: str) -> dict[str, Any]:
+    return {"cniVersion": "1.1.0", "ips": [{"address": address}]}
+
+
+def test_a_configuration_that_differs_in_its_prev_result_is_parsed_once() -> None:
+    call = Several()
+    for verb, key in (("DEL", "prevResult"), ("ADD", "prevResult"), ("DEL", "PREVresult")):
+        for number in range(1, 4):
+            assert call(verb, **{key: result(f"10.0.0.{number}/24")})[0] == 0
+            request = call.requests[-1]
+            assert str(request.require_prev_result().ips[0].address) == f"10.0.0.{number}/24"
+            assert request.config.prevResult["ips"][0]["address"] == f"10.0.0.{number}/24"
+    assert call("DEL")[0] == 0
+    assert call.requests[-1].prev_result is None
+    assert (call.requests[-1].config.prevResult, call.requests[-1].config.has("prevResult")) == ({}, False)
+    assert call("DEL", prevResult=None)[0] == 0
+    assert call.requests[-1].prev_result is None
+    assert len({id(request.config.ipam) for request in call.requests if not request.config.has("PREVresult")}) == 1
+
+
+@pytest.mark.parametrize(("before", "wrong"), [(1, True), (1, 1.0), (0, False)])
+def test_what_is_equal_to_python_is_not_the_same(before: int, wrong: object) -> None:
+    call = Several()
+    assert call("ADD", size=before, prevResult=result("10.0.0.1/24"))[0] == 0
+    status, said = call("ADD", size=wrong, prevResult=result("10.0.0.2/24"))
+    assert (status, json.loads(said)["msg"]) == (
+        1,
+        f"failed to load netconf: size: {gojson.dumps(wrong)} is not an integer",
+    )
+
+
+def test_a_wrong_prev_result_after_a_sound_one() -> None:
+    call = Several()
+    assert call("ADD", prevResult=result("10.0.0.1/24"))[0] == 0
+    status, said = call("ADD", prevResult=[])
+    assert (status, json.loads(said)["msg"]) == (1, "failed to load netconf: prevResult: [] is not an object")
 
 
 @pytest.mark.parametrize("config", [{}, {"prevResult": None}])

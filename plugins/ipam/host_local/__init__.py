@@ -175,13 +175,13 @@ def range_sets(conf: Conf) -> list[RangeSet]:
     """All range sets in the order that numbers them; CNIError where one can't be, or not beside the others."""
     global _latest
     latest = _latest
-    if not (latest and latest[0] is conf):
-        latest = _latest = conf, _range_sets(conf)
-    return latest[1]
+    if not (latest and latest[0] is conf.ipam and latest[1] is conf.runtimeConfig):
+        latest = _latest = conf.ipam, conf.runtimeConfig, _range_sets(conf)
+    return latest[2]
 
 
 # A process that serves many calls parses a configuration once (cni.skel).
-_latest: tuple[Conf, list[RangeSet]] | None = None
+_latest: tuple[IPAMConf | None, RuntimeConf, list[RangeSet]] | None = None
 
 
 def _range_sets(conf: Conf) -> list[RangeSet]:
