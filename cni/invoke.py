@@ -299,7 +299,7 @@ def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | N
     if plugin:
         logged: list[str] = []
         with observed("plugin", f"{plugin_type} {verb}"):
-            made = plugin.delegated(environ, stdin, logged.append, request.foreign_host)
+            made = plugin.delegated(environ, stdin, logged.append, request.given_host)
         if logged:  # as of a process: who fails says so in the error
             request.stderr("".join(logged))
         return made

@@ -219,8 +219,7 @@ def settle(container: NetNS, inside: Netlink, link: Link) -> None:
     if not _tentative(inside, link):
         return
     deadline = time.monotonic() + _SETTLED
-    with container.netlink() as news:
-        news.subscribe(_RTNLGRP_IPV6_IFADDR)
+    with container.news(_RTNLGRP_IPV6_IFADDR) as news:
         while _tentative(inside, link):
             remaining = deadline - time.monotonic()
             if remaining > 0:

@@ -157,8 +157,7 @@ def await_operational(netns: NetNS, port: Link, role: str = "bridge port") -> No
     if port.operstate == "up":
         return
     deadline = time.monotonic() + _OPERATIONAL
-    with netns.netlink() as news, netns.netlink() as node:
-        news.subscribe(_RTNLGRP_LINK)
+    with netns.news(_RTNLGRP_LINK) as news, netns.netlink() as node:
         port = node.link(port.index)
         while port.operstate != "up":
             remaining = deadline - time.monotonic()

@@ -6,6 +6,7 @@ from cni._core import fsencode
 from cni.errors import INVALID_ENVIRONMENT_VARIABLES, INVALID_NETWORK_CONFIG, UNKNOWN_CONTAINER, CNIError
 
 _LETTERS_AND_DIGITS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+_OF_NAMES = _LETTERS_AND_DIGITS + "_.-"
 # What Go's unicode.IsSpace takes for white space; str.isspace() has four more.
 _SPACES = (
     "\t\n\v\f\r \u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -15,7 +16,7 @@ _SPACES = (
 
 def _is_name(text: str) -> bool:
     """[a-zA-Z0-9][a-zA-Z0-9_.-]*: a name that is safe as part of a path."""
-    return text[0] in _LETTERS_AND_DIGITS and not text.strip(_LETTERS_AND_DIGITS + "_.-")
+    return text[0] in _LETTERS_AND_DIGITS and not text.strip(_OF_NAMES)
 
 
 def check_container_id(text: str) -> None:

@@ -7,6 +7,7 @@ really run inside a thread of its own. Nobody has to think about OS threads.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import posix
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 RUN_DIR = "/run/netns"
 # Not -1: the core takes that for the calling thread's own namespace.
 _CLOSED = -2
+_LINK_PARAMETERS = "/proc/sys/net/ipv6/conf"
 
 
 class NetNSNotFound(FileNotFoundError):
@@ -47,6 +49,9 @@ class NetNS:
     """
 
     __slots__ = ("_identity", "fd", "path")
+
+    # The folder of its links' IPv6 parameters, where that is kept open: see Home.
+    link_parameters: int | None = None
 
     def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
@@ -119,6 +124,12 @@ class NetNS:
         """An rtnetlink socket in the namespace."""
         return _core.Netlink(self.fd)
 
+    def news(self, group: int) -> _core.Netlink:
+        """An rtnetlink socket that hears of changes, to wait for them; a group is an RTNLGRP_ of linux/rtnetlink.h."""
+        netlink = _core.Netlink(self.fd)
+        netlink.subscribe(group)
+        return netlink
+
     def socket(self, domain: int, type: int, protocol: int = 0) -> int:
         """The descriptor of a new socket in the namespace (for ``socket.socket(fileno=...)``)."""
         return _core.netns_socket(self.fd, domain, type, protocol)
@@ -182,3 +193,36 @@ class NetNS:
 
     def __repr__(self) -> str:
         return f"<NetNS {self.path or 'anonymous'} fd {self.fd}>"
+
+
+class Home(NetNS):
+    """The namespace that a process which serves many calls works from, with what each of them needs there kept open.
+
+    That is an rtnetlink socket for each thread, and the folder of the links' IPv6 parameters: below /proc/sys/net the
+    kernel looks through the entries of all namespaces, of which a node with many containers has many.
+    """
+
+    __slots__ = ("_of_thread", "link_parameters")
+
+    def __init__(self, fd: int, path: str) -> None:
+        super().__init__(fd, path)
+        self._of_thread = _thread._local()
+        try:
+            self.link_parameters = self.open_file(_LINK_PARAMETERS, posix.O_PATH | posix.O_DIRECTORY)
+        except OSError:  # without IPv6 there are none
+            self.link_parameters = None
+
+    def netlink(self) -> _core.Netlink:
+        """The calling thread's rtnetlink socket; closing it does nothing."""
+        kept: _core.Netlink | None = getattr(self._of_thread, "netlink", None)
+        if kept is None:
+            kept = self._of_thread.netlink = _Kept(self.fd)
+        return kept
+
+    def close(self) -> None:
+        """Nothing: it is there as long as the process."""
+
+
+class _Kept(_core.Netlink):
+    def close(self) -> None:
+        """Nothing: who comes next has it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cni import result
 from cni.errors import CNIError, bracketed, quote
-from cni.netns import NetNS, NetNSNotFound
+from cni.netns import Home, NetNS, NetNSNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ class Request:
     `container_id`, `netns` (a path), `ifname`, `args` and `path` are the CNI_* variables' texts, "" where unset;
     `stdin` is the configuration as it came, `config` the same parsed by the plugin's table, which calls with the same
     one share, so nothing in it is to be changed; `version` is the cniVersion to answer in. `stderr` takes text for the
-    log. `foreign_host` is the network namespace the plugin is to work from where that is not this process's own: the
-    agent's case, else None.
+    log. `given_host` is the network namespace the plugin is to work from, None where that is the thread's;
+    `foreign_host` the same, but None where it is this process's own, in which programs are started anyway.
     """
 
     __slots__ = (
@@ -36,6 +36,7 @@ class Request:
         "container_id",
         "environ",
         "foreign_host",
+        "given_host",
         "ifname",
         "netns",
         "path",
@@ -65,7 +66,8 @@ class Request:
         self.config = config
         self.version = version
         self.stderr = stderr
-        self.foreign_host = host
+        self.given_host = host
+        self.foreign_host = None if isinstance(host, Home) else host
         self._host = host
         self._container: NetNS | None = None
         self._prev_result: tuple[Result | None] | None = None
@@ -77,7 +79,7 @@ class Request:
         """Close what has been opened and is not in other hands."""
         if self._container:
             self._container.close()
-        if self._host is not None and self._host is not self.foreign_host:
+        if self._host is not None and self._host is not self.given_host:
             self._host.close()
 
     @property

@@ -85,29 +85,17 @@ def _forwards(place: Netlink, version: int) -> bool:
 
 def try_write(netns: NetNS, values: Mapping[str, str]) -> None:
     """Set what can be set: for parameters that a kernel may lack and that only smooth things."""
-    try:
-        if _at_hand and netns.identity in _at_hand and all(name.startswith(_OF_LINKS) for name in values):
-            _write_below(_at_hand[netns.identity], values)
+    folder = netns.link_parameters
+    if folder is not None and all(name.startswith(_OF_LINKS) for name in values):
+        try:
+            _write_below(folder, values)
             return
-    except OSError:
-        pass  # no such link, or this is a thread in another namespace
+        except OSError:
+            pass  # no such link
     try:
         _core.netns_write_files(netns.fd, [_file(name, value) for name, value in values.items()])
     except OSError:
         pass
-
-
-# Folders of parameters, by the namespace: below /proc/sys/net the kernel looks through the entries of all namespaces,
-# of which a node with many containers has many.
-_at_hand: dict[tuple[int, int], int] = {}
-
-
-def keep_at_hand(netns: NetNS) -> None:
-    """For a process that serves many calls from one namespace: find its links' IPv6 parameters sooner from now on.
-
-    Raises OSError.
-    """
-    _at_hand[netns.identity] = netns.open_file(f"/proc/sys/{_OF_LINKS}", posix.O_PATH | posix.O_DIRECTORY)
 
 
 def _write_below(folder: int, values: Mapping[str, str]) -> None:

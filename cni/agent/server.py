@@ -21,10 +21,11 @@ import traceback
 from importlib.metadata import entry_points
 from typing import Any
 
-from cni import launcher, process, reaper, sysctl
+from cni import launcher, process, reaper
+from cni._core import netns_identity
 from cni.agent import protocol
 from cni.agent.observer import Observer
-from cni.netns import NetNS
+from cni.netns import Home, NetNS
 from cni.skel import Plugin
 
 _CONNECTIONS = 256  # at once, waiting ones included
@@ -47,10 +48,7 @@ class Agent:
         self._observer = observer or Observer()
         self._files = protocol.files()
         self._code = _code_identity()
-        with NetNS.current() as own:
-            self._netns = own.identity
-            with contextlib.suppress(OSError):  # without IPv6 there are none
-                sysctl.keep_at_hand(own)
+        self._home = Home.current()
         self._plugins: dict[str, Plugin] = {}
         self._lock = threading.Lock()
         self._threads = 0
@@ -203,18 +201,16 @@ class Agent:
         os.fchdir(request.folder)
         # Programs that the plugin starts are the caller's. Were they our executables, they would wait for their turn.
         process.caller.environ = {**request.environ, "CNI_AGENT_SOCKET": ""}
-        host = self._foreign(request.netns)
+        host = self._host(request.netns)
         try:
             status = plugin.run(process.caller.environ, lambda: config, printed.append, logged.append, host)
         finally:
-            if host:
-                host.close()
+            host.close()
         return status, _bytes(printed), _bytes(logged)
 
-    def _foreign(self, fd: int) -> NetNS | None:
-        """The caller's network namespace, None where it is the agent's."""
-        status = os.fstat(fd)
-        return None if (status.st_dev, status.st_ino) == self._netns else NetNS.of_fd(fd)
+    def _host(self, fd: int) -> NetNS:
+        """The caller's network namespace."""
+        return self._home if netns_identity(fd) == self._home.identity else NetNS.of_fd(fd)
 
     def _plugin(self, reference: str) -> Plugin:
         plugin = self._plugins.get(reference)

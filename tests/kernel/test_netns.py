@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -20,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from cni import _core
-from cni.netns import NetNS, NetNSNotFound, NotANetNS
+from cni import _core, sysctl
+from cni.netns import Home, NetNS, NetNSNotFound, NotANetNS
 
 
 def where() -> str:
@@ -373,6 +374,60 @@ class TestInside:
                 assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
             for fd in opened:
                 os.close(fd)
+
+
+class TestHome:
+    @pytest.fixture
+    def home(self, netns: NetNS) -> Home:
+        return netns.run(Home.current)
+
+    def test_a_thread_keeps_its_socket(self, home: Home, netns: NetNS) -> None:
+        with home.netlink() as one, home.netlink() as same:
+            assert one is same
+            assert [link.name for link in one.links()] == ["lo", "inside0"]
+        descriptor = one.fileno()
+        home.close()
+        assert home.netlink().fileno() == descriptor
+        assert home.netlink().link("lo").index == 1
+        assert home == netns
+
+    def test_every_thread_has_its_own_until_it_ends(self, home: Home) -> None:
+        descriptors = len(os.listdir("/proc/self/fd"))
+        barrier = threading.Barrier(8)
+
+        def use() -> int:
+            number = home.netlink().fileno()
+            barrier.wait()
+            assert home.netlink().link("lo").name == "lo"
+            return number
+
+        with ThreadPoolExecutor(8) as pool:
+            seen = [job.result() for job in [pool.submit(use) for _ in range(8)]]
+        assert len(set(seen)) == 8
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+
+    def test_an_answer_that_nobody_read_is_nobody_elses(self, home: Home) -> None:
+        node = home.netlink()
+        batch = node.batch().link_get("lo")
+        with socket.socket(fileno=os.dup(node.fileno())) as same:
+            message = struct.pack("IHHII", 16 + 16, 18, 1, 7, 0) + struct.pack("BxHiII", 0, 0, 1, 0, 0)
+            same.sendto(message, (0, 0))  # RTM_GETLINK, as if the thread had been interrupted
+        assert batch.commit()[0].name == "lo"
+        assert [link.name for link in node.links()] == ["lo", "inside0"]
+
+    def test_news_come_by_a_socket_of_their_own(self, home: Home) -> None:
+        with home.news(1) as news, home.netlink() as node:
+            assert news is not node
+            node.batch().link_create("bridge", "br0").commit()
+            assert [link.name for link in news.wait(5)] == ["br0"]
+            assert node.link("br0").name == "br0"
+
+    def test_parameters_of_links(self, home: Home, netns: NetNS) -> None:
+        home.netlink().batch().link_create("bridge", "br0").commit()
+        assert home.link_parameters is not None
+        for place, value in ((home, "0"), (netns, "1")):
+            sysctl.try_write(place, {"net/ipv6/conf/br0/accept_ra": value, "net/ipv6/conf/none/accept_ra": value})
+            assert sysctl.read(netns, "net/ipv6/conf/br0/accept_ra") == value
 
 
 class TestRun:

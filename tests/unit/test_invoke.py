@@ -525,7 +525,7 @@ def test_in_process_hands_on_the_namespace(inner: Path, monkeypatch: pytest.Monk
     in_process(monkeypatch)
     monkeypatch.setattr(launcher, "load", lambda reference: frame)
     asked, _ = request(inner, {**CONFIG, "cniVersion": "1.1.0"})
-    asked.foreign_host = elsewhere
+    asked.given_host = elsewhere
     invoke.delegate("STATUS", "inner", asked)
     assert seen == [elsewhere]
 

@@ -110,8 +110,7 @@ class Belongings:
         if not expected or not self.link.is_up:
             return
         deadline = time.monotonic() + _WORK
-        with container.netlink() as news:
-            news.subscribe(_RTNLGRP_IPV6_ROUTE)
+        with container.news(_RTNLGRP_IPV6_ROUTE) as news:
             while missing := expected - self._local(inside, table):
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
