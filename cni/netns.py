@@ -125,7 +125,7 @@ class NetNS:
         return _core.Netlink(self.fd)
 
     def news(self, group: int) -> _core.Netlink:
-        """An rtnetlink socket that hears of changes, to wait for them; a group is an RTNLGRP_ of linux/rtnetlink.h."""
+        """An rtnetlink socket that hears of a group's changes (linux/rtnetlink.h, RTNLGRP), to wait for them."""
         netlink = _core.Netlink(self.fd)
         netlink.subscribe(group)
         return netlink
