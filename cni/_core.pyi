@@ -117,7 +117,7 @@ def netns_pin(netns: int) -> None:
 # Each is one call, during which other threads run; none is opened through a link, and no FIFO is waited at.
 
 def read_file(folder: int, name: _Path) -> bytes | None:
-    """All that the file holds; None where there is none."""
+    """All that a regular file holds; None where there is none."""
 
 def write_file(folder: int, name: _Path, data: bytes, *, append: bool = False) -> None:
     """Write the file anew, or at its end; made of mode 0600 where it is missing."""
@@ -405,7 +405,10 @@ class Batch:
         arguments: tuple[object, ...] = (),
         overlook: tuple[int, ...] = (),
     ) -> Self:
-        """Any single object, to be found in what ``commit`` returns: None where its absence is overlooked."""
+        """Any single object, to be found in what ``commit`` returns: None where its absence is overlooked.
+
+        The kernel must answer with one message, or refuse: there is no acknowledgement to wait for.
+        """
 
     def commit(self) -> list[Any]:
         """Send what is queued. One entry for each get, in order: the object, or None if it may be missing and is.

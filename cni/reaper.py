@@ -125,30 +125,34 @@ class Reaper:
     def _see_deleted(self, doomed: Doomed) -> None:
         with self._lock:
             self._waiting.append(doomed)
-            doomed.leads, self._is_led = not self._is_led, True
-        if not doomed.leads:
+            is_first, self._is_led = not self._is_led, True
+            doomed.leads = is_first
+        if not is_first:  # leads may have changed since
             doomed.done.acquire()
         if doomed.leads:
             observer = observe(None)  # what is asked from here on is asked for all
             try:
-                self._lead()
+                self._lead(doomed)
             finally:
                 observe(observer)
         if doomed.error:
             raise doomed.error
 
-    def _lead(self) -> None:
+    def _lead(self, leader: Doomed) -> None:
         """Have all that wait deleted; those that come meanwhile are led by one of themselves."""
-        sweeper = self._free.get()
-        self._await_kernel()
-        with self._lock:
-            batch, self._waiting = self._waiting, []
-            self._led += len(batch)
+        batch: list[Doomed] = []
         try:
+            sweeper = self._free.get()
+            self._await_kernel()
+            with self._lock:
+                batch, self._waiting = self._waiting, []
+                self._led += len(batch)
             sweeper.sweep(batch)
         finally:
             with self._lock:
                 self._led -= len(batch)
+                if leader in self._waiting:  # interrupted before
+                    self._waiting.remove(leader)
                 self._is_led = bool(self._waiting)
                 if self._waiting:
                     self._waiting[0].leads = True
@@ -161,7 +165,7 @@ class Reaper:
         """Until its lock on links is free, which other sweeps may have: who comes meanwhile goes along."""
         if self._free.qsize() == _SWEEPS - 1:
             return
-        with contextlib.suppress(OSError), self._waiting[0].netns.netlink() as place:
+        with contextlib.suppress(Exception), self._waiting[0].netns.netlink() as place:
             place.batch().link_set(_LOOPBACK).commit()  # changes nothing, but asks for the lock
 
 
@@ -174,15 +178,15 @@ class _Sweeper:
 
     def sweep(self, batch: list[Doomed]) -> None:
         """Delete them; until they are gone, or it is clear that they don't go."""
+        places = _places(batch)
+        finished = threading.Lock()
+        finished.acquire()
         try:
-            places = _places(batch)
-        except OSError as error:
+            self._start().put((places, finished))
+        except Exception as error:  # no thread more may be had
             _fail(batch, error)
             self._free.put(self)
             return
-        finished = threading.Lock()
-        finished.acquire()
-        self._start().put((places, finished))
         while not finished.acquire(timeout=_LOOK):
             # Through the sockets that are busy, but not with this.
             if all(doomed.is_gone(place) for place, some in places for doomed in some):
@@ -190,8 +194,9 @@ class _Sweeper:
 
     def _start(self) -> queue.SimpleQueue[tuple[list[Place], threading.Lock]]:
         if self._jobs is None:
-            self._jobs = queue.SimpleQueue()
-            threading.Thread(target=self._work, args=(self._jobs,), name="cni-reaper", daemon=True).start()
+            jobs: queue.SimpleQueue[tuple[list[Place], threading.Lock]] = queue.SimpleQueue()
+            threading.Thread(target=self._work, args=(jobs,), name="cni-reaper", daemon=True).start()
+            self._jobs = jobs
         return self._jobs
 
     def _work(self, jobs: queue.SimpleQueue[tuple[list[Place], threading.Lock]]) -> None:
@@ -232,16 +237,23 @@ def _nsid(inside: Netlink, netns: NetNS) -> int:
 
 
 def _places(batch: list[Doomed]) -> list[Place]:
-    """A socket in each namespace, with those that are there. Raises OSError."""
+    """A socket in each namespace, with those that are there; who can't be reached is told so."""
     grouped: dict[NetNS, list[Doomed]] = defaultdict(list)
     for doomed in batch:
         grouped[doomed.netns].append(doomed)
-    return [(netns.netlink(), together) for netns, together in grouped.items()]
+    places = []
+    for netns, together in grouped.items():
+        try:
+            # A new one, as it will be busy for long: not one that this thread is to have for other things (Home).
+            places.append((Netlink(netns.fd), together))
+        except Exception as error:
+            _fail(together, error)
+    return places
 
 
 def _fail(batch: Sequence[Doomed], error: Exception) -> None:
     for doomed in batch:
-        doomed.error = doomed.error or error
+        doomed.error = doomed.error or error.with_traceback(None)  # which would keep all of this alive
 
 
 def _delete_all(node: Netlink, together: list[Doomed]) -> None:
@@ -259,7 +271,7 @@ def _delete_each(node: Netlink, together: list[Doomed]) -> None:
             if doomed.is_still(node.find_link(doomed.index)):
                 node.batch().link_delete(doomed.index, missing_ok=True).commit()
         except OSError as error:
-            doomed.error = error
+            _fail([doomed], error)
 
 
 def _delete_group(node: Netlink, together: list[Doomed]) -> bool:

@@ -6,6 +6,7 @@ programs are started by processes, and threads are for what is to be measured wi
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -72,7 +73,8 @@ def processes(concurrency: int, count: int, job: Job[T]) -> tuple[float, list[T]
 
     def work(slot: int, answer: Connection) -> None:
         # A new process copies every page that it first writes to. That is no part of what is measured.
-        process.run(["true"])
+        with contextlib.suppress(OSError):
+            process.run(["true"])
         answer.send(None)
         gate.wait()
         try:

@@ -17,7 +17,7 @@ from cni.bench import figures
 from cni.bench.measure import CHURN, Options, Setting, Soak, Times
 
 GROWTH_LIMIT = 5_000_000  # bytes between an early and a late reading, above which memory is lost
-POOLED = 8  # threads more by which a server's pools may differ from one moment to another
+POOLED = 8  # threads more, with a descriptor each, by which a server's pools may differ from one moment to another
 _MILLI = 1e3
 _MEGA = 1e6
 _WIDE = 200  # columns, where nobody looks at it in a terminal
@@ -157,8 +157,8 @@ def lost(soak: Soak) -> dict[str, int]:
     """What the process holds more of than early on: bytes above the limit, descriptors, threads."""
     early, late = soak.usage
     more = {name: late[name] - early[name] for name in early}
-    limits = {"memory": GROWTH_LIMIT, "threads": POOLED}
-    return {name: value for name, value in more.items() if value > limits.get(name, 0)}
+    limits = {"memory": GROWTH_LIMIT, "threads": POOLED, "descriptors": POOLED}
+    return {name: value for name, value in more.items() if value > limits[name]}
 
 
 def machine() -> dict[str, object]:

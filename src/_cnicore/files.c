@@ -9,7 +9,7 @@
 
 #define CHUNK 4096 /* bytes: most files whole */
 
-/* Up to where less comes than was asked for, which is the end of a file. 0, or an errno. */
+/* Up to where less comes than was asked for, which is the end of a regular file. 0, or an errno. */
 static int read_all(int fd, char **data, size_t *length)
 {
     for (size_t capacity = CHUNK;; capacity *= 2) {

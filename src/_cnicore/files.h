@@ -9,7 +9,7 @@
 
 #include "error.h"
 
-/* All that the file holds, to be freed. */
+/* All that a regular file holds, to be freed. */
 int cni_file_read(int folder, const char *name, char **data, size_t *length, struct cni_error *err);
 
 /* Write the file, made of mode 0600 where it is missing: anew, or `append` to what it holds. */

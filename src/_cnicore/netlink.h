@@ -59,8 +59,8 @@ void cni_netlink_close(struct cni_netlink *netlink);
 int cni_netlink_subscribe(struct cni_netlink *netlink, uint32_t group, struct cni_error *err);
 
 /* Send every request; fill `answers` with what the kernel said: data, and one
- * NLMSG_ERROR for each request that it refused. One built without NLM_F_ACK must be
- * answered by one message. `first` becomes the sequence
+ * NLMSG_ERROR for each request that it refused, and for some that it did (error 0).
+ * One built without NLM_F_ACK must be answered by one message. `first` becomes the sequence
  * number of the first request, the others follow. */
 int cni_netlink_transact(struct cni_netlink *netlink, struct cni_messages *requests, struct cni_messages *answers,
                          uint32_t *first, struct cni_error *err);

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from cni import reaper
+from cni import _core, reaper
 from cni._core import KernelError
-from cni.netns import NetNS
+from cni.netns import Home, NetNS
 from cni.reaper import Reaper
 from tests.kernel.conftest import links
 
@@ -134,19 +137,93 @@ def test_a_link_that_cannot_be_deleted(node: Node, host: NetNS) -> None:
     assert links(node) == {"lo"}
 
 
-def test_a_sweep_that_cannot_begin(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where there are no descriptors left. Whoever waits is told, and those that come later are served."""
-
-    def fail(_: object) -> None:
-        raise OSError(errno.EMFILE, "too many open files")
-
+def test_a_namespace_that_cannot_be_reached(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there are no descriptors left. Who wants it is told, nobody else, and later it works."""
     one = Reaper()
     containers = [attach(node, number) for number in range(3)]
     with monkeypatch.context() as patch:
-        patch.setattr(reaper, "_places", fail)
+        patch.setattr(reaper, "Netlink", refusing(OSError(errno.EMFILE, "too many open files")))
         for _ in range(2 * reaper._SWEEPS):
             with NetNS.open(containers[0].path) as netns, pytest.raises(OSError, match="too many open files"):
                 one.delete(netns, "eth0", host)
     assert one.pending == 0
     delete_all(one, host, containers)
     assert links(node) == {"lo"}
+
+
+def test_no_thread_may_be_had(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that wait are told, whoever leads them."""
+    one = Reaper()
+    containers = [attach(node, number) for number in range(6)]
+    with monkeypatch.context() as patch:
+        patch.setattr(reaper._Sweeper, "_start", refusing(RuntimeError("can't start new thread")))
+        for _ in range(2 * reaper._SWEEPS):
+            for told in outcomes(one, host, containers):
+                assert str(told) == "can't start new thread"
+    assert one.pending == 0
+    delete_all(one, host, containers)
+    assert links(node) == {"lo"}
+
+
+def test_who_leads_is_interrupted(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Reaper()
+    containers = [attach(node, number) for number in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "_await_kernel", refusing(KeyboardInterrupt()))
+        with NetNS.open(containers[0].path) as netns, pytest.raises(KeyboardInterrupt):
+            one.delete(netns, "eth0", host)
+    assert one.pending == 0
+    delete_all(one, host, containers)
+    assert links(node) == {"lo"}
+
+
+def test_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is made to lead just when it begins to wait leads once, and everybody is let go."""
+    monkeypatch.setattr(reaper._Sweeper, "sweep", lambda self, batch: (time.sleep(0), self._free.put(self)))
+    one = Reaper()
+    monkeypatch.setattr(one, "_await_kernel", lambda: None)
+
+    def many() -> None:
+        for _ in range(4000):
+            one._see_deleted(reaper.Doomed(None, 1, ("x", "veth", 2)))  # type: ignore[arg-type]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=many, daemon=True) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 20
+        for thread in threads:
+            thread.join(max(end - time.monotonic(), 0))
+    finally:
+        sys.setswitchinterval(before)
+    assert not any(thread.is_alive() for thread in threads)
+    assert one.pending == 0
+
+
+def test_the_agents_own_socket_stays_free(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the kernel has a socket of its own: the thread that asked goes on, with the one that it keeps."""
+    container = attach(node, 0)
+    used: list[type] = []
+    real = reaper._delete_all
+    monkeypatch.setattr(reaper, "_delete_all", lambda net, some: (used.append(type(net)), real(net, some)))
+    with NetNS.open(node.path) as there, NetNS.open(container.path) as netns:
+        Reaper().delete(netns, "eth0", there.run(Home.current))
+    assert used == [_core.Netlink]
+    assert links(node) == {"lo"}
+
+
+def refusing(error: BaseException) -> Callable[..., NoReturn]:
+    def refuse(*_: object) -> NoReturn:
+        raise error
+
+    return refuse
+
+
+def outcomes(one: Reaper, host: NetNS, containers: list[Node]) -> list[BaseException | None]:
+    """What each of them was told, asked for side by side."""
+    with ExitStack() as stack, ThreadPoolExecutor(len(containers)) as threads:
+        opened = [stack.enter_context(NetNS.open(container.path)) for container in containers]
+        jobs = [threads.submit(one.delete, netns, "eth0", host) for netns in opened]
+        return [job.exception() for job in jobs]
