@@ -229,8 +229,8 @@ def test_for_a_program() -> None:
         (4_999_999, 0, 0, []),
         (-9, -1, -1, []),
         (5_000_001, 0, 0, ["memory"]),
-        (0, 0, 8, []),
-        (0, 1, 9, ["descriptors", "threads"]),
+        (0, 8, 8, []),
+        (0, 9, 9, ["descriptors", "threads"]),
     ],
 )
 def test_what_a_soak_finds_lost(memory: int, descriptors: int, threads: int, lost: list[str], tmp_path: Path) -> None:
