@@ -1,4 +1,5 @@
-"""What is measured: plugins in three ways of running them, and twice the bare kernel requests they come down to.
+"""What is measured: plugins in three ways of running them, twice the bare kernel requests they come down to, and the
+start of an interpreter.
 
 A subject lives on a node of its own (worker.py), and does ADD, CHECK and DEL for an attachment. What it returns is the
 seconds that took; of what the benchmark does before and after nothing counts.
@@ -9,13 +10,14 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cni import hwaddr, invoke, launcher
+from cni import hwaddr, invoke, launcher, process
 from cni.bench import Failed, crew
 from cni.bench.network import DEFAULT, Network
 from cni.cli.install import install
@@ -23,7 +25,8 @@ from cni.errors import CNIError
 from cni.ip import IP
 from cni.netns import NetNS
 
-EXEC, AGENT, IN_PROCESS, FLOOR, PYROUTE2 = MODES = ("exec", "agent", "in-process", "floor", "pyroute2")
+MODES = ("exec", "agent", "in-process", "floor", "pyroute2", "python")
+EXEC, AGENT, IN_PROCESS, FLOOR, PYROUTE2, PYTHON = MODES
 WITH_PLUGINS = (EXEC, AGENT, IN_PROCESS)
 LASTING = (AGENT, IN_PROCESS)  # one process serves all calls
 VERBS = ("VERSION", "ADD", "CHECK", "DEL")
@@ -285,7 +288,32 @@ class Pyroute2:
         """Nothing to do: the node goes."""
 
 
-Subject = Plugins | Floor | Pyroute2
+class Python:
+    """Each call is an interpreter, started as our executables start it, that ends at once. None of them beats that."""
+
+    verbs = VERBS
+    crew: Any = staticmethod(crew.processes)
+    pid: int | None = None
+    _command = (os.path.realpath(sys.executable), "-I", "-S", "-E", "-c", "import posix; posix._exit(0)")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def call(self, verb: str, attachment: Attachment) -> float:  # noqa: ARG002 - it does nothing
+        """Raises Failed."""
+        try:
+            done = process.run([*self._command], env={})
+        except OSError as error:
+            raise Failed(f"{self.label}: {error}") from error
+        if done.status:
+            raise Failed(f"{self.label}: {done.outcome}: {done.stderr.decode(errors='replace')}")
+        return done.seconds
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+Subject = Plugins | Floor | Pyroute2 | Python
 _WAYS: dict[str, type[Plugins]] = {EXEC: Exec, AGENT: Agent, IN_PROCESS: InProcess}
 
 
@@ -295,6 +323,8 @@ def open_subject(mode: str, folder: str, network: Network, label: str) -> Subjec
         return Floor(network, label)
     if mode == PYROUTE2:
         return Pyroute2(network, label)
+    if mode == PYTHON:
+        return Python(label)
     return _WAYS[mode](folder, network, label)
 
 

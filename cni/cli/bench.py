@@ -20,7 +20,7 @@ from cni import launcher
 from cni.bench import Failed, measure, node, plot
 from cni.bench.network import BUILT_IN, DEFAULT, Network
 from cni.bench.report import Report
-from cni.bench.subjects import AGENT, EXEC, FLOOR, IN_PROCESS, LASTING, MODES, PYROUTE2, WITH_PLUGINS
+from cni.bench.subjects import AGENT, EXEC, FLOOR, IN_PROCESS, LASTING, MODES, PYROUTE2, PYTHON, WITH_PLUGINS
 from cni.bench.worker import Spec
 from cni.errors import CNIError
 
@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_words(MODES),
         metavar="MODE,...",
         help=f"{EXEC}: each call a process; {AGENT}: the same with an agent; {IN_PROCESS}: without any process; "
-        f"{FLOOR}: the bare requests to the kernel; {PYROUTE2}: the same by pyroute2 "
+        f"{FLOOR}: the bare requests to the kernel; {PYROUTE2}: the same by pyroute2; "
+        f"{PYTHON}: an interpreter that ends at once, for each call "
         f"(default: {','.join(_DEFAULT_MODES)})",
     )
     parser.add_argument(
@@ -235,6 +236,8 @@ def _subjects(modes: Sequence[str], folders: Sequence[tuple[str, str]], network:
             if network.source != DEFAULT:
                 raise _Misuse(f"the mode {mode} is for the network {DEFAULT} alone")
             yield Spec(mode, mode)
+    if PYTHON in modes:
+        yield Spec(PYTHON, PYTHON)
 
 
 def _has_mode(folder: str, plugin: str, mode: str) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.conftest import Node
 
 Bench = Callable[..., Any]
-ALL_MODES = "exec,agent,in-process,floor,pyroute2"
+ALL_MODES = "exec,agent,in-process,floor,pyroute2,python"
 OF_GO = ["--plugins", "go=/usr/lib/cni"]
 
 
@@ -54,7 +54,7 @@ def by_subject(found: Any, verb: str) -> dict[str, Any]:
 def test_every_mode(bench: Bench, concurrency: int) -> None:
     words = ["--mode", ALL_MODES, "--verbs", "version,add,check,del,churn", "--concurrency", str(concurrency)]
     found = bench("--plugins", "ours=", *OF_GO, *words, "--count", "3", "--rounds", "2")
-    everybody = {"ours exec", "ours agent", "ours in-process", "go exec", "floor", "pyroute2"}
+    everybody = {"ours exec", "ours agent", "ours in-process", "go exec", "floor", "pyroute2", "python"}
     with_plugins = everybody - {"floor", "pyroute2"}
     for verb, subjects in {
         "VERSION": with_plugins,

@@ -350,7 +350,7 @@ def test_the_files_that_are_written(tmp_path: Path) -> None:
         (["--concurrency", "1,0"], "0 is less than 1"),
         (["--density=-1"], "-1 is less than 0"),
         (["--verbs", "add,gc"], "'gc' is none of version, add, check, del, churn"),
-        (["--mode", "warm"], "'warm' is none of exec, agent, in-process, floor, pyroute2"),
+        (["--mode", "warm"], "'warm' is none of exec, agent, in-process, floor, pyroute2, python"),
         (["--plugins", "x=/nowhere"], "/nowhere is no folder"),
         (["--plugins", "=/usr"], "'=/usr' has no name"),
         (["--plugins", "x=/run"], "/run is hidden where it is measured"),
