@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import queue
 import secrets
 import struct
@@ -216,6 +217,15 @@ def install() -> Reaper:
     reaper = Reaper()
     links.reaper = reaper.delete
     return reaper
+
+
+def _renew() -> None:
+    if links.reaper:
+        install()
+
+
+# A child process has none of the threads, and its locks are as somebody else left them.
+os.register_at_fork(after_in_child=_renew)
 
 
 def _other_end(inside: Netlink, link: Link, host: NetNS) -> Doomed | None:

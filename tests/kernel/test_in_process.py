@@ -113,6 +113,33 @@ except CNIError as error:
     assert links(good) == {"lo"}
 
 
+def test_in_a_child_process_too(node: Node, plugins: Path, tmp_path: Path) -> None:
+    """As in a server that forks: it has none of the threads that deleted links before."""
+    code = """
+import os, signal, sys
+from cni import reaper
+from cni.runtime import CNI, InProcess, NetworkConfigList, RuntimeConf
+plugins, state, conf, *containers = sys.argv[1:]
+cni = CNI([plugins], f"{state}/cache", InProcess())
+network = NetworkConfigList.from_bytes(conf.encode())
+one, other = (RuntimeConf(path.rpartition("/")[2], path, "eth0") for path in containers)
+cni.add(network, other)
+for _ in range(reaper._SWEEPS):  # so that each thread has been at work
+    cni.add(network, one)
+    cni.delete(network, one)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    cni.delete(network, other)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    containers = [node.container() for _ in range(2)]
+    paths = [container.path for container in containers]
+    assert node.python(code, str(plugins), str(tmp_path), conf(tmp_path), *paths).strip() == "7"
+    assert all(links(container) == {"lo"} for container in containers)
+
+
 def test_it_needs_no_more_than_a_moment_for_many(node: Node, plugins: Path, tmp_path: Path) -> None:
     """Their links go as one group, or a few: the kernel's grace periods are waited for together."""
     code = """
