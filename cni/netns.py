@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RUN_DIR = "/run/netns"
 # Not -1: the core takes that for the calling thread's own namespace.
 _CLOSED = -2
-_LINK_PARAMETERS = "/proc/sys/net/ipv6/conf"
+LINK_PARAMETERS = "net/ipv6/conf"  # below /proc/sys
 
 
 class NetNSNotFound(FileNotFoundError):
@@ -208,7 +208,7 @@ class Home(NetNS):
         super().__init__(fd, path)
         self._of_thread = _thread._local()
         try:
-            self.link_parameters = self.open_file(_LINK_PARAMETERS, posix.O_PATH | posix.O_DIRECTORY)
+            self.link_parameters = self.open_file(f"/proc/sys/{LINK_PARAMETERS}", posix.O_PATH | posix.O_DIRECTORY)
         except OSError:  # without IPv6 there are none
             self.link_parameters = None
 

@@ -142,6 +142,7 @@ class Reaper:
     def _lead(self, leader: Doomed) -> None:
         """Have all that wait deleted; those that come meanwhile are led by one of themselves."""
         batch: list[Doomed] = []
+        sweeper = None
         try:
             sweeper = self._free.get()
             self._await_kernel()
@@ -154,6 +155,8 @@ class Reaper:
                 self._led -= len(batch)
                 if leader in self._waiting:  # interrupted before
                     self._waiting.remove(leader)
+                    if sweeper:
+                        self._free.put(sweeper)
                 self._is_led = bool(self._waiting)
                 if self._waiting:
                     self._waiting[0].leads = True

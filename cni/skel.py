@@ -136,7 +136,7 @@ class Plugin:
     ) -> int:
         """Serve one call and return its exit code. Nothing but KeyboardInterrupt gets out.
 
-        `host` is the network namespace to work from where that is not this process's own.
+        `host` is the network namespace to work from where that is not the thread's, or one that is kept (netns.Home).
         """
         try:
             if self.about and not environ.get("CNI_COMMAND"):

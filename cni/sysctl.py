@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix
 
 from cni import _core
+from cni.netns import LINK_PARAMETERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _NETCONFA_IFINDEX = 1
 _NETCONFA_FORWARDING = 2
 _NETCONFA_IFINDEX_ALL = 0xFFFFFFFF  # -1
 
-_OF_LINKS = "net/ipv6/conf/"
+_OF_LINKS = f"{LINK_PARAMETERS}/"
 
 _LONGEST = 1 << 16  # bytes; a bitmap of all ports may have that many
 _SWAPPED = str.maketrans("./", "/.")

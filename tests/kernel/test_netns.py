@@ -425,6 +425,7 @@ class TestHome:
     def test_parameters_of_links(self, home: Home, netns: NetNS) -> None:
         home.netlink().batch().link_create("bridge", "br0").commit()
         assert home.link_parameters is not None
+        assert os.readlink(f"/proc/self/fd/{home.link_parameters}") == "/proc/sys/net/ipv6/conf"
         for place, value in ((home, "0"), (netns, "1")):
             sysctl.try_write(place, {"net/ipv6/conf/br0/accept_ra": value, "net/ipv6/conf/none/accept_ra": value})
             assert sysctl.read(netns, "net/ipv6/conf/br0/accept_ra") == value

@@ -137,29 +137,23 @@ def test_a_link_that_cannot_be_deleted(node: Node, host: NetNS) -> None:
     assert links(node) == {"lo"}
 
 
-def test_a_namespace_that_cannot_be_reached(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where there are no descriptors left. Who wants it is told, nobody else, and later it works."""
-    one = Reaper()
-    containers = [attach(node, number) for number in range(3)]
-    with monkeypatch.context() as patch:
-        patch.setattr(reaper, "Netlink", refusing(OSError(errno.EMFILE, "too many open files")))
-        for _ in range(2 * reaper._SWEEPS):
-            with NetNS.open(containers[0].path) as netns, pytest.raises(OSError, match="too many open files"):
-                one.delete(netns, "eth0", host)
-    assert one.pending == 0
-    delete_all(one, host, containers)
-    assert links(node) == {"lo"}
-
-
-def test_no_thread_may_be_had(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that wait are told, whoever leads them."""
+@pytest.mark.parametrize(
+    ("place", "name", "error"),
+    [
+        (reaper, "Netlink", OSError(errno.EMFILE, "too many open files")),
+        (reaper._Sweeper, "_start", RuntimeError("can't start new thread")),
+    ],
+)
+def test_what_cannot_begin(
+    node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch, place: object, name: str, error: Exception
+) -> None:
+    """No descriptor, or no thread, may be had: all that wait are told, whoever leads them, and later it works."""
     one = Reaper()
     containers = [attach(node, number) for number in range(6)]
     with monkeypatch.context() as patch:
-        patch.setattr(reaper._Sweeper, "_start", refusing(RuntimeError("can't start new thread")))
+        patch.setattr(place, name, refusing(error))
         for _ in range(2 * reaper._SWEEPS):
-            for told in outcomes(one, host, containers):
-                assert str(told) == "can't start new thread"
+            assert outcomes(one, host, containers) == [error] * len(containers)
     assert one.pending == 0
     delete_all(one, host, containers)
     assert links(node) == {"lo"}
@@ -170,8 +164,9 @@ def test_who_leads_is_interrupted(node: Node, host: NetNS, monkeypatch: pytest.M
     containers = [attach(node, number) for number in range(2)]
     with monkeypatch.context() as patch:
         patch.setattr(one, "_await_kernel", refusing(KeyboardInterrupt()))
-        with NetNS.open(containers[0].path) as netns, pytest.raises(KeyboardInterrupt):
-            one.delete(netns, "eth0", host)
+        for _ in range(2 * reaper._SWEEPS):
+            with NetNS.open(containers[0].path) as netns, pytest.raises(KeyboardInterrupt):
+                one.delete(netns, "eth0", host)
     assert one.pending == 0
     delete_all(one, host, containers)
     assert links(node) == {"lo"}
