@@ -16,13 +16,15 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 CORE = Path("src/_cnicore")
+LAUNCHER = Path("src/launcher")
 SERVICES = (
     "cni/agent/",
     "cni/bench/",
     "cni/cli/",
+    "cni/doctor/",
     "cni/explain/",
-    "cni/pools.py",
-    "cni/reaper.py",
+    "cni/install/",
+    "cni/node/",
     "cni/runtime/",
     "cni/validate/",
 )  # no plugin imports them
@@ -47,23 +49,23 @@ class BuildNative(build_ext):
         folder = Path("cni") if self.inplace else Path(self.build_lib, "cni")
         folder.mkdir(parents=True, exist_ok=True)
         self.build_launcher(folder / "_launcher")
-        if not self.inplace and Path(self.build_lib, "cni/bundle.py").exists():  # not for build_ext alone
+        if not self.inplace and Path(self.build_lib, "cni/invoke/bundle.py").exists():  # not for build_ext alone
             self.build_bundle(Path(self.build_lib))
 
     def build_bundle(self, root: Path) -> None:
-        """All that plugins import, in one file (cni/bundle.py)."""
+        """All that plugins import, in one file (cni/invoke/bundle.py)."""
         files = (path for top in ("cni", "cni_plugins") for path in root.glob(f"{top}/**/*.py"))
         names = sorted(path.relative_to(root).as_posix() for path in files)
         names = [name for name in names if not name.startswith(SERVICES)]
         # The columns of every instruction, for tracebacks, are a fifth of the code.
-        subprocess.run([sys.executable, "-X", "no_debug_ranges", "cni/bundle.py", str(root), *names], check=True)
+        subprocess.run([sys.executable, "-X", "no_debug_ranges", "cni/invoke/bundle.py", str(root), *names], check=True)
 
     def build_launcher(self, target: Path) -> None:
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
         compiled = Path(self.build_temp, "launcher.o")
         compiled.parent.mkdir(parents=True, exist_ok=True)
         # Two steps: compilers that bring several C libraries along have no headers where they are to link with none.
-        compile_ = [*compiler, "-std=gnu11", "-Os", *WARNINGS, "-c", str(CORE / "launcher.c"), "-o", str(compiled)]
+        compile_ = [*compiler, "-std=gnu11", "-Os", *WARNINGS, "-c", str(LAUNCHER / "launcher.c"), "-o", str(compiled)]
         link = [*compiler, str(compiled), "-o", str(target), "-s"]
         freestanding = ["-DFREESTANDING", "-ffreestanding", "-fno-stack-protector", "-fno-pie"]
         # Without a C library where its system calls are written down, else with a static one, else with libc alone.

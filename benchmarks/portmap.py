@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
 
 TARGET = 2.0  # times as long as few
 WARMING = 3  # calls that are not counted

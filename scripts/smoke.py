@@ -74,8 +74,9 @@ def reaches(one, other, address) -> bool:
 
 def main() -> None:
     private_node()
-    from cni import _nftables, launcher
-    from cni.netns import NetNS
+    from cni import _nftables
+    from cni.invoke import launcher
+    from cni.kernel.netns import NetNS
 
     expect(_nftables.ffi, "libnftables has its functions")
     expect(os.path.realpath(launcher.PACKAGES).startswith(os.path.realpath(sys.prefix)), "it is the installed package")

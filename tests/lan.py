@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
 from cni_plugins.ipam.dhcp.message import Message
 
 if TYPE_CHECKING:

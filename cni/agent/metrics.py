@@ -34,11 +34,13 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from cni import __version__, errors, gojson, pools
+from cni import __version__
 from cni.agent.observer import REASONS, Call, Observer
 from cni.agent.protocol import Request
-from cni.errors import CNIError
-from cni.reaper import Reaper
+from cni.node import pools
+from cni.runtime.group_delete import Reaper
+from cni.spec import errors, gojson
+from cni.spec.errors import CNIError
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)  # seconds
 

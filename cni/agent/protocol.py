@@ -1,4 +1,4 @@
-"""What launcher and agent say to each other, over a stream socket; src/_cnicore/launcher.c has the same in C.
+"""What launcher and agent say to each other, over a stream socket; src/launcher/launcher.c has the same in C.
 
     launcher    request: the files that it sees, by the identity of its root folder and that folder's mount, what to
                 run, the environment, and three descriptors: the current folder, the network namespace, a file with

@@ -21,12 +21,14 @@ import traceback
 from importlib.metadata import entry_points
 from typing import Any
 
-from cni import launcher, process, reaper
 from cni._core import netns_identity
 from cni.agent import protocol
 from cni.agent.observer import Observer
-from cni.netns import Home, NetNS
-from cni.skel import Plugin
+from cni.invoke import launcher
+from cni.kernel.netns import Home, NetNS
+from cni.runtime import group_delete
+from cni.skel.plugin import Plugin
+from cni.system import process
 
 _CONNECTIONS = 256  # at once, waiting ones included
 _AT_ONCE = 64  # calls that run
@@ -55,7 +57,7 @@ class Agent:
         self._idle = 0
         self._slots = _Slots()
         self._turns = _Turns()
-        self.reaper = reaper.install()
+        self.reaper = group_delete.install()
         self._conversing = 0  # with launchers that may count on an answer
         self._is_stopping = False
         self._woken, self.wakeup = os.pipe()

@@ -15,9 +15,10 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-from cni import process
-from cni.bench import Failed, node
-from cni.errors import CNIError
+from cni.bench import Failed
+from cni.node import scratch
+from cni.spec.errors import CNIError
+from cni.system import process
 
 T = TypeVar("T")
 # By slot, one of those that are busy at once, and the job's number.
@@ -68,8 +69,8 @@ def processes(concurrency: int, count: int, job: Job[T]) -> tuple[float, list[T]
     """The same by processes. What a job changes in memory is lost."""
     if concurrency == 1:
         return _alone(count, job)
-    numbers = node.Numbers(count)
-    gate = node.Gate()
+    numbers = scratch.Numbers(count)
+    gate = scratch.Gate()
 
     def work(slot: int, answer: Connection) -> None:
         # A new process copies every page that it first writes to. That is no part of what is measured.
@@ -85,7 +86,7 @@ def processes(concurrency: int, count: int, job: Job[T]) -> tuple[float, list[T]
         else:
             answer.send((time.perf_counter(), done))
 
-    crew = [node.fork(partial(work, slot)) for slot in range(concurrency)]
+    crew = [scratch.fork(partial(work, slot)) for slot in range(concurrency)]
     for each in crew:
         each.recv()
     begin = time.perf_counter()

@@ -17,7 +17,7 @@ from cni.bench import Failed
 from cni.bench.network import Network
 from cni.bench.subjects import VERBS
 from cni.bench.worker import Remote, Spec
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
 
 CHURN = "CHURN"
 ASKABLE = (*VERBS, CHURN)

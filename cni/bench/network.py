@@ -6,9 +6,9 @@ import json
 import os
 from typing import Any
 
-from cni import version
-from cni.bench import node
+from cni.node import scratch
 from cni.runtime.conf import NetworkConfigList, PluginConfig, inject
+from cni.spec import version
 
 _IPAM = {"type": "host-local", "ranges": [[{"subnet": "10.66.0.0/16"}]]}
 _BRIDGE = {"type": "bridge", "bridge": "cni0", "isDefaultGateway": True, "ipam": _IPAM}
@@ -20,8 +20,8 @@ BUILT_IN: dict[str, list[dict[str, Any]]] = {
     "masquerade": [{**_BRIDGE, "ipMasq": True}],
     "portmap": [_BRIDGE, {"type": "portmap", "capabilities": {"portMappings": True}}],
     "ptp": [{"type": "ptp", **_ROUTED}],
-    "macvlan": [{"type": "macvlan", "master": node.UPLINK, **_ROUTED}],
-    "ipvlan": [{"type": "ipvlan", "master": node.UPLINK, **_ROUTED}],
+    "macvlan": [{"type": "macvlan", "master": scratch.UPLINK, **_ROUTED}],
+    "ipvlan": [{"type": "ipvlan", "master": scratch.UPLINK, **_ROUTED}],
 }
 _VERSION = "1.0.0"  # spoken by plugins of 2022 and later
 

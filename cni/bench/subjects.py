@@ -17,13 +17,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cni import hwaddr, invoke, launcher, process
 from cni.bench import Failed, crew
 from cni.bench.network import DEFAULT, Network
 from cni.cli.install import install
-from cni.errors import CNIError
-from cni.ip import IP
-from cni.netns import NetNS
+from cni.invoke import exec as invoke
+from cni.invoke import launcher
+from cni.kernel import hwaddr
+from cni.kernel.netns import NetNS
+from cni.spec.errors import CNIError
+from cni.spec.ip import IP
+from cni.system import process
 
 MODES = ("exec", "agent", "in-process", "floor", "pyroute2", "python")
 EXEC, AGENT, IN_PROCESS, FLOOR, PYROUTE2, PYTHON = MODES

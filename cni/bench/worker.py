@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from cni.bench import Failed, node
+from cni.bench import Failed
 from cni.bench.network import Network
 from cni.bench.subjects import Attachment, Subject, open_subject
-from cni.errors import CNIError
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
+from cni.node import scratch
+from cni.spec.errors import CNIError
 
 _DELETION = 0.05  # seconds that the kernel is at work after a DEL that returned before, and some
 _AT_REST = 0.5  # seconds after which a process that serves has put away what it needs no more
@@ -144,7 +145,7 @@ class Remote:
 
     def __init__(self, spec: Spec, network: Network) -> None:
         self.label = spec.label
-        self._connection = node.fork(lambda connection: _serve(connection, spec, network))
+        self._connection = scratch.fork(lambda connection: _serve(connection, spec, network))
         self._answer()
         self.verbs: tuple[str, ...] = self.ask("verbs")
 
@@ -165,7 +166,7 @@ class Remote:
 
 def _serve(connection: Connection, spec: Spec, network: Network) -> None:
     try:
-        node.enter()
+        scratch.enter()
         worker = Worker(open_subject(spec.mode, spec.folder, network, spec.label))
     except (Failed, CNIError, OSError, ValueError) as error:
         connection.send((str(error), None))

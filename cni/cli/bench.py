@@ -16,13 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cni import launcher
-from cni.bench import Failed, measure, node, plot
+from cni.bench import Failed, measure, plot
 from cni.bench.network import BUILT_IN, DEFAULT, Network
 from cni.bench.report import Report
 from cni.bench.subjects import AGENT, EXEC, FLOOR, IN_PROCESS, LASTING, MODES, PYROUTE2, PYTHON, WITH_PLUGINS
 from cni.bench.worker import Spec
-from cni.errors import CNIError
+from cni.invoke import launcher
+from cni.node import scratch
+from cni.spec.errors import CNIError
 
 _OURS = "ours"
 _PEERS = {"go": ("/usr/lib/cni", "/opt/cni/bin")}  # where distributions have the plugins of the reference
@@ -153,7 +154,7 @@ def _measured(options: measure.Options, bases: Sequence[str]) -> Report:
         raise Failed("making namespaces takes root")
     times, soaks = [], []
     is_complete = False
-    with node.started(lambda connection: measure.run(options, connection)) as messages, _progress() as show:
+    with scratch.started(lambda connection: measure.run(options, connection)) as messages, _progress() as show:
         for message in messages:
             match message:
                 case measure.Times():
@@ -272,8 +273,8 @@ def _folder(text: str) -> tuple[str, str]:
     folder = os.path.abspath(folder)
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"{folder} is no folder")
-    if not node.is_visible(folder):
-        hidden = " and ".join(node.hidden())
+    if not scratch.is_visible(folder):
+        hidden = " and ".join(scratch.hidden())
         raise argparse.ArgumentTypeError(f"{folder} is hidden where it is measured, as are {hidden}: copy it elsewhere")
     return name, folder
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from cni import gojson
-from cni.errors import CNIError, quote
-from cni.hashes import hashed
-from cni.process import write_all
+from cni.netfilter.naming import hashed
 from cni.runtime.conf import load_network_list
 from cni.runtime.operations import CNI, RuntimeConf
+from cni.spec import gojson
+from cni.spec.errors import CNIError, quote
+from cni.system.process import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

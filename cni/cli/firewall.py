@@ -18,18 +18,18 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
-from cni import invoke
-from cni.cli.leftovers import Remembered
-from cni.errors import CNIError
-from cni.iptables import Iptables
-from cni.nftables import Nft
-from cni.pools import DEFAULT_CONF_DIR, Warn, networks
-from cni.request import Request
-from cni.ruleset import Present, Ruleset
+from cni.invoke import exec as invoke
+from cni.netfilter.iptables import Iptables
+from cni.netfilter.nftables import Nft
+from cni.netfilter.ruleset import Present, Ruleset
+from cni.node.leftovers import Remembered
+from cni.node.pools import DEFAULT_CONF_DIR, Warn, networks
 from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
 from cni.runtime.conf import NetworkConfigList
 from cni.runtime.operations import RuntimeConf, plugin_config
-from cni.skel import Plugin
+from cni.skel.plugin import Plugin
+from cni.skel.request import Request
+from cni.spec.errors import CNIError
 
 _PLUGINS = "/opt/cni/bin"
 _FAILURES = (CNIError, OSError, ValueError)

@@ -13,11 +13,11 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from cni.cli.leftovers import ALIVE, OVER, Node, Remembered, Reserved
-from cni.errors import CNIError
-from cni.pools import Pool
+from cni.node.leftovers import ALIVE, OVER, Node, Remembered, Reserved
+from cni.node.pools import Pool
 from cni.runtime.cache import DEFAULT_FOLDER
 from cni.runtime.operations import CNI, Exec, InProcess, RuntimeConf
+from cni.spec.errors import CNIError
 from cni_plugins.ipam.host_local.store import Store
 
 _GRACE = 600.0  # seconds

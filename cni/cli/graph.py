@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cni.cli.node import BROKEN, GONE, IMPAIRED, Attached, View, add_cache_argument, cache_dirs
 from cni.cli.terminal import console
-from cni.cli.topology import UNUSED, UP, Segment, Topology, Uplink, lines, published
+from cni.node.attachments import BROKEN, GONE, IMPAIRED, Attached, View, add_cache_argument, cache_dirs
+from cni.node.topology import UNUSED, UP, Segment, Topology, Uplink, lines, published
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -48,7 +48,7 @@ def _warn(text: str) -> None:
 
 
 def _draw(topology: Topology, output: Path) -> None:
-    from cni.cli.picture import Picture
+    from cni.node.picture import Picture
 
     svg = Picture(topology, f"networks of {os.uname().nodename}").svg()
     if str(output) == "-":

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from cni import launcher
-from cni.cli import units
 from cni.cli.agent import add_metrics_argument
-from cni.cli.steps import Step, Write, carry_out, leftovers
 from cni.cli.terminal import in_words
+from cni.install import units
+from cni.install.steps import Step, Write, carry_out, leftovers
+from cni.invoke import launcher
 
 GROUP = "cni.plugins"
 DEFAULT_DIR = "/opt/cni/bin"
@@ -100,7 +100,7 @@ def _locked(folder: Path, *, dry_run: bool = False) -> Iterator[None]:
 
 def _executables(folder: Path) -> Iterator[Step]:
     yield from leftovers(folder)
-    program = (Path(launcher.__file__).parent / "_launcher").read_bytes()
+    program = (Path(launcher.PACKAGES) / "cni" / "_launcher").read_bytes()
     # All are made before the first is written: what is wrong with one is wrong with the installation.
     yield from [Write(folder / name, program + trailer.encode(), 0o755) for name, trailer in _trailers()]
 

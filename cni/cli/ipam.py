@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cni.cli.terminal import age, print_table
-from cni.errors import CNIError
-from cni.pools import DEFAULT_CONF_DIR, Pool, networks, pools
+from cni.node.pools import DEFAULT_CONF_DIR, Pool, networks, pools
+from cni.spec.errors import CNIError
 from cni_plugins.ipam.host_local.holders import boot_time, why_dead
 
 _MANY = 10**9  # addresses; nobody counts further

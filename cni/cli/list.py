@@ -8,8 +8,18 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cni.cli.node import BROKEN, GONE, HEALTHY, IMPAIRED, Attached, View, add_cache_argument, cache_dirs, port_text
 from cni.cli.terminal import age, console, print_table
+from cni.node.attachments import (
+    BROKEN,
+    GONE,
+    HEALTHY,
+    IMPAIRED,
+    Attached,
+    View,
+    add_cache_argument,
+    cache_dirs,
+    port_text,
+)
 
 if TYPE_CHECKING:
     from rich.padding import Padding

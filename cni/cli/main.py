@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from cni.cli.terminal import in_words
-from cni.errors import CNIError
+from cni.spec.errors import CNIError
 
 # Name, module below cni.cli, what it does.
 COMMANDS = (

@@ -14,15 +14,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cni import launcher
-from cni.cli import units
 from cni.cli.install import add_shared_arguments
-from cni.cli.leftovers import Remembered
-from cni.cli.node import add_cache_argument, cache_dirs
-from cni.cli.steps import Remove, Step, carry_out, leftovers
-from cni.errors import CNIError
-from cni.pools import DEFAULT_CONF_DIR, networks
+from cni.install import units
+from cni.install.steps import Remove, Step, carry_out, leftovers
+from cni.invoke import launcher
+from cni.node.attachments import add_cache_argument, cache_dirs
+from cni.node.leftovers import Remembered
+from cni.node.pools import DEFAULT_CONF_DIR, networks
 from cni.runtime.cache import ResultCache
+from cni.spec.errors import CNIError
 
 _TOLD = 5  # attachments that are named
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from cni.cli.terminal import console
-from cni.pools import DEFAULT_CONF_DIR
+from cni.node.pools import DEFAULT_CONF_DIR
 from cni.validate.findings import Finding
 from cni.validate.network import Network
-from cni.validate.node import Node, check
+from cni.validate.together import Node, check
 
 if TYPE_CHECKING:
     from cni.validate.plan import Plan

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from cni import gojson
+from cni.spec import gojson
 
 
 @cache

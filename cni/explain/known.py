@@ -7,7 +7,7 @@ import sys
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from cni.skel import Plugin
+from cni.skel.plugin import Plugin
 
 GROUP = "cni.plugins"
 # Where a plugin may stand in a network (skel.Plugin), and what those that stand there are called.

@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from cni.config import Config, Field, Settings
 from cni.explain.examples import examples_of
 from cni.explain.known import PLACES, Known
 from cni.explain.tables import GIVEN, capabilities, table_of
+from cni.skel.config import Config, Field, Settings
 
 # Of the head what every plugin has alike, and what only those have a use for that make an interface.
 _HEAD = [field for field in Config.fields() if field.key not in ("ipam", "dns")]

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from cni import version
-from cni.config import Config, Field, Settings
 from cni.explain.known import Known
 from cni.explain.tables import GIVEN, ListConf, capabilities, field_of, table_of
+from cni.skel.config import Config, Field, Settings
+from cni.spec import version
 
 Schema = dict[str, Any]
 

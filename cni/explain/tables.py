@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cni import gojson
-from cni.config import Address, Config, Field, Integer, ListOf, Network, Object, Section, Settings, Text
-from cni.skel import Plugin
+from cni.skel.config import Address, Config, Field, Integer, ListOf, Network, Object, Section, Settings, Text
+from cni.skel.plugin import Plugin
+from cni.spec import gojson
 
 
 def Switch(meaning: str) -> Field[bool, bool]:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, TypeVar
 
-    from cni.result import Result
     from cni.runtime.cache import Attachment
     from cni.runtime.conf import NetworkConfigList, PluginConfig
     from cni.runtime.operations import RuntimeConf
-    from cni.version import PluginInfo
+    from cni.spec.result import Result
+    from cni.spec.version import PluginInfo
 
     Network = NetworkConfigList | PluginConfig
     T = TypeVar("T")

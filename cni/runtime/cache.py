@@ -9,10 +9,11 @@ from __future__ import annotations
 import binascii
 import os
 
-from cni import files, gojson
-from cni.errors import DECODING_FAILURE, INVALID_ENVIRONMENT_VARIABLES, INVALID_NETWORK_CONFIG, CNIError, quote
-from cni.result import Result
-from cni.version import OLDEST
+from cni.spec import gojson
+from cni.spec.errors import DECODING_FAILURE, INVALID_ENVIRONMENT_VARIABLES, INVALID_NETWORK_CONFIG, CNIError, quote
+from cni.spec.result import Result
+from cni.spec.version import OLDEST
+from cni.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from cni import gojson, version
-from cni.errors import DECODING_FAILURE, INVALID_NETWORK_CONFIG, IO_FAILURE, CNIError, quote
+from cni.spec import gojson, version
+from cni.spec.errors import DECODING_FAILURE, INVALID_NETWORK_CONFIG, IO_FAILURE, CNIError, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ import os
 import sys
 import time
 
-from cni import invoke, names, version
 from cni._core import observed, observer
-from cni.errors import INCOMPATIBLE_CNI_VERSION, INVALID_NETWORK_CONFIG, CNIError, bracketed, joined, quote
+from cni.invoke import exec as invoke
 from cni.runtime.cache import DEFAULT_FOLDER, Attachment, ResultCache
 from cni.runtime.conf import inject
+from cni.spec import names, version
+from cni.spec.errors import INCOMPATIBLE_CNI_VERSION, INVALID_NETWORK_CONFIG, CNIError, bracketed, joined, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any, TypeAlias
 
-    from cni.result import Result
     from cni.runtime.conf import NetworkConfigList, PluginConfig
+    from cni.spec.result import Result
 
     Network: TypeAlias = NetworkConfigList | PluginConfig
 
@@ -109,9 +110,9 @@ class InProcess(Exec):
     at_once = 64
 
     def __init__(self) -> None:
-        from cni import reaper
+        from cni.runtime import group_delete
 
-        reaper.install()
+        group_delete.install()
 
     def execute(self, path: str, config: bytes, environ: Mapping[str, str], timeout: float | None) -> bytes:
         """Run it, if it has to be as a process for at most ``timeout`` seconds. Raises CNIError."""
@@ -302,7 +303,7 @@ class CNI:
         is_wanted = "TRACEPARENT" in os.environ or os.environ.get("CNI_LOG") == "debug"
         if not is_wanted or observer():
             return observed("network", f"network {network.name} {verb}")
-        from cni.trace import Trace
+        from cni.system.tracing import Trace
 
         environ = dict(os.environ)
         if self._trace:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from cni import gojson
-from cni.errors import CNIError
+from cni.spec import gojson
+from cni.spec.errors import CNIError
 
 # Of valid JSON; what is between tokens is white space, commas and colons.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\]:,"]+')

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from cni import gojson, version
-from cni.errors import CNIError
 from cni.explain.known import Known, plugins
 from cni.explain.tables import capabilities
 from cni.runtime.conf import (
@@ -18,6 +16,8 @@ from cni.runtime.conf import (
     PluginConfig,
     config_files,
 )
+from cni.spec import gojson, version
+from cni.spec.errors import CNIError
 from cni.validate.document import Document, Malformed, joined
 from cni.validate.findings import Finding, Problem
 

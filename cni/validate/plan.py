@@ -18,16 +18,16 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from cni import gojson
 from cni._core import Address, Link, Netlink
-from cni.bench import node as private
 from cni.cli.install import install
-from cni.errors import CNIError
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
+from cni.node import scratch as private
 from cni.runtime.conf import NetworkConfigList
 from cni.runtime.operations import CNI, RuntimeConf
+from cni.spec import gojson
+from cni.spec.errors import CNIError
+from cni.validate.changes import View
 from cni.validate.network import Network, Part
-from cni.validate.view import View
 
 _PLUGINS = "/opt/cni/bin"
 _SCRATCH = "/run/cni-plan"

@@ -6,15 +6,16 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from cni import gojson, invoke, version
-from cni.errors import CNIError, ConfigError, quote
 from cni.explain.known import Known, plugins
 from cni.explain.tables import ListConf, together
-from cni.names import check_network_name
+from cni.invoke import exec as invoke
 from cni.runtime.conf import FOLDER_EXTENSIONS, PluginConfig, config_files, inject
+from cni.spec import gojson, version
+from cni.spec.errors import CNIError, ConfigError, quote
+from cni.spec.names import check_network_name
 from cni.validate.findings import WARNING, Problem, meant
+from cni.validate.keys import Reader
 from cni.validate.network import Network, Part, text
-from cni.validate.tables import Reader
 
 _PROBE = 5.0  # seconds that a stranger's plugin may take to tell its versions
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from cni import ipam, links
-from cni.errors import INVALID_NETWORK_CONFIG, CNIError
-from cni.result import Result
-from cni.skel import Plugin, Request
-from cni.undo import Undo, do_all
+from cni.kernel import links
+from cni.skel import ipam
+from cni.skel.plugin import Plugin, Request
+from cni.spec.errors import INVALID_NETWORK_CONFIG, CNIError
+from cni.spec.result import Result
+from cni.system.undo import Undo, do_all
 
 
 def add(request: Request) -> Result:

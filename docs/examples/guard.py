@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cni.config import Config, ListOf, Network
-from cni.hashes import chain_name
-from cni.iptables import Iptables
-from cni.result import Result
-from cni.ruleset import Ruleset, establish
-from cni.skel import Plugin, Request
-from cni.undo import do_all
+from cni.netfilter.iptables import Iptables
+from cni.netfilter.naming import chain_name
+from cni.netfilter.ruleset import Ruleset, establish
+from cni.skel.config import Config, ListOf, Network
+from cni.skel.plugin import Plugin, Request
+from cni.spec.result import Result
+from cni.system.undo import do_all
 
 
 class GuardConf(Config):

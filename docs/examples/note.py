@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cni.config import Config, Text
-from cni.errors import INVALID_NETWORK_CONFIG, CNIError
-from cni.result import Result
-from cni.skel import Plugin, Request
+from cni.skel.config import Config, Text
+from cni.skel.plugin import Plugin, Request
+from cni.spec.errors import INVALID_NETWORK_CONFIG, CNIError
+from cni.spec.result import Result
 
 
 class NoteConf(Config):

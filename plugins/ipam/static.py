@@ -8,18 +8,18 @@ Nothing is kept, so DEL and GC have nothing to do.
 
 from __future__ import annotations
 
-from cni.config import Address, Config, Field, ListOf, Resolver, RouteTo, Section, Settings, Table, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, ConfigError
-from cni.ip import CIDR, IP
-from cni.result import IPConfig, Result
-from cni.skel import Plugin
-from cni.version import at_least
+from cni.skel.config import Address, Config, Field, ListOf, Resolver, RouteTo, Section, Settings, Table, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, ConfigError
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import IPConfig, Result
+from cni.spec.version import at_least
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from cni.request import Request
+    from cni.skel.request import Request
 
 _BAD_ADDRESS = "the 'address' field is expected to be in CIDR notation, got: '{}'"
 _BAD_IP = "the 'ip' field is expected to be in CIDR notation, got: '{}'"

@@ -5,17 +5,18 @@ ADD asks the IPAM plugin for addresses and makes the link in the container's nam
 
 from __future__ import annotations
 
-from cni import hwaddr, ipam, links
-from cni.checks import container_link, expect_addresses, expect_routes, expect_up
-from cni.config import Config, Flag
-from cni.errors import CNIError
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.kernel import hwaddr, links
+from cni.skel import ipam
+from cni.skel.checks import container_link, expect_addresses, expect_routes, expect_up
+from cni.skel.config import Config, Flag
+from cni.skel.plugin import Plugin
+from cni.spec.errors import CNIError
+from cni.system.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.request import Request
-    from cni.result import Result
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
 
 class Conf(Config):

@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import posix
 
-from cni import ipam, links
-from cni.checks import container_link, expect_addresses, expect_routes, expect_up
-from cni.config import Config, Flag, Section, Settings, Text
-from cni.errors import CNIError, ConfigError, quote
-from cni.names import check_ifname
-from cni.netns import NetNS
-from cni.result import Interface, Result
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.kernel import links
+from cni.kernel.netns import NetNS
+from cni.skel import ipam
+from cni.skel.checks import container_link, expect_addresses, expect_routes, expect_up
+from cni.skel.config import Config, Flag, Section, Settings, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import CNIError, ConfigError, quote
+from cni.spec.names import check_ifname
+from cni.spec.result import Interface, Result
+from cni.system.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link, Netlink
-    from cni.request import Request
+    from cni.skel.request import Request
 
 _PCI = "/sys/bus/pci/devices"
 _AUXILIARY = "/sys/bus/auxiliary/devices"

@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import sys
 
-from cni import ipam, links, masters
 from cni._core import u16
-from cni.checks import (
+from cni.kernel import links
+from cni.skel import ipam
+from cni.skel import master as masters
+from cni.skel.checks import (
     container_link,
     expect_addresses,
     expect_mtu,
     expect_routes,
     expect_up,
 )
-from cni.config import Choice, Config, Flag, Integer, Text
-from cni.errors import CNIError
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.skel.config import Choice, Config, Flag, Integer, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import CNIError
+from cni.system.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link, Netlink
-    from cni.request import Request
-    from cni.result import Result
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
 # linux/if_link.h
 _IFLA_IPVLAN_MODE = 1

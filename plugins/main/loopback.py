@@ -5,16 +5,16 @@ ADD sets it up and reports its addresses, or passes on the result it was given. 
 
 from __future__ import annotations
 
-from cni.config import Config
-from cni.errors import CNIError, quote
-from cni.ip import CIDR, IP
-from cni.result import Interface, IPConfig, Result
-from cni.skel import Plugin
+from cni.skel.config import Config
+from cni.skel.plugin import Plugin
+from cni.spec.errors import CNIError, quote
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import Interface, IPConfig, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Netlink
-    from cni.request import Request
+    from cni.skel.request import Request
 
 LO = "lo"  # whatever CNI_IFNAME says
 

@@ -11,21 +11,23 @@ from __future__ import annotations
 import errno
 import sys
 
-from cni import hwaddr, ipam, links, masters
 from cni._core import NetlinkError, parse_hwaddr, u32
-from cni.checks import container_link, expect_addresses, expect_mtu, expect_routes, expect_up
-from cni.config import Choice, Config, Flag, Integer, ListOf, Section, Settings, Text
-from cni.errors import CNIError, ConfigError, quote
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.kernel import hwaddr, links
+from cni.skel import ipam
+from cni.skel import master as masters
+from cni.skel.checks import container_link, expect_addresses, expect_mtu, expect_routes, expect_up
+from cni.skel.config import Choice, Config, Flag, Integer, ListOf, Section, Settings, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import CNIError, ConfigError, quote
+from cni.system.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from cni._core import Link, Netlink
-    from cni.request import Request
-    from cni.result import Result
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
 # linux/if_link.h
 _IFLA_MACVLAN_MODE = 1

@@ -11,23 +11,24 @@ and none comes back with the link, and the network may be the address alone, the
 
 from __future__ import annotations
 
-from cni import hwaddr, ipam, ipmasq, links, sysctl
-from cni.checks import container_link, expect_addresses, expect_mac, expect_routes
-from cni.config import Choice, Config, Flag, Integer, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError
-from cni.ip import CIDR
-from cni.netns import NetNS
-from cni.result import Interface, IPConfig, Route
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.kernel import hwaddr, links, sysctl
+from cni.kernel.netns import NetNS
+from cni.skel import ipam, ipmasq
+from cni.skel.checks import container_link, expect_addresses, expect_mac, expect_routes
+from cni.skel.config import Choice, Config, Flag, Integer, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError
+from cni.spec.ip import CIDR
+from cni.spec.result import Interface, IPConfig, Route
+from cni.system.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Batch, Link, Netlink
-    from cni.ip import IP
-    from cni.request import Request
-    from cni.result import Result
-    from cni.ruleset import Ruleset
+    from cni.netfilter.ruleset import Ruleset
+    from cni.skel.request import Request
+    from cni.spec.ip import IP
+    from cni.spec.result import Result
 
 # linux/rtnetlink.h
 _RT_SCOPE_LINK = 253

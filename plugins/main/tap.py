@@ -13,20 +13,24 @@ import fcntl
 import posix
 import sys
 
-from cni import gojson, hwaddr, ipam, launcher, links, process, sysctl
 from cni._core import fsencode, u16
-from cni.checks import container_link, expect_addresses, expect_routes, expect_up
-from cni.config import Config, Flag, Integer, Section, Settings, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.invoke import launcher
+from cni.kernel import hwaddr, links, sysctl
+from cni.skel import ipam
+from cni.skel.checks import container_link, expect_addresses, expect_routes, expect_up
+from cni.skel.config import Config, Flag, Integer, Section, Settings, Text
+from cni.skel.plugin import Plugin
+from cni.spec import gojson
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
+from cni.system import process
+from cni.system.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link, Netlink
-    from cni.netns import NetNS
-    from cni.request import Request
-    from cni.result import Result
+    from cni.kernel.netns import NetNS
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
 _DEVICE = "/dev/net/tun"
 _SELINUX = "/sys/fs/selinux/enforce"
@@ -55,7 +59,7 @@ _HIGHEST_ID = 2**32 - 2  # of users and groups; the next one is no id
 _LABELLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from cni import gojson
+from cni.spec import gojson
 from cni_plugins.main import tap
 tap.make(None, *gojson.loads(sys.argv[2]))
 """

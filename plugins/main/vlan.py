@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import sys
 
-from cni import hwaddr, ipam, links, masters
 from cni._core import u16
-from cni.checks import (
+from cni.kernel import hwaddr, links
+from cni.skel import ipam
+from cni.skel import master as masters
+from cni.skel.checks import (
     container_link,
     expect_addresses,
     expect_mtu,
     expect_routes,
     expect_up,
 )
-from cni.config import Config, Flag, Integer, Text
-from cni.errors import CNIError
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.skel.config import Config, Flag, Integer, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import CNIError
+from cni.system.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link
-    from cni.request import Request
-    from cni.result import Result
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
 _IFLA_VLAN_ID = 1  # linux/if_link.h
 

@@ -13,22 +13,24 @@ from __future__ import annotations
 
 import posix
 
-from cni import files, gojson, invoke
-from cni.config import Config, Object, Text
-from cni.errors import IO_FAILURE, PLUGIN_NOT_AVAILABLE, UNKNOWN, CNIError
-from cni.ip import CIDR
-from cni.result import Route
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.invoke import exec as invoke
+from cni.skel.config import Config, Object, Text
+from cni.skel.plugin import Plugin
+from cni.spec import gojson
+from cni.spec.errors import IO_FAILURE, PLUGIN_NOT_AVAILABLE, UNKNOWN, CNIError
+from cni.spec.ip import CIDR
+from cni.spec.result import Route
+from cni.system import files
+from cni.system.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Concatenate, ParamSpec, TypeVar
 
-    from cni.request import Request
-    from cni.result import Result
-    from cni.ruleset import Ruleset
+    from cni.netfilter.ruleset import Ruleset
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
     P = ParamSpec("P")
     T = TypeVar("T")

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import errno
 
-from cni import files, gojson, hwaddr, sysctl
 from cni._core import NetlinkError, u32
-from cni.config import Config, Flag, Integer, MapOf, Section, Settings, Text
-from cni.errors import IO_FAILURE, PLUGIN_NOT_AVAILABLE, CNIError, ConfigError, bracketed, joined, quote
-from cni.netns import NetNS, NetNSNotFound, NotANetNS
-from cni.skel import Plugin
-from cni.undo import Undo
+from cni.kernel import hwaddr, sysctl
+from cni.kernel.netns import NetNS, NetNSNotFound, NotANetNS
+from cni.skel.config import Config, Flag, Integer, MapOf, Section, Settings, Text
+from cni.skel.plugin import Plugin
+from cni.spec import gojson
+from cni.spec.errors import IO_FAILURE, PLUGIN_NOT_AVAILABLE, CNIError, ConfigError, bracketed, joined, quote
+from cni.system import files
+from cni.system.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni._core import Link, Netlink
-    from cni.request import Request
-    from cni.result import Result
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
     # What an interface has, or is to get, of PROPERTIES.
     State = dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cni import errors
+from cni.spec import errors
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("cni", "plugins") for path in sorted((ROOT / folder).glob("**/*.py"))]

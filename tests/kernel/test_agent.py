@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import cni.links
-from cni import launcher
+import cni.kernel.links
 from cni.agent import protocol
 from cni.agent.server import Agent
+from cni.invoke import launcher
 from tests.kernel.conftest import links
 
 if TYPE_CHECKING:
@@ -514,7 +514,7 @@ os.execv(sys.executable, [sys.executable, "-m", "cni", "agent"])
 def test_an_upgrade(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the moment that there is other code on the disk, launchers start that."""
     site.socket.parent.mkdir(mode=0o700)
-    monkeypatch.setattr(cni.links, "reaper", None)  # to be taken away again
+    monkeypatch.setattr(cni.kernel.links, "reaper", None)  # to be taken away again
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(1) as thread:
         listener.bind(str(site.socket))
         listener.listen(5)

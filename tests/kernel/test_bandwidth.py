@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import version
-from cni.errors import CNIError
+from cni.spec import version
+from cni.spec.errors import CNIError
 from cni_plugins.meta.bandwidth import plugin, shaping
 
 from .conftest import Attachment, Network, Refused, links, pings

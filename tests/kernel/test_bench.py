@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import launcher
+from cni.invoke import launcher
 
 if TYPE_CHECKING:
     from tests.conftest import Node

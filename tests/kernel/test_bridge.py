@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import version
-from cni.hashes import chain_name
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
+from cni.netfilter.naming import chain_name
+from cni.spec import version
 from cni_plugins.main.bridge import plugin
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import invoke
-from cni.netns import NetNS
+from cni.invoke import exec as invoke
+from cni.kernel.netns import NetNS
 from cni_plugins.main.bridge import plugin
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import launcher
-from cni.cli import units
+from cni.install import units
+from cni.invoke import launcher
 from tests.kernel.conftest import links
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import launcher
-from cni.netns import NetNS
+from cni.invoke import launcher
+from cni.kernel.netns import NetNS
 
 if TYPE_CHECKING:
     from tests.conftest import Node

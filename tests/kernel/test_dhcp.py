@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import launcher
+from cni.invoke import launcher
 from cni_plugins.ipam.dhcp import message
 from cni_plugins.ipam.dhcp.message import ACK, DISCOVER, NAK, OFFER, RELEASE, REQUEST, Message
 

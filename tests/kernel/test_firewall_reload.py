@@ -282,7 +282,7 @@ def test_one_that_is_deleted_while_it_is_restored(host: Host, monkeypatch: pytes
     code = """
 import os, sys
 from cni.cli import main
-from cni.ruleset import Ruleset
+from cni.netfilter.ruleset import Ruleset
 commit = Ruleset.commit_rules
 def late(self):
     os.unlink(sys.argv[1])

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni.cli import leftovers, namespaces
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
+from cni.node import leftovers, namespaces
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -365,7 +365,7 @@ def test_beside_adds_and_dels(host: Host) -> None:
     """Whatever comes and goes meanwhile, nothing that lives is taken away."""
     code = (
         "import sys; from cni.runtime import *; folder, cache, plugins, number = sys.argv[1:];"
-        "from cni.netns import NetNS\n"
+        "from cni.kernel.netns import NetNS\n"
         "network, cni = load_network_list(folder, 'pods'), CNI([plugins], cache)\n"
         "for turn in range(8):\n"
         "    with NetNS.create(f'cnitest-gc-{number}-{turn}') as container:\n"

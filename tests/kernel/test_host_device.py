@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import links, version
-from cni.errors import CNIError
-from cni.netns import NetNS
+from cni.kernel import links
+from cni.kernel.netns import NetNS
+from cni.spec import version
+from cni.spec.errors import CNIError
 from cni_plugins.main import host_device
 
 if TYPE_CHECKING:

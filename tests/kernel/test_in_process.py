@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 # Run in the node: its arguments are plugins' folder, cache, containers; it prints what happened as JSON.
 PROGRAM = """
 import json, os, sys
-from cni import process
+from cni.system import process
 from cni.runtime import CNI, Exec, InProcess, NetworkConfigList, RuntimeConf
-from cni.errors import CNIError
+from cni.spec.errors import CNIError
 how, plugins, state, conf, *containers = sys.argv[1:]
 started = []
 run = process.run
@@ -93,7 +93,7 @@ def test_other_peoples_plugins_are_processes(node: Node, plugins: Path, go_plugi
 def test_deleting_many_goes_on_past_failures(node: Node, plugins: Path, tmp_path: Path, how: str) -> None:
     code = """
 import sys
-from cni.errors import CNIError
+from cni.spec.errors import CNIError
 from cni.runtime import CNI, Exec, InProcess, NetworkConfigList, RuntimeConf
 how, plugins, state, conf, good, bad = sys.argv[1:]
 cni = CNI([plugins], f"{state}/cache", InProcess() if how == "in process" else Exec())
@@ -117,14 +117,14 @@ def test_in_a_child_process_too(node: Node, plugins: Path, tmp_path: Path) -> No
     """As in a server that forks: it has none of the threads that deleted links before."""
     code = """
 import os, signal, sys
-from cni import reaper
+from cni.runtime import group_delete
 from cni.runtime import CNI, InProcess, NetworkConfigList, RuntimeConf
 plugins, state, conf, *containers = sys.argv[1:]
 cni = CNI([plugins], f"{state}/cache", InProcess())
 network = NetworkConfigList.from_bytes(conf.encode())
 one, other = (RuntimeConf(path.rpartition("/")[2], path, "eth0") for path in containers)
 cni.add(network, other)
-for _ in range(reaper._SWEEPS):  # so that each thread has been at work
+for _ in range(group_delete._SWEEPS):  # so that each thread has been at work
     cni.add(network, one)
     cni.delete(network, one)
 child = os.fork()
@@ -144,12 +144,12 @@ def test_it_needs_no_more_than_a_moment_for_many(node: Node, plugins: Path, tmp_
     """Their links go as one group, or a few: the kernel's grace periods are waited for together."""
     code = """
 import sys
-from cni import reaper
+from cni.runtime import group_delete
 from cni.runtime import CNI, InProcess, NetworkConfigList, RuntimeConf
 plugins, state, conf, *containers = sys.argv[1:]
 sizes = []
-delete = reaper._delete_all
-reaper._delete_all = lambda node, batch: (sizes.append(len(batch)), delete(node, batch))[1]
+delete = group_delete._delete_all
+group_delete._delete_all = lambda node, batch: (sizes.append(len(batch)), delete(node, batch))[1]
 cni = CNI([plugins], f"{state}/cache", InProcess())
 network = NetworkConfigList.from_bytes(conf.encode())
 runtimes = [RuntimeConf(path.rpartition("/")[2], path, "eth0") for path in containers]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cni import nftables
-from cni.iptables import Iptables, IptablesError
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
+from cni.netfilter import nftables
+from cni.netfilter.iptables import Iptables, IptablesError
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -87,5 +87,5 @@ def test_usable(iptables: Iptables) -> None:
 
 
 def test_not_usable_without_privilege(node: Node) -> None:
-    code = "import os\nfrom cni.iptables import Iptables\nos.setuid(65534)\nprint(Iptables(4).usable())"
+    code = "import os\nfrom cni.netfilter.iptables import Iptables\nos.setuid(65534)\nprint(Iptables(4).usable())"
     assert node.python(code) == "False\n"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cni import launcher
+from cni.invoke import launcher
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -19,7 +19,7 @@ PROGRAM = """
 import sys, posix
 folder, reference, verb, netns, path = sys.argv[1:]
 sys.path.insert(0, folder)
-from cni import launcher
+from cni.invoke import launcher
 environ = {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c", "CNI_NETNS": netns, "CNI_IFNAME": "eth0", "CNI_PATH": path}
 said = []
 status = launcher.load(reference).run(environ, lambda: posix.read(0, 65536), said.append, said.append)
@@ -100,4 +100,4 @@ def test_connections_are_looked_at_for_udp_alone(protocol: str, is_needed: bool,
     config = {"cniVersion": "1.0.0", "name": "net", **PORTS, "runtimeConfig": {"portMappings": [mapping]}}
     command = [sys.executable, "-I", "-S", "-E", "-c", PROGRAM, launcher.PACKAGES, trailer.reference, "ADD"]
     done = node.run([*command, node.container().path, str(plugins)], stdin=json.dumps(config))
-    assert ("cni.conntrack" in done.stdout.split()) == is_needed
+    assert ("cni_plugins.meta.portmap.conntrack" in done.stdout.split()) == is_needed

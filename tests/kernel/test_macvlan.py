@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import version
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
+from cni.spec import version
 from cni_plugins.main.macvlan import plugin
 
 from .conftest import Attachment, Network, Refused, addresses, links, pings, setting

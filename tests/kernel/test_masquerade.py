@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cni import masquerade, nftables
-from cni.errors import CNIError
-from cni.hashes import chain_name, rule_comment
-from cni.ip import CIDR
-from cni.netns import NetNS
-from cni.ruleset import establish
+from cni.kernel.netns import NetNS
+from cni.netfilter import masquerade, nftables
+from cni.netfilter.naming import chain_name, rule_comment
+from cni.netfilter.ruleset import establish
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -387,9 +387,9 @@ def test_check(node: Node, backend: str, libnftables: None) -> None:
 def test_nothing_is_printed(node: Node, backend: str) -> None:
     """A plugin's stdout is its result's, and its stderr goes to the runtime's log."""
     code = f"""
-from cni import masquerade
-from cni.ip import CIDR
-from cni.ruleset import establish
+from cni.netfilter import masquerade
+from cni.spec.ip import CIDR
+from cni.netfilter.ruleset import establish
 owner = "mynet", "eth0", "cid1"
 for _ in range(2):
     addresses = [CIDR.parse("10.1.2.3/24"), CIDR.parse("2001:db8::3/64")]
@@ -407,9 +407,9 @@ masquerade.teardown(*owner)
 def test_attachments_made_and_removed_at_the_same_time(node: Node, backend: str) -> None:
     code = """
 import sys
-from cni import masquerade
-from cni.ip import CIDR
-from cni.ruleset import establish
+from cni.netfilter import masquerade
+from cni.spec.ip import CIDR
+from cni.netfilter.ruleset import establish
 backend, number = sys.argv[1:]
 for turn in range(10):
     attachment = "mynet", "eth0", f"cid-{number}-{turn}"

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cni.agent.address import Address
-from cni.cli import units
+from cni.install import units
 
 if TYPE_CHECKING:
     from tests.conftest import Node

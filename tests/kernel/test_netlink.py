@@ -23,7 +23,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from cni._core import Address, Link, Netlink, NetlinkError, Route, be16, format_ip, parse_ip, u8, u16, u32
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
 
 if TYPE_CHECKING:
     from tests.conftest import Node

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from cni import _core, sysctl
-from cni.netns import Home, NetNS, NetNSNotFound, NotANetNS
+from cni import _core
+from cni.kernel import sysctl
+from cni.kernel.netns import Home, NetNS, NetNSNotFound, NotANetNS
 
 
 def where() -> str:
@@ -135,7 +136,7 @@ class TestOpen:
         done = python(
             """
             import sys
-            from cni.netns import NetNS, NotANetNS
+            from cni.kernel.netns import NetNS, NotANetNS
             try:
                 NetNS.open(sys.argv[1])
             except NotANetNS:
@@ -280,7 +281,7 @@ class TestCreate:
         done = python(
             """
             import os, sys
-            from cni.netns import NetNS
+            from cni.kernel.netns import NetNS
             os.setresuid(65534, 65534, 65534)
             try:
                 NetNS.create("one", sys.argv[1])
@@ -563,7 +564,7 @@ class TestOtherThreadsRun:
     COUNTER = """
         import os, sys, threading, time
         from cni import _core
-        from cni.netns import NetNS
+        from cni.kernel.netns import NetNS
 
         ticks, stop = 0, False
         def count():
@@ -654,7 +655,7 @@ def no_way_back(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_aborts_where_the_way_back_is_barred(call: str, no_way_back: str) -> None:
     code = f"""
     import resource
-    from cni.netns import NetNS
+    from cni.kernel.netns import NetNS
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     netns = NetNS.create()
     print("made", flush=True)

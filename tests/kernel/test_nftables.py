@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cni import nftables
-from cni.netns import NetNS
-from cni.nftables import Nft, NftError
+from cni.kernel.netns import NetNS
+from cni.netfilter import nftables
+from cni.netfilter.nftables import Nft, NftError
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -108,7 +108,7 @@ def test_usable(nft: Nft) -> None:
 def test_not_usable_without_privilege(node: Node, left_out: str) -> None:
     code = """
 import os
-from cni import nftables
+from cni.netfilter import nftables
 nft = nftables.Nft()
 assert nft.usable()
 os.setuid(65534)
@@ -120,7 +120,7 @@ print(nft.usable())
 def test_the_own_namespace_needs_no_program_and_no_thread(node: Node, tmp_path: Path) -> None:
     code = """
 import sys
-from cni.nftables import Nft
+from cni.netfilter.nftables import Nft
 nft = Nft()
 assert nft.in_process and nft.usable()
 nft.run("add table inet t; add chain inet t c; add rule inet t c drop")
@@ -136,7 +136,7 @@ def test_many_threads(node: Node) -> None:
     """libnftables is not thread-safe; the agent serves from threads."""
     code = """
 import sys, threading
-from cni.nftables import Nft
+from cni.netfilter.nftables import Nft
 def work(number):
     Nft().run("add table inet t; add chain inet t c")
     for turn in range(20):

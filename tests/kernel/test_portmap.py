@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import conntrack
-from cni.errors import PLUGIN_NOT_AVAILABLE
-from cni.hashes import chain_name
-from cni.netns import NetNS
-from cni.ruleset import Present, Ruleset
-from cni_plugins.meta.portmap import plugin
+from cni.kernel.netns import NetNS
+from cni.netfilter.naming import chain_name
+from cni.netfilter.ruleset import Present, Ruleset
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE
+from cni_plugins.meta.portmap import conntrack, plugin
 
 from .conftest import Attachment, Network, Refused
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import version
-from cni.hashes import chain_name
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
+from cni.netfilter.naming import chain_name
+from cni.spec import version
 from cni_plugins.main.ptp import plugin
 
 from .conftest import Attachment, Network, Refused, addresses, links, pings, setting

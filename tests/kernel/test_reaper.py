@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from cni import _core, reaper
+from cni import _core
 from cni._core import KernelError
-from cni.netns import Home, NetNS
-from cni.reaper import Reaper
+from cni.kernel.netns import Home, NetNS
+from cni.runtime import group_delete
+from cni.runtime.group_delete import Reaper
 from tests.kernel.conftest import links
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def delete_all(one: Reaper, host: NetNS, containers: list[Node], ifname: str = "
 
 def test_many_at_once(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
     groups: list[int] = []
-    real = reaper._delete_group
-    monkeypatch.setattr(reaper, "_delete_group", lambda net, some: (groups.append(len(some)), real(net, some))[1])
+    real = group_delete._delete_group
+    monkeypatch.setattr(group_delete, "_delete_group", lambda net, some: (groups.append(len(some)), real(net, some))[1])
     containers = [attach(node, number) for number in range(PAIRS)]
     node.run(["ip", "link", "add", "bystander", "type", "bridge"])
     delete_all(Reaper(), host, containers)
@@ -66,8 +67,8 @@ def test_links_that_people_have_put_into_groups(node: Node, host: NetNS) -> None
 
 def test_a_group_that_somebody_else_has_too(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the odds: then each link is deleted by itself."""
-    number = reaper._FIRST + 5
-    monkeypatch.setattr(reaper.secrets, "randbelow", lambda _: 5)
+    number = group_delete._FIRST + 5
+    monkeypatch.setattr(group_delete.secrets, "randbelow", lambda _: 5)
     node.run(["ip", "link", "add", "bystander", "type", "bridge"])
     node.run(["ip", "link", "set", "bystander", "group", str(number)])
     delete_all(Reaper(), host, [attach(node, each) for each in range(6)])
@@ -80,13 +81,13 @@ def test_an_index_that_has_become_another_link(node: Node, host: NetNS) -> None:
     doomed = []
     for container in containers:
         with NetNS.open(container.path) as netns, netns.netlink() as inside:
-            end = reaper._other_end(inside, inside.link("eth0"), host)
+            end = group_delete._other_end(inside, inside.link("eth0"), host)
             assert end
             doomed.append(end)
     node.run(["ip", "link", "delete", "port0"])
     node.run(["ip", "link", "add", "another", "index", str(doomed[0].index), "type", "bridge"])
     with host.netlink() as place:
-        reaper._delete_all(place, doomed)
+        group_delete._delete_all(place, doomed)
     assert "port1" not in links(node)
     assert "another" in links(node)
 
@@ -140,8 +141,8 @@ def test_a_link_that_cannot_be_deleted(node: Node, host: NetNS) -> None:
 @pytest.mark.parametrize(
     ("place", "name", "error"),
     [
-        (reaper, "Netlink", OSError(errno.EMFILE, "too many open files")),
-        (reaper._Sweeper, "_start", RuntimeError("can't start new thread")),
+        (group_delete, "Netlink", OSError(errno.EMFILE, "too many open files")),
+        (group_delete._Sweeper, "_start", RuntimeError("can't start new thread")),
     ],
 )
 def test_what_cannot_begin(
@@ -152,7 +153,7 @@ def test_what_cannot_begin(
     containers = [attach(node, number) for number in range(6)]
     with monkeypatch.context() as patch:
         patch.setattr(place, name, refusing(error))
-        for _ in range(2 * reaper._SWEEPS):
+        for _ in range(2 * group_delete._SWEEPS):
             assert outcomes(one, host, containers) == [error] * len(containers)
     assert one.pending == 0
     delete_all(one, host, containers)
@@ -164,7 +165,7 @@ def test_who_leads_is_interrupted(node: Node, host: NetNS, monkeypatch: pytest.M
     containers = [attach(node, number) for number in range(2)]
     with monkeypatch.context() as patch:
         patch.setattr(one, "_await_kernel", refusing(KeyboardInterrupt()))
-        for _ in range(2 * reaper._SWEEPS):
+        for _ in range(2 * group_delete._SWEEPS):
             with NetNS.open(containers[0].path) as netns, pytest.raises(KeyboardInterrupt):
                 one.delete(netns, "eth0", host)
     assert one.pending == 0
@@ -174,13 +175,13 @@ def test_who_leads_is_interrupted(node: Node, host: NetNS, monkeypatch: pytest.M
 
 def test_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is made to lead just when it begins to wait leads once, and everybody is let go."""
-    monkeypatch.setattr(reaper._Sweeper, "sweep", lambda self, batch: (time.sleep(0), self._free.put(self)))
+    monkeypatch.setattr(group_delete._Sweeper, "sweep", lambda self, batch: (time.sleep(0), self._free.put(self)))
     one = Reaper()
     monkeypatch.setattr(one, "_await_kernel", lambda: None)
 
     def many() -> None:
         for _ in range(4000):
-            one._see_deleted(reaper.Doomed(None, 1, ("x", "veth", 2)))  # type: ignore[arg-type]
+            one._see_deleted(group_delete.Doomed(None, 1, ("x", "veth", 2)))  # type: ignore[arg-type]
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -201,8 +202,8 @@ def test_the_agents_own_socket_stays_free(node: Node, monkeypatch: pytest.Monkey
     """What waits for the kernel has a socket of its own: the thread that asked goes on, with the one that it keeps."""
     container = attach(node, 0)
     used: list[type] = []
-    real = reaper._delete_all
-    monkeypatch.setattr(reaper, "_delete_all", lambda net, some: (used.append(type(net)), real(net, some)))
+    real = group_delete._delete_all
+    monkeypatch.setattr(group_delete, "_delete_all", lambda net, some: (used.append(type(net)), real(net, some)))
     with NetNS.open(node.path) as there, NetNS.open(container.path) as netns:
         Reaper().delete(netns, "eth0", there.run(Home.current))
     assert used == [_core.Netlink]

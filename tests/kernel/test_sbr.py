@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import version
+from cni.spec import version
 
 from .conftest import Attachment, Network, Refused
 

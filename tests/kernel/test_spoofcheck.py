@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import nftables, spoofcheck
-from cni.errors import CNIError
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
+from cni.netfilter import nftables
+from cni.spec.errors import CNIError
+from cni_plugins.main.bridge import spoofcheck
 
 if TYPE_CHECKING:
     from tests.conftest import Call, Node
@@ -271,12 +272,13 @@ def test_where_there_is_no_nftables(node: Node, monkeypatch: pytest.MonkeyPatch,
 def test_many_at_once(node: Node) -> None:
     """On a node where nothing is there yet."""
     names = [f"c{number}" for number in range(16)]
-    program = "import sys; from cni import spoofcheck; spoofcheck.setup(f'veth{sys.argv[1]}', %r, sys.argv[1], 'eth0')"
+    imported = "import sys; from cni_plugins.main.bridge import spoofcheck;"
+    program = imported + " spoofcheck.setup(f'veth{sys.argv[1]}', %r, sys.argv[1], 'eth0')"
     with ThreadPoolExecutor(len(names)) as threads:
         list(threads.map(lambda name: node.python(program % MAC, name), names))
     for name in names:
         check(node, f"veth{name}", cid=name, ifname="eth0")
-    program = "import sys; from cni import spoofcheck; spoofcheck.teardown(sys.argv[1], 'eth0')"
+    program = imported + " spoofcheck.teardown(sys.argv[1], 'eth0')"
     with ThreadPoolExecutor(len(names)) as threads:
         list(threads.map(lambda name: node.python(program, name), names + names[:8]))
     assert found(node) == sorted_objects(BASE)

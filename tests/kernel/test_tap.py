@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import links, process, version
-from cni.netns import NetNS
+from cni.kernel import links
+from cni.kernel.netns import NetNS
+from cni.spec import version
+from cni.system import process
 from cni_plugins.main import tap
 
 if TYPE_CHECKING:

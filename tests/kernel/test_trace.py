@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import launcher
 from cni._core import NetlinkError, observe
-from cni.netns import NetNS
+from cni.invoke import launcher
+from cni.kernel.netns import NetNS
 from cni_plugins.main.bridge import plugin as bridge
 from tests import spans
 from tests.kernel.conftest import Network, Refused, links

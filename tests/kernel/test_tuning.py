@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import launcher, version
+from cni.invoke import launcher
+from cni.spec import version
 
 from .conftest import Attachment, Network, Refused, pings, setting
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import launcher
+from cni.invoke import launcher
 from tests.kernel.conftest import links
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import launcher
-from cni.hashes import hashed
+from cni.invoke import launcher
+from cni.netfilter.naming import hashed
 
 if TYPE_CHECKING:
     from tests.conftest import Node

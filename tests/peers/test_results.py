@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import hwaddr
-from cni.ip import CIDR, IP
-from cni.result import DNS, Interface, IPConfig, Result
+from cni.kernel import hwaddr
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import DNS, Interface, IPConfig, Result
 
 if TYPE_CHECKING:
     from tests.conftest import Node

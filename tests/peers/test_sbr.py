@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import version
+from cni.spec import version
 
 if TYPE_CHECKING:
     from tests.conftest import Node

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cni import version
-from cni.ip import CIDR
+from cni.spec import version
+from cni.spec.ip import CIDR
 from cni_plugins.meta.bandwidth import plugin
 from cni_plugins.meta.bandwidth.bucket import Bucket
 from cni_plugins.meta.bandwidth.tc import Filter

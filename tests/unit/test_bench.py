@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from cni.bench import Failed, crew, figures, measure, node, plot, report
+from cni.bench import Failed, crew, figures, measure, plot, report
 from cni.bench.figures import Spread
 from cni.bench.measure import CHURN, Options, Setting, Soak, Times
 from cni.bench.network import BUILT_IN, Network
 from cni.bench.worker import Spec, usage_of
 from cni.cli import bench
 from cni.cli.main import main
+from cni.node import scratch
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -108,7 +109,7 @@ def test_each_job_is_done_once(many: crew.Crew[int], concurrency: int, count: in
 
 @CREWS
 def test_slots_are_different_ones(many: crew.Crew[int]) -> None:
-    barrier = threading.Barrier(3) if many is crew.threads else node._fork.Barrier(3)
+    barrier = threading.Barrier(3) if many is crew.threads else scratch._fork.Barrier(3)
 
     def job(slot: int, _: int) -> int:
         barrier.wait(20)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cni
 import cni_plugins
-from cni import bundle
+from cni.invoke import bundle
 
 PROGRAM = """
 import marshal, sys
@@ -19,7 +19,7 @@ sys.path[:0] = [folder]
 with open(file, "rb") as opened:
     length = int.from_bytes(opened.read(8), "little")
     code, index = marshal.loads(opened.read(length))
-start = {"__name__": "cni.bundle"}
+start = {"__name__": "cni.invoke.bundle"}
 exec(code, start)
 start["install"](file, 8 + length, index, folder)
 for name in names:
@@ -34,8 +34,10 @@ APART = (
     "cni/agent/",
     "cni/bench/",
     "cni/cli/",
+    "cni/doctor/",
     "cni/explain/",
-    "cni/pools.py",
+    "cni/install/",
+    "cni/node/",
     "cni/runtime/",
     "cni/validate/",
     "cni/__main__",
@@ -67,7 +69,8 @@ def test_code_has_nothing_for_readers(tmp_path: Path) -> None:
         "class A:\n    x: Missing\n    y: Missing = 1\n    def f(self, a: Missing, *b: Missing) -> Missing:\n"
         '        """About."""\n        return a\n    async def g(self, c: Missing = 2) -> Missing: return c\n'
     )
-    shutil.copy(bundle.__file__, tmp_path / "cni" / "bundle.py")
+    (tmp_path / "cni" / "invoke").mkdir()
+    shutil.copy(bundle.__file__, tmp_path / "cni" / "invoke" / "bundle.py")
     bundle.write(str(tmp_path), ["cni/some.py"])
     code = bundle._compiled(bundle._lean(str(tmp_path), "cni/some.py"), "cni/some.py")
     module: dict[str, object] = {"__name__": "cni.some"}

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cni import pools
 from cni.cli.main import main
+from cni.node import pools
 from cni_plugins.ipam.host_local import holders
 
 HOUR = 3600

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from cni import errors, launcher
 from cni.cli import cnitool
-from cni.errors import CNIError
+from cni.invoke import launcher
 from cni.runtime import CNI, NetworkConfigList, RuntimeConf
+from cni.spec import errors
+from cni.spec.errors import CNIError
 
 NETNS = "/run/netns/x"
 CONTAINER_ID = "cnitool-" + hashlib.sha512(NETNS.encode()).digest()[:10].hex()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import config, gojson
-from cni.config import (
+from cni.skel import config
+from cni.skel.config import (
     Address,
     Choice,
     Config,
@@ -26,9 +26,10 @@ from cni.config import (
     Table,
     Text,
 )
-from cni.errors import CNIError, ConfigError
-from cni.ip import CIDR, IP
-from cni.result import DNS, Route
+from cni.spec import gojson
+from cni.spec.errors import CNIError, ConfigError
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import DNS, Route
 
 if TYPE_CHECKING:
     from typing import assert_type

@@ -386,6 +386,6 @@ def test_damaged_messages_of_this_kernel(seed: int) -> None:
 
 def test_imports_without_a_warning() -> None:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-W", "error", "-c", "import cni._core, cni.netns, cni.launcher"]
+    command = [sys.executable, "-W", "error", "-c", "import cni._core, cni.kernel.netns, cni.invoke.launcher"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

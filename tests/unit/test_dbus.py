@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cni import dbus
-from cni.dbus import Bus, DBusError
+from cni_plugins.meta.firewall import dbus
+from cni_plugins.meta.firewall.dbus import Bus, DBusError
 
 DBUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 CONFIG = """

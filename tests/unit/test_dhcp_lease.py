@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import pytest
 
-from cni.errors import CNIError
-from cni.ip import IP
+from cni.spec.errors import CNIError
+from cni.spec.ip import IP
 from cni_plugins.ipam.dhcp import flags, link, message, rpc, server
 from cni_plugins.ipam.dhcp.lease import Lease, Timing
 from cni_plugins.ipam.dhcp.leases import Leases

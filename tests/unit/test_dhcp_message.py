@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni.errors import CNIError
-from cni.ip import CIDR, IP
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR, IP
 from cni_plugins.ipam.dhcp import IPAMConf, message
 from cni_plugins.ipam.dhcp.message import Message
 from cni_plugins.ipam.dhcp.options import Options

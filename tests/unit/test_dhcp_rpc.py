@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni.errors import CNIError
-from cni.ip import CIDR, IP
-from cni.result import IPConfig, Result, Route
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import IPConfig, Result, Route
 from cni_plugins.ipam.dhcp import gob, plugin, rpc
 
 # Written by Go's encoder.

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cni.cli.doctor.forwarding import ACCEPT, DROP, PERHAPS, Nftables, Packet, of_iptables
-from cni.ip import IP
+from cni.doctor.forwarding import ACCEPT, DROP, PERHAPS, Nftables, Packet, of_iptables
+from cni.spec.ip import IP
 
 OUT = Packet("cni0", IP.parse("10.1.2.3"), "eth0")
 IN = Packet("eth0", IP.parse("192.0.2.1"), "cni0", IP.parse("10.1.2.3"))

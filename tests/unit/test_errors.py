@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cni import errors
-from cni.errors import CNIError, ConfigError, bracketed, joined, quote
+from cni.spec import errors
+from cni.spec.errors import CNIError, ConfigError, bracketed, joined, quote
 
 
 def test_codes_are_those_of_the_specification() -> None:

@@ -13,14 +13,14 @@ import jsonschema
 import pytest
 
 from cni.cli.main import main
-from cni.config import Config, Field, ListOf, Object, Text
-from cni.errors import CNIError
 from cni.explain import known, schema
 from cni.explain.examples import all_examples, examples_of, plugins_in
 from cni.explain.tables import DNSConf, RouteConf, capabilities, table_of
-from cni.ip import CIDR, IP
-from cni.result import DNS, Route
-from cni.skel import Plugin
+from cni.skel.config import Config, Field, ListOf, Object, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import DNS, Route
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "schemas"

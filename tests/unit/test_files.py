@@ -1,4 +1,4 @@
-"""cni.files: state that is whole at any time."""
+"""cni.system.files: state that is whole at any time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cni import _core, files
+from cni import _core
+from cni.system import files
 
 
 def test_there_and_back(tmp_path: Path) -> None:

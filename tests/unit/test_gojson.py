@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni import gojson
-from cni.errors import ConfigError
+from cni.spec import gojson
+from cni.spec.errors import ConfigError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cni.hashes import chain_name, hashed, rule_comment
+from cni.netfilter.naming import chain_name, hashed, rule_comment
 
 LONG = "testalongnamethatdoesnotmakesense"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from cni.errors import CNIError
+from cni.spec.errors import CNIError
 from cni_plugins.ipam.host_local import IPAMConf, holders, owners, plugin, store
 from cni_plugins.ipam.host_local.store import Store
 

@@ -7,8 +7,8 @@ from itertools import islice
 
 import pytest
 
-from cni.errors import CNIError
-from cni.ip import CIDR, IP
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR, IP
 from cni_plugins.ipam.host_local.ranges import Range, RangeSet, check_together, requested_ip
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from cni import launcher
 from cni.agent.address import Address
 from cni.cli import install as installing
-from cni.cli import units
 from cni.cli.main import main
+from cni.install import units
+from cni.invoke import launcher
 
 Says = pytest.CaptureFixture[str]
 PLUGINS = sorted(point.name for point in entry_points(group="cni.plugins"))

@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
-from cni import invoke, ipam, launcher, process
-from cni.config import Config
-from cni.errors import CNIError
-from cni.ip import CIDR
-from cni.result import IPConfig, Result
-from cni.skel import Plugin, Request
-from cni.undo import Undo
+from cni.invoke import exec as invoke
+from cni.invoke import launcher
+from cni.skel import ipam
+from cni.skel.config import Config
+from cni.skel.plugin import Plugin, Request
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR
+from cni.spec.result import IPConfig, Result
+from cni.system import process
+from cni.system.undo import Undo
 
 CONFIG = {"cniVersion": "1.0.0", "name": "net", "type": "outer"}
 RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.2.3/24"}]}
@@ -439,11 +442,11 @@ def test_a_delegate_that_fails_is_not_undone(tmp_path: Path) -> None:
 
 PLUGIN = """
 import sys
-from cni.errors import CNIError
-from cni.ip import CIDR
-from cni.result import IPConfig, Result
-from cni.undo import Undo
-from cni.skel import Plugin
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR
+from cni.spec.result import IPConfig, Result
+from cni.system.undo import Undo
+from cni.skel.plugin import Plugin
 
 def add(request):
     request.stderr("on stderr\\n")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.ip import CIDR, IP
+from cni.spec.ip import CIDR, IP
 
 Peer = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.iptables import Iptables, IptablesError, _arguments, restore_input
+from cni.netfilter.iptables import Iptables, IptablesError, _arguments, restore_input
 
 COMMENT = 'name: "mynet" id: "cid1"'
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cni import launcher, version
-from cni.launcher import MAGIC, PACKAGES, TRAILER_SIZE, Trailer
+from cni.invoke import launcher
+from cni.invoke.launcher import MAGIC, PACKAGES, TRAILER_SIZE, Trailer
+from cni.spec import version
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(PACKAGES) / "cni" / "_launcher"
@@ -149,11 +150,11 @@ class TestTrailer:
         assert not Trailer("/p", ("/b", PACKAGES), "a:b").is_ours
 
     def test_load(self) -> None:
-        assert launcher.load("cni.launcher:PACKAGES") == PACKAGES
+        assert launcher.load("cni.invoke.launcher:PACKAGES") == PACKAGES
         with pytest.raises(ImportError):
             launcher.load("cni.nothing:plugin")
         with pytest.raises(AttributeError):
-            launcher.load("cni.launcher:nothing")
+            launcher.load("cni.invoke.launcher:nothing")
 
 
 class TestStart:
@@ -235,7 +236,9 @@ class TestStart:
         message = complaint(run(make(folders=("/no/such/packages",))))
         assert message.startswith("import cni_plugins.main.loopback:plugin from /no/such/packages: No module named")
 
-    @pytest.mark.parametrize("reference", ["cni_plugins.nothing:plugin", "cni.launcher:nothing", "cni_plugins.main:x"])
+    @pytest.mark.parametrize(
+        "reference", ["cni_plugins.nothing:plugin", "cni.invoke.launcher:nothing", "cni_plugins.main:x"]
+    )
     def test_missing_plugin(self, reference: str, make: Callable[..., Path]) -> None:
         assert complaint(run(make(reference))).startswith(f"import {reference} from {PACKAGES}: ")
 
@@ -270,7 +273,7 @@ class TestProgram:
         assert set(libraries) <= {"libc.so.6"}
 
     def test_the_compiler_has_nothing_to_say(self, tmp_path: Path) -> None:
-        source = ROOT / "src" / "_cnicore" / "launcher.c"
+        source = ROOT / "src" / "launcher" / "launcher.c"
         warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
         subprocess.run(["gcc", "-std=gnu11", "-O2", *warnings, source, "-o", tmp_path / "launcher"], check=True)
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from cni import hwaddr, launcher, version
-from cni.ip import CIDR
-from cni.result import IPConfig
+from cni.invoke import launcher
+from cni.kernel import hwaddr
+from cni.spec import version
+from cni.spec.ip import CIDR
+from cni.spec.result import IPConfig
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "ipvlan": {"type": "ipvlan", "master": "up0"},

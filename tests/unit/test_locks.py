@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import locks
+from cni.system import locks
 
 Opener = Callable[[], int]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from cni import masquerade, ruleset
-from cni.errors import CNIError
-from cni.hashes import chain_name, owner_comment
-from cni.ip import CIDR
-from cni.iptables import IptablesError
-from cni.nftables import NftError, Rule
+from cni.netfilter import masquerade, ruleset
+from cni.netfilter.iptables import IptablesError
+from cni.netfilter.naming import chain_name, owner_comment
+from cni.netfilter.nftables import NftError, Rule
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR
 
 TABLE = "inet cni_plugins_masquerade"
 CHAINS = f"""\

@@ -20,13 +20,14 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import cni
-from cni import errors, pools
 from cni.agent import metrics as module
 from cni.agent import server
 from cni.agent.address import Address
 from cni.agent.metrics import BUCKETS, Metrics
 from cni.agent.observer import REASONS
-from cni.reaper import Reaper
+from cni.node import pools
+from cni.runtime.group_delete import Reaper
+from cni.spec import errors
 
 if TYPE_CHECKING:
     from cni.agent.protocol import Request

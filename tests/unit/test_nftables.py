@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cni import nftables
-from cni.nftables import Nft, NftError, _rules
+from cni.netfilter import nftables
+from cni.netfilter.nftables import Nft, NftError, _rules
 
 LISTING = """table inet t {
 \tchain c { # handle 1

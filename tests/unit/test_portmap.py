@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cni.errors import CNIError
-from cni.ip import CIDR, IP
-from cni.nftables import Rule
-from cni.request import Request
-from cni.ruleset import Ruleset
+from cni.netfilter.nftables import Rule
+from cni.netfilter.ruleset import Ruleset
+from cni.skel.request import Request
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR, IP
 from cni_plugins.meta import portmap
 from cni_plugins.meta.portmap import iptables, nftables
 from cni_plugins.meta.portmap.forwarding import Forwarding, Port, portions, ranges

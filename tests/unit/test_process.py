@@ -1,4 +1,4 @@
-"""cni.process: how a program is started, fed, watched and reaped."""
+"""cni.system.process: how a program is started, fed, watched and reaped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cni import process
+from cni.system import process
 
 
 def test_stdin_stdout_and_stderr_are_carried() -> None:
@@ -83,7 +83,7 @@ def test_a_caller_without_standard_descriptors(closed: str, tmp_path: os.PathLik
         file.write(
             "import sys\n"
             f"sys.path[:0] = {sys.path!r}\n"
-            "from cni import process\n"
+            "from cni.system import process\n"
             "done = process.run(['sh', '-c', 'cat; echo err >&2'], b'in ')\n"
             f"open({answer!r}, 'w').write(f'{{done.status}} {{done.stdout}} {{done.stderr}}')\n"
         )

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni import gojson
-from cni.errors import CNIError, ConfigError
-from cni.ip import CIDR, IP
-from cni.result import DNS, Interface, IPConfig, Result, Route, prev_result
-from cni.version import ALL, CURRENT
+from cni.spec import gojson
+from cni.spec.errors import CNIError, ConfigError
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import DNS, Interface, IPConfig, Result, Route, prev_result
+from cni.spec.version import ALL, CURRENT
 
 FIRST = ("0.1.0", "0.2.0")
 MIDDLE = ("0.3.0", "0.3.1", "0.4.0")

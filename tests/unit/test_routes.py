@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from cni import _core, routes
-from cni.ip import IP
-from cni.routes import Route
+from cni import _core
+from cni.kernel import routes
+from cni.kernel.routes import Route
+from cni.spec.ip import IP
 
 LINKDOWN, ONLINK = 16, 4
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from cni import errors
-from cni.errors import CNIError
 from cni.runtime import (
     CNI,
     CheckNotSupported,
@@ -23,7 +21,9 @@ from cni.runtime import (
     PluginFailed,
     RuntimeConf,
 )
-from cni.version import ALL, PluginInfo
+from cni.spec import errors
+from cni.spec.errors import CNIError
+from cni.spec.version import ALL, PluginInfo
 
 CNI_VARIABLES = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH")
 

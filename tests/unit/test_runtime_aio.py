@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from cni.errors import CNIError
 from cni.runtime import CNI, AsyncCNI, Exec, NetworkConfigList, RuntimeConf
-from cni.version import PluginInfo
+from cni.spec.errors import CNIError
+from cni.spec.version import PluginInfo
 
 RT = RuntimeConf("cid", "/run/netns/x", "eth0")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cni.errors import CNIError
 from cni.runtime import Attachment, ResultCache
+from cni.spec.errors import CNIError
 
 RESULT = {"cniVersion": "1.0.0", "ips": [{"address": "10.1.2.3/24"}]}
 # As the Go library wrote it (keys in its order, the configuration in base64).

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cni import errors, launcher, runtime
-from cni.errors import CNIError
+from cni import runtime
+from cni.invoke import launcher
 from cni.runtime import (
     NetworkConfigList,
     NoConfigsFound,
@@ -23,6 +23,8 @@ from cni.runtime import (
     load_network_list,
     load_plugin,
 )
+from cni.spec import errors
+from cni.spec.errors import CNIError
 
 
 def network(**keys: Any) -> NetworkConfigList:

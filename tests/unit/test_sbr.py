@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from cni import _core, locks
+from cni import _core
 from cni._core import NetlinkError, parse_attributes, u32
-from cni.ip import CIDR, IP
-from cni.netns import NetNS
-from cni.result import Interface, IPConfig, Result
+from cni.kernel.netns import NetNS
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import Interface, IPConfig, Result
+from cni.system import locks
 from cni_plugins.meta import sbr
 from cni_plugins.meta.sbr import routing
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from cni import __version__, gojson, names, process, version
-from cni.config import Config, Integer
-from cni.errors import CNIError
-from cni.ip import CIDR
-from cni.netns import NetNS
-from cni.result import IPConfig, Result
-from cni.skel import Plugin, Request
+from cni import __version__
+from cni.kernel.netns import NetNS
+from cni.skel.config import Config, Integer
+from cni.skel.plugin import Plugin, Request
+from cni.spec import gojson, names, version
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR
+from cni.spec.result import IPConfig, Result
+from cni.system import process
 
 ENVIRON = {
     "CNI_CONTAINERID": "some-container-id",
@@ -687,9 +689,9 @@ def test_cni_args_are_nobody_s_business_but_who_asks() -> None:
 
 
 SCRIPT = """
-from cni.errors import CNIError
-from cni.result import Result
-from cni.skel import Plugin
+from cni.spec.errors import CNIError
+from cni.spec.result import Result
+from cni.skel.plugin import Plugin
 
 def add(request):
     print("print()ed", file=__import__("sys").stderr)

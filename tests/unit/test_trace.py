@@ -1,4 +1,4 @@
-"""cni.trace: who is told of steps, what becomes of them, and the file, whatever is in its place."""
+"""cni.system.tracing: who is told of steps, what becomes of them, and the file, whatever is in its place."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from cni import launcher, locks, process, trace
 from cni._core import observe, observed, observer
-from cni.errors import CNIError
-from cni.result import Result
+from cni.invoke import launcher
 from cni.runtime import CNI, Exec, NetworkConfigList, RuntimeConf
-from cni.skel import Plugin, Request
-from cni.undo import Undo
+from cni.skel.plugin import Plugin, Request
+from cni.spec.errors import CNIError
+from cni.spec.result import Result
+from cni.system import locks, process, tracing
+from cni.system.undo import Undo
 from tests import spans
 from tests.spans import CALLER, TRACE, TRACEPARENT
 
@@ -155,15 +156,15 @@ class TestSpans:
     def test_what_is_kept_is_bounded(self, calls: Calls) -> None:
         def many(request: Request) -> Result:
             with observed("plugin", "all of them"):
-                for _ in range(trace._SPANS + 50):
+                for _ in range(tracing._SPANS + 50):
                     with observed("netlink", "x"):
                         pass
             return Result()
 
         assert calls.add(many, TRACEPARENT=TRACEPARENT) == 0
-        assert len(list(calls.root.all())) == trace._SPANS
+        assert len(list(calls.root.all())) == tracing._SPANS
         assert calls.root.attributes["cni.steps_dropped"] == 52
-        with trace.Trace("t", {"TRACEPARENT": TRACEPARENT, "CNI_TRACES": str(calls.file)}, print, {}) as traced:
+        with tracing.Trace("t", {"TRACEPARENT": TRACEPARENT, "CNI_TRACES": str(calls.file)}, print, {}) as traced:
             traced.begin("netlink", "\n".join(["y" * 10000] * 300))
             traced.end(None)
         (span,) = [span for span in spans.read(calls.file) if span.name.startswith("yyy")]
@@ -253,7 +254,7 @@ class TestWhoIsTold:
 
     def test_a_call_within_a_call(self, calls: Calls) -> None:
         """As the runtime library's, which runs plugins in its own process."""
-        with trace.Trace("outer", {"TRACEPARENT": TRACEPARENT, "CNI_TRACES": str(calls.file)}, print, {}) as outer:
+        with tracing.Trace("outer", {"TRACEPARENT": TRACEPARENT, "CNI_TRACES": str(calls.file)}, print, {}) as outer:
             inside = observer()
             assert inside is outer
             Plugin("x", add=steps).run(
@@ -280,11 +281,11 @@ class TestWhoIsTold:
         program = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from cni.skel import Plugin
-from cni.result import Result
+from cni.skel.plugin import Plugin
+from cni.spec.result import Result
 environ = dict(pair.split("=") for pair in sys.argv[2:])
 status = Plugin("x", add=lambda request: Result()).run(environ, lambda: b'{"name":"n","cniVersion":"1.1.0"}', len, len)
-sys.exit(status or ("cni.trace" in sys.modules) * 7)
+sys.exit(status or ("cni.system.tracing" in sys.modules) * 7)
 """
         environ = [
             "CNI_COMMAND=ADD",
@@ -470,7 +471,7 @@ class TestFile:
     def test_a_call_is_one_write(self, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
         written: list[bytes] = []
         write = os.write
-        monkeypatch.setattr(trace.posix, "write", lambda fd, data: (written.append(data), write(fd, data))[1])
+        monkeypatch.setattr(tracing.posix, "write", lambda fd, data: (written.append(data), write(fd, data))[1])
         calls.add(steps, TRACEPARENT=TRACEPARENT)
         (line,) = written
         assert line.count(b"\n") == 1
@@ -525,19 +526,19 @@ class TestFile:
         line = calls.file.read_bytes()
         old = Path(f"{calls.file}.1")
         old.write_text("older")
-        monkeypatch.setattr(trace, "_LARGEST", 3 * len(line) + 20)
+        monkeypatch.setattr(tracing, "_LARGEST", 3 * len(line) + 20)
         self.append(calls, 2)
         assert old.read_text() == "older"
         self.append(calls)
         assert [len(spans.read(path)) for path in (old, calls.file)] == [3, 1]
-        monkeypatch.setattr(trace, "_LARGEST", 10)  # one line is more than that: it gets a file of its own
+        monkeypatch.setattr(tracing, "_LARGEST", 10)  # one line is more than that: it gets a file of its own
         self.append(calls)
         assert [len(spans.read(path)) for path in (old, calls.file)] == [1, 1]
 
     def test_rotation_where_something_is_in_the_way(self, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
         self.append(calls)
         Path(f"{calls.file}.1").mkdir()
-        monkeypatch.setattr(trace, "_LARGEST", 10)
+        monkeypatch.setattr(tracing, "_LARGEST", 10)
         self.append(calls)
         assert "could not be written" in calls.log
         assert len(spans.read(calls.file)) == 1
@@ -546,7 +547,7 @@ class TestFile:
         self.append(calls)
         writers, each = 8, 40
         # The file is full once on the way.
-        monkeypatch.setattr(trace, "_LARGEST", calls.file.stat().st_size * writers * each * 2 // 3)
+        monkeypatch.setattr(tracing, "_LARGEST", calls.file.stat().st_size * writers * each * 2 // 3)
         threads = [
             threading.Thread(target=self.append, args=(Calls(calls.file.parents[1]), each)) for _ in range(writers)
         ]
@@ -560,7 +561,7 @@ class TestFile:
 
     def test_others_that_do_not_let_go(self, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
         self.append(calls)
-        monkeypatch.setattr(trace, "_PATIENCE", 0.05)
+        monkeypatch.setattr(tracing, "_PATIENCE", 0.05)
         with open(calls.file) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self.append(calls)
@@ -572,11 +573,11 @@ class TestFile:
         before = calls.file.read_bytes()
         program = """
 import resource, sys
-from cni import trace
+from cni.system import tracing
 path, room = sys.argv[1], int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 try:
-    trace._append(path, b"x" * 200 + b"\\n")
+    tracing._append(path, b"x" * 200 + b"\\n")
 except OSError as error:
     print(error.strerror)
 """

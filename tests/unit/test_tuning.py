@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from cni import launcher, sysctl, version
-from cni.config import Config
+from cni.invoke import launcher
+from cni.kernel import sysctl
+from cni.skel.config import Config
+from cni.spec import version
 from cni_plugins.meta import tuning
 
 NOWHERE = 'failed to open netns "/nowhere"'

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from cni import version
-from cni.errors import CNIError
+from cni.spec import version
+from cni.spec.errors import CNIError
 
 
 @pytest.mark.parametrize(

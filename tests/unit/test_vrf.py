@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cni._core import parse_ip, parse_message
-from cni.errors import CNIError
+from cni.spec.errors import CNIError
 from cni_plugins.meta import vrf
 from cni_plugins.meta.vrf.belongings import Address
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import version
+from cni.spec import version
 
 from .conftest import Network, Refused, addresses
 

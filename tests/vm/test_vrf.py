@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import version
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
+from cni.spec import version
 from cni_plugins.meta import vrf as module
 
 from .conftest import Attachment, Network, Refused, addresses, links, pings, setting

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni import launcher
+from cni.invoke import launcher
 from tests.runtimes.conftest import IMAGE, Podman
 from tests.wheels.conftest import run
 
@@ -449,7 +449,7 @@ def test_what_is_not_there(box: Box, command: str, status: int, said: str) -> No
 PLUGIN = """
 import sys
 sys.path[:0] = sys.argv[2:]
-from cni import launcher
+from cni.invoke import launcher
 launcher.load(sys.argv[1]).run({"CNI_COMMAND": "VERSION"}, lambda: b"{}", lambda _: None, lambda _: None)
 print(*sorted(sys.modules))
 """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from cni.launcher import Trailer
+from cni.invoke.launcher import Trailer
 
 if TYPE_CHECKING:
     from tests.wheels.conftest import Workshop

@@ -12,17 +12,17 @@ from __future__ import annotations
 import posix
 import sys
 
-from cni.config import Config, Flag, Integer, ListOf, Section, Settings, Table, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError
-from cni.skel import Plugin
+from cni.skel.config import Config, Flag, Integer, ListOf, Section, Settings, Table, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError
 from cni_plugins.ipam.dhcp import rpc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from cni.request import Request
-    from cni.result import Result
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
 SOCKET = "/run/cni/dhcp.sock"
 

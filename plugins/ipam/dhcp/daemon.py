@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 
-from cni.errors import CNIError, quote
+from cni.spec.errors import CNIError, quote
 from cni_plugins.ipam.dhcp import SOCKET, flags, rpc
 from cni_plugins.ipam.dhcp.lease import Timing
 from cni_plugins.ipam.dhcp.leases import Leases

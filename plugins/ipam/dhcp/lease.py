@@ -13,9 +13,9 @@ import math
 import time
 from random import SystemRandom
 
-from cni.errors import TRY_AGAIN_LATER, CNIError
-from cni.ip import CIDR, IP
-from cni.result import IPConfig, Result
+from cni.spec.errors import TRY_AGAIN_LATER, CNIError
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import IPConfig, Result
 from cni_plugins.ipam.dhcp import link, message
 from cni_plugins.ipam.dhcp.link import TO_EVERYBODY, Gone
 from cni_plugins.ipam.dhcp.message import Message

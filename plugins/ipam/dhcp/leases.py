@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import traceback
 
-from cni import gojson
-from cni.errors import CNIError
+from cni.spec import gojson
+from cni.spec.errors import CNIError
 from cni_plugins.ipam.dhcp import Conf
 from cni_plugins.ipam.dhcp.lease import Lease, Timing
 from cni_plugins.ipam.dhcp.link import Link
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from cni.result import Result
+    from cni.spec.result import Result
     from cni_plugins.ipam.dhcp.store import Store
 
 

@@ -13,9 +13,9 @@ import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from cni.errors import CNIError, quote
-from cni.ip import IP
-from cni.netns import NetNS, NetNSNotFound
+from cni.kernel.netns import NetNS, NetNSNotFound
+from cni.spec.errors import CNIError, quote
+from cni.spec.ip import IP
 from cni_plugins.ipam.dhcp import message
 from cni_plugins.ipam.dhcp.message import ANY, EVERYBODY, Message
 

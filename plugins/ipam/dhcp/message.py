@@ -5,8 +5,8 @@ What is read comes from the network: every length in it is checked, and what is 
 
 from __future__ import annotations
 
-from cni.ip import CIDR, IP
-from cni.result import Route
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import Route
 from cni_plugins.ipam.dhcp.rpc import prefix_of
 
 # Kinds of message (option 53).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.errors import CNIError, quote
+from cni.spec.errors import CNIError, quote
 from cni_plugins.ipam.dhcp import IPAMConf, message
 
 _NAMES = {

@@ -9,9 +9,9 @@ from __future__ import annotations
 import posix
 import time
 
-from cni.errors import IO_FAILURE, CNIError
-from cni.ip import CIDR, IP
-from cni.result import IPConfig, Result, Route
+from cni.spec.errors import IO_FAILURE, CNIError
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import IPConfig, Result, Route
 from cni_plugins.ipam.dhcp import gob
 from cni_plugins.ipam.dhcp.gob import BYTES, INT, STRING, UINT
 

@@ -8,7 +8,7 @@ import socket
 import struct
 import traceback
 
-from cni.errors import CNIError
+from cni.spec.errors import CNIError
 from cni_plugins.ipam.dhcp import rpc
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from typing import Any
 
-    from cni.result import Result
+    from cni.spec.result import Result
 
     Method = Callable[[dict[str, Any]], Awaitable[Result | None]]
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 
-from cni.errors import CNIError
+from cni.spec.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

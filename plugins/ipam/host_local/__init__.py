@@ -7,13 +7,13 @@ which Go's plugin may use at the same time (store.py); what a range is, and whos
 
 from __future__ import annotations
 
-from cni import gojson
-from cni.config import Address, Config, Field, ListOf, Network, RouteTo, Section, Settings, Table, Text
-from cni.errors import IO_FAILURE, PLUGIN_NOT_AVAILABLE, CNIError, ConfigError, joined
-from cni.ip import CIDR, IP
-from cni.names import check_container_id
-from cni.result import DNS, IPConfig, Result
-from cni.skel import Plugin
+from cni.skel.config import Address, Config, Field, ListOf, Network, RouteTo, Section, Settings, Table, Text
+from cni.skel.plugin import Plugin
+from cni.spec import gojson
+from cni.spec.errors import IO_FAILURE, PLUGIN_NOT_AVAILABLE, CNIError, ConfigError, joined
+from cni.spec.ip import CIDR, IP
+from cni.spec.names import check_container_id
+from cni.spec.result import DNS, IPConfig, Result
 from cni_plugins.ipam.host_local.ranges import Range, RangeSet, check_together, requested_ip
 from cni_plugins.ipam.host_local.store import Store, holder, is_torn
 
@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from cni.request import Request
+    from cni.skel.request import Request
 
 
 def _read_requested(value: Any, path: str) -> IP:

@@ -5,10 +5,10 @@ This is for a person who reads that a range is used up. What `cni gc` releases i
 
 from __future__ import annotations
 
-from cni import gojson
-from cni.errors import CNIError
-from cni.ip import IP
-from cni.netns import NetNS, NetNSNotFound, NotANetNS
+from cni.kernel.netns import NetNS, NetNSNotFound, NotANetNS
+from cni.spec import gojson
+from cni.spec.errors import CNIError
+from cni.spec.ip import IP
 from cni_plugins.ipam.host_local.store import holder, is_torn
 
 TYPE_CHECKING = False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cni._core import format_ip
-from cni.errors import CNIError
-from cni.ip import CIDR, IP
-from cni.version import at_least
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR, IP
+from cni.spec.version import at_least
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

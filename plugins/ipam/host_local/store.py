@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import posix
 
-from cni import locks
 from cni._core import fsdecode, fsencode, observed, parse_ip, read_file, replace_file
-from cni.errors import IO_FAILURE, TRY_AGAIN_LATER, CNIError, joined
-from cni.ip import IP
-from cni.names import check_network_name
+from cni.spec.errors import IO_FAILURE, TRY_AGAIN_LATER, CNIError, joined
+from cni.spec.ip import IP
+from cni.spec.names import check_network_name
+from cni.system import locks
 from cni_plugins.ipam.host_local.owners import Owners
 
 TYPE_CHECKING = False
@@ -253,7 +253,7 @@ def _open_folder(path: str) -> int:
     try:
         return posix.open(path, flags)
     except FileNotFoundError:
-        from cni import files  # once in a network's life
+        from cni.system import files  # once in a network's life
 
         files.make_folders(path, 0o755)
         return posix.open(path, flags)

@@ -9,16 +9,16 @@ the container's traffic, or with shapedSubnets or unshapedSubnets for what it ex
 
 from __future__ import annotations
 
-from cni import links
-from cni.checks import expect_mac
-from cni.config import Config, Integer, ListOf, Network, Section, Settings
-from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError
-from cni.hashes import hashed
-from cni.netns import NetNS
-from cni.result import Interface
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
-from cni.version import since
+from cni.kernel import links
+from cni.kernel.netns import NetNS
+from cni.netfilter.naming import hashed
+from cni.skel.checks import expect_mac
+from cni.skel.config import Config, Integer, ListOf, Network, Section, Settings
+from cni.skel.plugin import Plugin
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError
+from cni.spec.result import Interface
+from cni.spec.version import since
+from cni.system.undo import Undo, do_all
 from cni_plugins.meta.bandwidth import shaping
 from cni_plugins.meta.bandwidth.bucket import Bucket
 from cni_plugins.meta.bandwidth.shaping import Limits
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cni._core import Link, Netlink
-    from cni.request import Request
-    from cni.result import Result
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
 _RATES = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 

@@ -16,16 +16,16 @@ from __future__ import annotations
 import errno
 
 from cni._core import NetlinkError
-from cni.checks import expect_up
-from cni.errors import CNIError
+from cni.skel.checks import expect_up
+from cni.spec.errors import CNIError
 from cni_plugins.meta.bandwidth import tc
 from cni_plugins.meta.bandwidth.tc import Filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link, Netlink
-    from cni.ip import CIDR
-    from cni.undo import Undo
+    from cni.spec.ip import CIDR
+    from cni.system.undo import Undo
     from cni_plugins.meta.bandwidth.bucket import Bucket
     from cni_plugins.meta.bandwidth.tc import Qdisc
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cni._core import Batch, Link, Netlink
-    from cni.ip import CIDR
+    from cni.spec.ip import CIDR
     from cni_plugins.meta.bandwidth.bucket import Bucket
 
 # linux/rtnetlink.h, netlink.h

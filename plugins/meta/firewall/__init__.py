@@ -10,21 +10,21 @@ containers may still rely on. `cni firewall reload` restores all of it when some
 
 from __future__ import annotations
 
-from cni.config import Config, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
-from cni.ip import IP
-from cni.iptables import Iptables
-from cni.nftables import Nft
-from cni.ruleset import Present, Ruleset, establish, in_both_backends
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
-from cni.version import ALL, at_least
+from cni.netfilter.iptables import Iptables
+from cni.netfilter.nftables import Nft
+from cni.netfilter.ruleset import Present, Ruleset, establish, in_both_backends
+from cni.skel.config import Config, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
+from cni.spec.ip import IP
+from cni.spec.version import ALL, at_least
+from cni.system.undo import Undo, do_all
 from cni_plugins.meta.firewall import firewalld, iptables, nftables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.request import Request
-    from cni.result import Result
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
 _BACKENDS = ("iptables", "nftables", "firewalld")
 _ADMIN_CHAIN = "CNI-ADMIN"

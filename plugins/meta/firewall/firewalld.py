@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import posix
 
-from cni.errors import CNIError
+from cni.spec.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cni.dbus import Bus, Value
-    from cni.ip import IP
-    from cni.ruleset import Ruleset
+    from cni.netfilter.ruleset import Ruleset
+    from cni.spec.ip import IP
+    from cni_plugins.meta.firewall.dbus import Bus, Value
 
 _SOCKET = "/run/dbus/system_bus_socket"
 _SERVICE, _OBJECT = "org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1"
@@ -43,7 +43,7 @@ def describe(ruleset: Ruleset, addresses: list[IP], zone: str, environ: Mapping[
 
 def remove(addresses: list[IP], zone: str, environ: Mapping[str, str]) -> None:
     """The addresses are no sources of the zone any more, nor need they have been. Raises CNIError."""
-    from cni.dbus import DBusError
+    from cni_plugins.meta.firewall.dbus import DBusError
 
     if not is_running(environ):
         return
@@ -83,7 +83,7 @@ def _ask(bus: Bus, method: str, zone: str, address: IP) -> list[Value]:
 
 
 def _bus(environ: Mapping[str, str]) -> Bus:
-    from cni.dbus import Bus
+    from cni_plugins.meta.firewall.dbus import Bus
 
     return Bus(_address(environ) or f"unix:path={_SOCKET}")
 

@@ -6,15 +6,15 @@ FORWARD. A rule that says whose it is would be none that the Go plugin knows, so
 
 from __future__ import annotations
 
-from cni.iptables import IptablesError
+from cni.netfilter.iptables import IptablesError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cni.ip import IP
-    from cni.iptables import Iptables, Rule
-    from cni.ruleset import Ruleset
+    from cni.netfilter.iptables import Iptables, Rule
+    from cni.netfilter.ruleset import Ruleset
+    from cni.spec.ip import IP
 
 _TABLE = "filter"
 _CHAIN = "CNI-FORWARD"

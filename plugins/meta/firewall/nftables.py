@@ -9,18 +9,18 @@ the chain `admin` is the administrator's alone.
 
 from __future__ import annotations
 
-from cni.errors import CNIError, quote
-from cni.hashes import owner, owner_comment
-from cni.names import check_ifname
-from cni.nftables import Layout, NftError
+from cni.netfilter.naming import owner, owner_comment
+from cni.netfilter.nftables import Layout, NftError
+from cni.spec.errors import CNIError, quote
+from cni.spec.names import check_ifname
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cni.ip import IP
-    from cni.nftables import Nft
-    from cni.ruleset import Ruleset
+    from cni.netfilter.nftables import Nft
+    from cni.netfilter.ruleset import Ruleset
+    from cni.spec.ip import IP
 
     Names = tuple[str, str, str]  # network, interface, container
 

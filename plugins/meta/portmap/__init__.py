@@ -10,13 +10,15 @@ The runtime passes the mappings as the capability portMappings; without any ther
 
 from __future__ import annotations
 
-from cni import gojson, ruleset, sysctl
-from cni.config import Address, Choice, Config, Field, Flag, Integer, ListOf, Section, Settings, Table, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, CNIError, bracketed
-from cni.iptables import Iptables
-from cni.nftables import Nft
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.kernel import sysctl
+from cni.netfilter import ruleset
+from cni.netfilter.iptables import Iptables
+from cni.netfilter.nftables import Nft
+from cni.skel.config import Address, Choice, Config, Field, Flag, Integer, ListOf, Section, Settings, Table, Text
+from cni.skel.plugin import Plugin
+from cni.spec import gojson
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, bracketed
+from cni.system.undo import Undo, do_all
 from cni_plugins.meta.portmap.forwarding import Forwarding, Port, numbers_of
 
 TYPE_CHECKING = False
@@ -24,10 +26,10 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from cni.ip import IP
-    from cni.request import Request
-    from cni.result import IPConfig, Result
-    from cni.ruleset import Ruleset
+    from cni.netfilter.ruleset import Ruleset
+    from cni.skel.request import Request
+    from cni.spec.ip import IP
+    from cni.spec.result import IPConfig, Result
 
 BACKENDS = ("iptables", "nftables")
 
@@ -303,7 +305,7 @@ def _forget_connections(request: Request, version: int, numbers: dict[str, list[
     """UDP has no end of a connection: without this, what a client goes on sending would go where it went before."""
     if "udp" not in numbers:
         return
-    from cni import conntrack
+    from cni_plugins.meta.portmap import conntrack
 
     try:
         conntrack.delete(request.foreign_host, version, "udp", set(numbers["udp"]))

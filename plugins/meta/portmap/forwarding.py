@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cni.errors import CNIError, quote
+from cni.spec.errors import CNIError, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.ip import CIDR, IP
+    from cni.spec.ip import CIDR, IP
 
 # With more ports than multiport takes in a rule, several stand in one wherever that can be said: 1,000 rules of
 # their own would take the kernel and the programs longer than all the rest of ADD.

@@ -12,17 +12,17 @@ the first rule of the CNI plugins', and so overtakes nobody else's.
 
 from __future__ import annotations
 
-from cni.errors import CNIError
-from cni.hashes import chain_name, rule_comment
-from cni.ip import IP
-from cni.iptables import Iptables, IptablesError
+from cni.netfilter.iptables import Iptables, IptablesError
+from cni.netfilter.naming import chain_name, rule_comment
+from cni.spec.errors import CNIError
+from cni.spec.ip import IP
 from cni_plugins.meta.portmap.forwarding import LOOPBACK, MANY, Forwarding, Port, portions, taken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.iptables import Rule
-    from cni.netns import NetNS
-    from cni.ruleset import Ruleset
+    from cni.kernel.netns import NetNS
+    from cni.netfilter.iptables import Rule
+    from cni.netfilter.ruleset import Ruleset
 
 _TABLE = "nat"
 _ENTRY, _SETMARK, _MASQ = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"

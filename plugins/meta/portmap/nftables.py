@@ -9,19 +9,19 @@ each of ours with its address, and in the comment hashes of network, interface a
 
 from __future__ import annotations
 
-from cni.errors import CNIError
-from cni.hashes import hashed
-from cni.ip import IP
-from cni.nftables import Layout, Nft
+from cni.netfilter.naming import hashed
+from cni.netfilter.nftables import Layout, Nft
+from cni.spec.errors import CNIError
+from cni.spec.ip import IP
 from cni_plugins.meta.portmap.forwarding import LOOPBACK, MANY, Forwarding, Port, ranges, taken
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cni.netns import NetNS
-    from cni.nftables import Rule
-    from cni.ruleset import Listing, NewRule, PresentRule, Ruleset
+    from cni.kernel.netns import NetNS
+    from cni.netfilter.nftables import Rule
+    from cni.netfilter.ruleset import Listing, NewRule, PresentRule, Ruleset
 
 _FAMILIES = {4: "ip", 6: "ip6"}
 _TABLE = "cni_hostport"

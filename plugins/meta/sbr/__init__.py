@@ -10,13 +10,14 @@ Whoever chooses a table holds a lock till it is in use: flock(2) on the containe
 
 from __future__ import annotations
 
-from cni import locks, routes
-from cni.config import Config, Flag, Integer, ListOf, Text
-from cni.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError
-from cni.ip import CIDR, IP
-from cni.routes import MAIN
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
+from cni.kernel import routes
+from cni.kernel.routes import MAIN
+from cni.skel.config import Config, Flag, Integer, ListOf, Text
+from cni.skel.plugin import Plugin
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError
+from cni.spec.ip import CIDR, IP
+from cni.system import locks
+from cni.system.undo import Undo, do_all
 from cni_plugins.meta.sbr import routing
 
 TYPE_CHECKING = False
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from cni._core import Link, Netlink
-    from cni.netns import NetNS
-    from cni.request import Request
-    from cni.result import IPConfig, Result
-    from cni.routes import Route
+    from cni.kernel.netns import NetNS
+    from cni.kernel.routes import Route
+    from cni.skel.request import Request
+    from cni.spec.result import IPConfig, Result
 
 _FIRST_TABLE = 100
 _LAST_TABLE = 0xFFFFFFFF
@@ -240,7 +241,7 @@ def _clear_main(
 def _hint(container: NetNS, inside: Netlink, link: Link, ips: list[IPConfig], undo: Undo) -> None:
     """What goes to the networks from no particular address yet shall go from the one there, by table main."""
     if any(ip.address.version == 6 for ip in ips):
-        from cni import ipam  # dear for the one function
+        from cni.skel import ipam  # dear for the one function
 
         ipam.settle(container, inside, link)  # a tentative address cannot be a source
     undo.push(_forget_hints, inside, link, ips)

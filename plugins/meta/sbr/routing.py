@@ -6,7 +6,7 @@ import errno
 from sys import byteorder
 
 from cni._core import parse_attributes, u32
-from cni.ip import IP
+from cni.spec.ip import IP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,24 +10,24 @@ from __future__ import annotations
 import errno
 from sys import byteorder
 
-from cni import locks
 from cni._core import NetlinkError, parse_attributes, u32
-from cni.checks import expect_routes, expect_up
-from cni.config import Config, Integer, LinkName
-from cni.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, joined
-from cni.result import Route
-from cni.routes import MAIN
-from cni.skel import Plugin
-from cni.undo import Undo, do_all
-from cni.version import since
+from cni.kernel.routes import MAIN
+from cni.skel.checks import expect_routes, expect_up
+from cni.skel.config import Config, Integer, LinkName
+from cni.skel.plugin import Plugin
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, joined
+from cni.spec.result import Route
+from cni.spec.version import since
+from cni.system import locks
+from cni.system.undo import Undo, do_all
 from cni_plugins.meta.vrf.belongings import Belongings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni._core import Link, Netlink
-    from cni.netns import NetNS
-    from cni.request import Request
-    from cni.result import Result
+    from cni.kernel.netns import NetNS
+    from cni.skel.request import Request
+    from cni.spec.result import Result
 
 _IFLA_VRF_TABLE = 1  # linux/if_link.h
 

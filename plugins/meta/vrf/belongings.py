@@ -10,17 +10,17 @@ from __future__ import annotations
 import errno
 import time
 
-from cni import routes
 from cni._core import format_ip, parse_attributes, u32
-from cni.errors import CNIError
-from cni.routes import MAIN
+from cni.kernel import routes
+from cni.kernel.routes import MAIN
+from cni.spec.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni import _core
     from cni._core import Batch, Link, Netlink
-    from cni.netns import NetNS
-    from cni.routes import Route
+    from cni.kernel.netns import NetNS
+    from cni.kernel.routes import Route
 
 # linux/netlink.h
 _NLM_F_REPLACE = 0x100

@@ -16,7 +16,7 @@ import messages
 
 from cni import _core
 from cni._core import Netlink
-from cni.netns import NetNS
+from cni.kernel.netns import NetNS
 
 
 def fuzz(rounds: int) -> None:

@@ -1,0 +1,1 @@
+"""Installing the plugins' executables and the systemd units on a node."""

@@ -1,0 +1,223 @@
+"""The services of a node as systemd's units: the agent, and the daemon of the plugin dhcp.
+
+Units that are ours are known by their first line; files of those names without it are somebody else's.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from cni.agent.address import Address
+from cni.install.steps import Remove, Run, Step, Write
+
+DEFAULT_DIR = "/etc/systemd/system"
+AGENT = "cni-agent"
+DHCP = "cni-dhcp"  # as Go's
+_METRICS = "--metrics"
+
+_MARK = "# Written by `cni install`; changes belong into a drop-in: systemctl edit {unit}\n"
+
+_SOCKET = """\
+[Unit]
+Description={description}
+Documentation={documentation}
+
+[Socket]
+ListenStream={path}
+# Who may connect may have root's plugins run.
+SocketMode=0600
+DirectoryMode=0700
+Backlog={backlog}
+RemoveOnStop=yes
+
+[Install]
+WantedBy=sockets.target
+"""
+
+_SERVICE = """\
+[Unit]
+Description={description}
+Documentation={documentation}
+Requires={name}.socket
+After={name}.socket
+
+[Service]
+{service}
+
+# It stays in the host's mount namespace: in one of its own it might not see the namespaces that runtimes mount below
+# /run/netns, and launchers, which compare, would not use such an agent. So nothing is set that makes one:
+# ProtectSystem=, ProtectHome=, PrivateTmp=, PrivateDevices=, PrivateMounts=, ProtectKernelTunables=,
+# ProtectKernelModules=, ProtectKernelLogs=, ProtectControlGroups=, ProtectProc=, ReadWritePaths= and their like.
+# For the same reason it has the host's network, users and processes.
+
+{capabilities}
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6 AF_PACKET
+# Network namespaces are entered, and programs that enter mount namespaces may be started.
+RestrictNamespaces=~user pid ipc uts cgroup
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=~@clock @cpu-emulation @debug @obsolete @raw-io @reboot @swap
+SystemCallErrorNumber=EPERM
+
+# Containers can neither start nor stop without it for a while, so it is not the first to go when memory is short.
+OOMScoreAdjust=-500
+MemoryMax={memory}
+TasksMax=2048
+LimitNOFILE=65536
+
+[Install]
+WantedBy=multi-user.target
+Also={name}.socket
+"""
+
+_AGENT_SERVICE = """\
+Type=notify
+ExecStart={command}
+Restart=on-failure
+RestartSec=1
+# Calls that run when it is to stop are finished, with the programs that they have started; that takes a minute at most.
+# Those that come meanwhile are served without it.
+KillMode=mixed
+TimeoutStopSec=90"""
+
+_DHCP_SERVICE = """\
+ExecStart={command}
+Restart=on-failure
+RestartSec=1
+KillMode=mixed"""
+
+_OWN_CAPABILITIES = """\
+# Links, addresses, routes and packet filters need NET_ADMIN; legacy iptables, announced addresses and DHCP NET_RAW
+# and NET_BIND_SERVICE; setns(2) SYS_ADMIN; /proc/PID/ns/net of another user's container SYS_PTRACE; state that is
+# another user's the rest.
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SYS_ADMIN CAP_SYS_PTRACE
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_CHOWN"""
+_FOREIGN_CAPABILITIES = """\
+# Others' plugins and programs such as iptables: modules, locked memory, eBPF, limits, ending children.
+CapabilityBoundingSet=CAP_SYS_MODULE CAP_IPC_LOCK CAP_BPF CAP_SYS_RESOURCE CAP_KILL"""
+
+
+def agent(folder: Path, metrics: Address | None = None) -> list[Write]:
+    """The agent's units, as files in ``folder``; its metrics can be read at ``metrics``."""
+    # Not the interpreter that a link leads to: a virtual environment is found by where its link is.
+    words = [sys.executable, "-I", "-m", "cni", "agent"]
+    if metrics:
+        words += [_METRICS, str(metrics)]
+    command = " ".join(map(_word, words))
+    socket = _SOCKET.format(
+        description="Socket of the CNI agent",
+        documentation="man:cni-agent(1)",
+        path="/run/cni/agent.sock",
+        backlog=256,
+    )
+    service = _SERVICE.format(
+        name=AGENT,
+        description="CNI agent: serves the calls of network plugins from one warm process",
+        documentation="man:cni-agent(1)",
+        service=_AGENT_SERVICE.format(command=command),
+        capabilities=f"{_OWN_CAPABILITIES}\n{_FOREIGN_CAPABILITIES}",
+        memory="1G",
+    )
+    return _files(folder, AGENT, socket, service, command)
+
+
+def dhcp_daemon(folder: Path, plugins: Path) -> list[Write]:
+    """The units of the daemon that ``plugins``/dhcp is, named as Go's."""
+    command = f"{_word(os.path.abspath(plugins / 'dhcp'))} daemon"
+    socket = _SOCKET.format(
+        description="Socket of the CNI plugin dhcp's daemon",
+        documentation="man:cni-install(1)",
+        path="/run/cni/dhcp.sock",
+        backlog=1024,
+    )
+    service = _SERVICE.format(
+        name=DHCP,
+        description="Daemon of the CNI plugin dhcp: gets, keeps and gives back leases",
+        documentation="man:cni-install(1)",
+        service=_DHCP_SERVICE.format(command=command),
+        capabilities=_OWN_CAPABILITIES,
+        memory="512M",
+    )
+    return _files(folder, DHCP, socket, service, command)
+
+
+def _files(folder: Path, name: str, socket: str, service: str, command: str) -> list[Write]:
+    units = ((f"{name}.socket", socket, ""), (f"{name}.service", service, f", which runs {command}"))
+    return [
+        Write(folder / unit, (_MARK.format(unit=unit) + text).encode(), 0o644, about) for unit, text, about in units
+    ]
+
+
+def _word(text: str) -> str:
+    """One word of a command line in a unit (systemd.service(5), COMMAND LINES)."""
+    if any(ord(character) < ord(" ") for character in text):
+        raise ValueError(f"{text!r} cannot stand in a unit")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if set(escaped) & set(" '\"\\;") else escaped
+
+
+def metrics_address(folder: Path) -> str:
+    """Where the agent's unit in ``folder`` has its metrics read; "" for nowhere."""
+    path = folder / f"{AGENT}.service"
+    if not _is_ours(path):
+        return ""
+    lines = path.read_text().splitlines()
+    words = shlex.split(next(line for line in lines if line.startswith("ExecStart=")))
+    found = words[words.index(_METRICS) + 1] if _METRICS in words else ""
+    return found.replace("%%", "%").replace("$$", "$")
+
+
+def is_running() -> bool:
+    """Whether this node is systemd's (sd_booted(3)) and can be told."""
+    return os.path.isdir("/run/systemd/system") and bool(shutil.which("systemctl"))
+
+
+def refuse_foreign(units: list[Write]) -> None:
+    """Raise OSError where something else has taken a unit's name, such as a package of Go's."""
+    for unit in units:
+        if (unit.path.exists() or unit.path.is_symlink()) and not _is_ours(unit.path):
+            raise OSError(f"{unit.path} has not been written by `cni install`: move it away first")
+
+
+def activation(name: str) -> list[Step]:
+    """From the units' files to a service that runs this code; its socket is open all along."""
+    return [
+        Run("systemctl", "daemon-reload"),
+        Run("systemctl", "enable", "--quiet", f"{name}.socket", f"{name}.service"),
+        Run("systemctl", "start", f"{name}.socket"),
+        Run("systemctl", "restart", f"{name}.service"),
+    ]
+
+
+def removal(folder: Path, name: str) -> Iterator[Step]:
+    """Stop the service and remove its units, where they are ours."""
+    found = [path for path in (folder / f"{name}.socket", folder / f"{name}.service") if _is_ours(path)]
+    if not found:
+        return
+    if is_running():
+        # The socket first: whoever calls meanwhile is not to start the service again.
+        yield Run("systemctl", "disable", "--quiet", "--now", *(path.name for path in found), optional=True)
+    for path in found:
+        yield Remove(path)
+    if is_running():
+        yield Run("systemctl", "daemon-reload")
+
+
+def exist(folder: Path, name: str) -> bool:
+    """Whether units of ours are there."""
+    return _is_ours(folder / f"{name}.service")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return not path.is_symlink() and path.read_text(errors="replace").startswith(_MARK.partition(";")[0])
+    except OSError:
+        return False

@@ -1,0 +1,314 @@
+"""Find a plugin and run it: as a process, or within this one where it is one of our own."""
+
+from __future__ import annotations
+
+import _stat
+import errno
+import posix
+import sys
+import time
+
+from cni._core import observed
+from cni.invoke import launcher
+from cni.spec import gojson, version
+from cni.spec.errors import UNKNOWN, CNIError, bracketed, quote
+from cni.spec.result import Result
+from cni.system import process
+from cni.system.undo import Undo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, Literal, overload
+
+    from cni.kernel.netns import NetNS
+    from cni.skel.plugin import Plugin, Request
+
+# An executable that is just being written can't be executed: an installer is at work, and it won't be long.
+_BUSY_ATTEMPTS = 6
+_BUSY_PAUSE = 1.0  # seconds
+
+_PATH_SEPARATOR = ":"  # of CNI_PATH, as the operating system has it
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text)
+
+
+def find(name: str, paths: Sequence[str]) -> str:
+    """The path of the first regular file `name` in the folders `paths`; raises CNIError."""
+    if not name:
+        raise CNIError("no plugin name provided")
+    # CVE-2021-20206: a name is never a way out of the folders.
+    if "/" in name or "\0" in name or name in (".", ".."):
+        raise CNIError(f"invalid plugin name: {name}")
+    if not paths:
+        raise CNIError("no paths provided")
+    for folder in filter(None, paths):
+        path = f"{folder.rstrip('/')}/{name}"
+        if _is_regular_file(path):
+            return path
+    raise CNIError(f"failed to find plugin {quote(name)} in path {bracketed(paths)}")
+
+
+def _is_regular_file(path: str) -> bool:
+    try:
+        return _stat.S_ISREG(posix.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def environment(
+    verb: str,
+    *,
+    container_id: str = "",
+    netns: str = "",
+    ifname: str = "",
+    args: str = "",
+    paths: Iterable[str] = (),
+    trace: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """What a runtime gives a plugin: its own environment, the six CNI variables (all set), and the trace context."""
+    import os
+
+    return {
+        **os.environ,
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": container_id,
+        "CNI_NETNS": netns,
+        "CNI_ARGS": args,
+        "CNI_IFNAME": ifname,
+        "CNI_PATH": _PATH_SEPARATOR.join(paths),
+        **trace_variables(trace or {}),
+    }
+
+
+def trace_variables(context: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that carry a W3C trace context: a mapping as tracing libraries inject it.
+
+    Its keys are traceparent, tracestate and baggage. Without a valid traceparent there is no span to belong to, and
+    nothing is sent.
+    """
+    if not context.get("traceparent"):
+        return {}
+    from cni.system.tracing import Context
+
+    if Context.parse(context["traceparent"]) is None:
+        return {}
+    return {key.upper(): context[key] for key in ("traceparent", "tracestate", "baggage") if context.get(key)}
+
+
+def execute(
+    path: str,
+    config: bytes,
+    environ: Mapping[str, str],
+    timeout: float | None = None,
+    *,
+    stderr: Callable[[str], object] = _to_stderr,
+    netns: NetNS | None = None,
+) -> bytes:
+    """Run the plugin at `path` as a process and return its stdout; what it says on stderr is passed on.
+
+    `timeout` is in seconds; `netns` is the namespace to start it in where that is not this process's own.
+    Raises the CNIError the plugin printed, or one that tells how it failed.
+    """
+    done = complete(path, config, environ, timeout, netns=netns)
+    if done.stderr:
+        stderr(done.stderr.decode(errors="replace"))
+    return done.stdout
+
+
+def complete(
+    path: str,
+    config: bytes,
+    environ: Mapping[str, str],
+    timeout: float | None = None,
+    *,
+    netns: NetNS | None = None,
+) -> process.Completed:
+    """As `execute`, but that all is returned that is known of the process, and what it says on stderr with it."""
+    try:
+        done = _start(path, config, environ, timeout, netns)
+    except TimeoutError as error:
+        raise CNIError(f"netplugin failed: {error}", UNKNOWN) from error
+    except OSError as error:
+        reason = posix.strerror(error.errno).lower() if error.errno else str(error)
+        raise _failure(f"fork/exec {path}: {reason}", b"", b"") from error
+    if done.status != 0:
+        raise _failure(done.outcome, done.stdout, done.stderr)
+    return done
+
+
+def _start(
+    path: str, config: bytes, environ: Mapping[str, str], timeout: float | None, netns: NetNS | None
+) -> process.Completed:
+    what = f"{path.rpartition('/')[2]} {environ.get('CNI_COMMAND', '')}"
+    for _ in range(_BUSY_ATTEMPTS - 1):
+        try:
+            return process.run([path], config, environ, timeout, netns, what)
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+        time.sleep(_BUSY_PAUSE)
+    return process.run([path], config, environ, timeout, netns, what)
+
+
+def _failure(outcome: str, stdout: bytes, stderr: bytes) -> CNIError:
+    """The error of a plugin that failed, from what it left behind; in Go's words."""
+    if not stdout and not stderr:
+        return CNIError(f"netplugin failed with no error message: {outcome}", UNKNOWN)
+    if not stdout:
+        return CNIError(f"netplugin failed: {quote(stderr.decode(errors='surrogateescape'))}: {outcome}", UNKNOWN)
+    try:
+        return CNIError.from_dict(_object(stdout))
+    except (CNIError, ValueError) as error:
+        said = quote(stdout.decode(errors="surrogateescape"))
+        return CNIError(f"netplugin failed but error parsing its diagnostic message {said}: {error}", UNKNOWN)
+
+
+def call(
+    plugin: Plugin,
+    config: bytes,
+    environ: Mapping[str, str],
+    *,
+    stderr: Callable[[str], object] = _to_stderr,
+    host: NetNS | None = None,
+) -> bytes:
+    """Run `plugin` within this process; otherwise like `execute`, errors included. `host` is what Plugin.run takes."""
+    printed: list[str] = []
+    logged: list[str] = []
+    status = plugin.run(dict(environ), lambda: config, printed.append, logged.append, host)
+    stdout = "".join(printed).encode(errors="replace")
+    log = "".join(logged)
+    if status != 0:
+        raise _failure(f"exit status {status}", stdout, log.encode(errors="replace"))
+    if log:
+        stderr(log)
+    return stdout
+
+
+def run(
+    path: str,
+    config: bytes,
+    environ: Mapping[str, str],
+    timeout: float | None = None,
+    *,
+    stderr: Callable[[str], object] = _to_stderr,
+    host: NetNS | None = None,
+) -> bytes:
+    """Run the plugin at `path` in whichever way is quickest: `call` for an executable of our own, else `execute`.
+
+    `timeout` is for processes alone.
+    """
+    plugin = _own(path)
+    if plugin:
+        return call(plugin, config, environ, stderr=stderr, host=host)
+    return execute(path, config, environ, timeout, stderr=stderr, netns=host)
+
+
+def _own(path: str) -> Plugin | None:
+    """The plugin that the executable stands for, where it would run the very code that runs here."""
+    try:
+        status = posix.stat(path)
+    except OSError:
+        return None
+    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    before, plugin = _looked_at.get(path, (None, None))
+    if before == identity:
+        return plugin
+    trailer = launcher.read(path)
+    plugin = launcher.load(trailer.reference) if trailer and trailer.is_ours else None
+    if len(_looked_at) < _REMEMBERED:
+        _looked_at[path] = identity, plugin
+    return plugin
+
+
+# Executables, and what they stand for.
+_looked_at: dict[str, tuple[tuple[int, ...] | None, Plugin | None]] = {}
+_REMEMBERED = 100
+
+
+def known(plugin_type: str) -> Plugin | None:
+    """A plugin of that name that is installed with this Python, whatever executable has it; None if there is none.
+
+    Raises CNIError where it can't be imported.
+    """
+    if plugin_type not in _known:
+        from importlib.metadata import entry_points  # dear, and for tools alone
+
+        points = tuple(entry_points(group="cni.plugins", name=plugin_type))
+        try:
+            _known[plugin_type] = points[0].load() if points else None
+        except Exception as error:  # a third party's module may raise anything
+            raise CNIError(f"plugin {plugin_type} cannot be loaded: {error}") from error
+    return _known[plugin_type]
+
+
+_known: dict[str, Plugin | None] = {}
+
+
+def decode_result(output: bytes, config_version: str) -> Result:
+    """The result a plugin printed; one that doesn't say its version is of the configuration's. Raises CNIError."""
+    try:
+        fields = _object(output)
+    except (CNIError, ValueError) as error:
+        raise CNIError(f"failed to unmarshal raw result: {error}") from error
+    return Result.decode(fields, config_version)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """A JSON object; Go takes null for an empty one. Raises ValueError or ConfigError."""
+    decoded = gojson.loads(text)
+    return gojson.table({} if decoded is None else decoded, "")
+
+
+def probe_version(path: str, timeout: float | None = None, run: Callable[..., bytes] = execute) -> version.PluginInfo:
+    """Ask the plugin at `path` which spec versions it supports; `timeout` is in seconds. Raises CNIError.
+
+    `run` is how: as a process, or as the function of that name here.
+    """
+    # Plugins of before VERSION look at the other variables first, and must get as far as refusing the verb.
+    environ = environment("VERSION", netns="dummy", ifname="dummy", paths=["dummy"])
+    try:
+        output = run(path, gojson.dumps({"cniVersion": version.CURRENT}).encode(), environ, timeout)
+    except CNIError as error:
+        if str(error) == "unknown CNI_COMMAND: VERSION":
+            return version.PluginInfo(("0.1.0",))
+        raise
+    return version.PluginInfo.decode(output)
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def delegate(
+        verb: Literal["ADD"], plugin_type: str, request: Request, *, config: bytes | None = None
+    ) -> Result: ...
+    @overload
+    def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | None = None) -> Result | None: ...
+
+
+def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | None = None) -> Result | None:
+    """Have another plugin serve `verb` for `request`: same environment, same stdin unless `config` is given.
+
+    ADD returns the delegate's Result, the other verbs None; an ADD whose result can't be read is undone. Raises the
+    delegate's own CNIError, unchanged.
+    """
+    path = find(plugin_type, request.path.split(_PATH_SEPARATOR) if request.path else [])
+    stdin = request.stdin if config is None else config
+    environ = {**request.environ, "CNI_COMMAND": verb}
+    plugin = _own(path)
+    if plugin:
+        logged: list[str] = []
+        with observed("plugin", f"{plugin_type} {verb}"):
+            made = plugin.delegated(environ, stdin, logged.append, request.given_host)
+        if logged:  # as of a process: who fails says so in the error
+            request.stderr("".join(logged))
+        return made
+    output = execute(path, stdin, environ, stderr=request.stderr, netns=request.foreign_host)
+    if verb != "ADD":
+        return None
+    with Undo(request.stderr) as undo:
+        undo.push(delegate, "DEL", plugin_type, request, config=config)
+        config_version = request.version if config is None else version.of_config(_object(config))
+        return decode_result(output, config_version)

@@ -1,0 +1,225 @@
+"""Links: what several plugins do with network devices."""
+
+from __future__ import annotations
+
+import errno
+import posix
+import time
+
+from cni._core import Batch, Netlink, NetlinkError, u8, u32
+from cni.kernel import sysctl
+from cni.spec.errors import CNIError, quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from cni._core import Link
+    from cni.kernel.netns import NetNS
+    from cni.skel.request import Request
+    from cni.system.undo import Undo
+
+# linux/if_link.h, rtnetlink.h
+_IFLA_BRPORT_MODE = 4
+_IFLA_BRPORT_ISOLATED = 33
+_IFLA_AF_SPEC = 26
+_IFLA_INET_CONF = 1
+_IPV4_DEVCONF_ARP_NOTIFY = 22  # linux/ip.h
+_IFLA_INET6_ADDR_GEN_MODE = 8
+_IN6_ADDR_GEN_MODE_NONE = 1
+_AF_INET = 2
+_AF_INET6 = 10
+_RTM_NEWLINK = 16
+_RTNLGRP_LINK = 1
+
+# How each kind of pair is made, and what the name of the node's end begins with.
+_PAIRS = {"veth": (Batch.veth, "veth"), "netkit": (Batch.netkit, "nk")}
+
+_ANY = 0  # index: the kernel's choice
+_NAME_ATTEMPTS = 10
+_OPERATIONAL = 2.5  # seconds that a port may take to come up
+
+
+def refuse_existing(inside: Netlink, name: str) -> None:
+    """Raise CNIError if there is a link of that name: what comes after would only be undone again."""
+    if inside.find_link(name):
+        raise CNIError(f"container interface name {quote(name)} already exists")
+
+
+def make_pair(
+    node: Netlink,
+    container: NetNS,
+    inside: Netlink,
+    name: str,
+    *,
+    kind: str = "veth",
+    mtu: int = 0,
+    hwaddr: str | None = None,
+    host_hwaddr: str | None = None,
+    master: int = -1,
+) -> Link:
+    """A pair of veth or netkit: ``name``, down, in the container; its other end, down and enslaved, on the node.
+
+    Both are born where they belong, with their final name, MAC, MTU (0: the kernel's) and master.
+    Returns the node's end. Raises CNIError, leaving nothing.
+    """
+    make, prefix = _PAIRS[kind]
+    for _ in range(_NAME_ATTEMPTS):
+        peer = f"{prefix}{posix.urandom(4).hex()}"
+        batch = make(
+            node.batch(),
+            peer,
+            name,
+            netns=container.fd,
+            mtu=mtu,
+            hwaddr=host_hwaddr,
+            peer_hwaddr=hwaddr,
+            master=master,
+        )
+        try:
+            made: Link = batch.link_get(peer, missing_ok=True).commit()[0]
+            return made
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise CNIError(f"failed to make {kind} pair: {error}", details=_remedy(kind, error)) from error
+        # The kernel does not say which of the two names is taken.
+        if inside.find_link(name):
+            raise CNIError(f"container {kind} name ({quote(name)}) peer provided ({quote(peer)}) already exists")
+    raise CNIError(f"failed to find a unique {kind} name")
+
+
+def _remedy(kind: str, error: NetlinkError) -> str:
+    if error.errno != errno.EOPNOTSUPP:
+        return ""
+    since = " (netkit came with Linux 6.7, CONFIG_NETKIT)" if kind == "netkit" else ""
+    return f"this kernel has no {kind} devices{since}; another linkType may do"
+
+
+def make(
+    place: Netlink,
+    container: NetNS,
+    kind: str,
+    name: str,
+    undo: Undo,
+    *,
+    link: int = 0,
+    mtu: int = 0,
+    hwaddr: str = "",
+    data: Sequence[tuple[int, Any]] = (),
+) -> None:
+    """A link, born down in the container, that is deleted again if what follows fails.
+
+    ``link`` is the device below it, if it has one, in the namespace of ``place``. 0 and "" leave a thing to the
+    kernel. Raises CNIError.
+    """
+
+    def create(index: int) -> None:
+        batch = place.batch()
+        batch.link_create(
+            kind, name, index=index, netns=container.fd, link=link, mtu=mtu, hwaddr=hwaddr or None, data=data
+        )
+        batch.commit()
+
+    try:
+        try:
+            create(_ANY)
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            # Before Linux 6.14 a link of this name that `place` has counts too, unless the request goes by index.
+            create(_free_index())
+    except OSError as error:
+        raise CNIError(f"failed to create {kind}: {error}") from error
+    undo.push(delete, container, name)
+
+
+def _free_index() -> int:
+    """An index of seven or eight digits, which no namespace gets to by counting."""
+    return 1 << 24 | int.from_bytes(posix.urandom(3))
+
+
+def refuse_router_advertisements(netns: NetNS, name: str) -> None:
+    """What a container sends must never configure the node (CVE-2020-10749). To be called before the link is up."""
+    sysctl.try_write(netns, {f"net/ipv6/conf/{name}/accept_ra": "0"})
+
+
+def bridge_port(*, hairpin: bool, isolated: bool) -> list[tuple[int, bytes]]:
+    """The port's flags for ``Batch.link_set(port_kind="bridge", port_data=...)``."""
+    return [(_IFLA_BRPORT_MODE, u8(hairpin)), (_IFLA_BRPORT_ISOLATED, u8(isolated))]
+
+
+def await_operational(netns: NetNS, port: Link, role: str = "bridge port") -> None:
+    """Wait until ``port`` passes traffic, by the kernel's notifications. Raises CNIError with its last state.
+
+    Kernels from 6.8 bring the state up to date whenever it is asked for, so there is nothing to wait for.
+    """
+    if port.operstate == "up":
+        return
+    deadline = time.monotonic() + _OPERATIONAL
+    with netns.news(_RTNLGRP_LINK) as news, netns.netlink() as node:
+        port = node.link(port.index)
+        while port.operstate != "up":
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise CNIError(f"{role} in error state: {port.operstate}", details=f"port {port.name}")
+            news.wait(remaining)
+            port = node.link(port.index)
+
+
+def without_own_address(batch: Batch, link: Link) -> Batch:
+    """Queue that the kernel gives ``link`` no link-local address when it comes up.
+
+    For a bridge's port, where that is of no use, but is made, announced and detected while others wait for the lock.
+    """
+    attributes = [(_IFLA_AF_SPEC, [(_AF_INET6, [(_IFLA_INET6_ADDR_GEN_MODE, u8(_IN6_ADDR_GEN_MODE_NONE))])])]
+    lacks_ipv6 = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
+    what = "have %s get no link-local address"
+    return batch.request(_RTM_NEWLINK, 0, _about(link), attributes, what, (link.name,), lacks_ipv6)
+
+
+def announce_by_arp(batch: Batch, link: Link) -> Batch:
+    """Queue that the kernel tells the neighbours about the IPv4 addresses of ``link`` when it comes up.
+
+    It is the parameter arp_notify, which can be set by netlink, unlike those of IPv6 (`announce`).
+    """
+    conf = [(_IFLA_INET_CONF, [(_IPV4_DEVCONF_ARP_NOTIFY, u32(1))])]
+    attributes = [(_IFLA_AF_SPEC, [(_AF_INET, conf)])]
+    return batch.request(_RTM_NEWLINK, 0, _about(link), attributes, "have %s announced by ARP", (link.name,))
+
+
+def _about(link: Link) -> bytes:
+    return bytes(4) + u32(link.index) + bytes(8)  # struct ifinfomsg
+
+
+def announce(container: NetNS, name: str) -> None:
+    """When the link comes up, the kernel shall tell the neighbours about its addresses. To be called before that."""
+    sysctl.try_write(container, {f"net/ipv4/conf/{name}/arp_notify": "1", f"net/ipv6/conf/{name}/ndisc_notify": "1"})
+
+
+# How links are deleted where one process does it for many at a time: netns, name and, for the end of a pair whose
+# other end may be there, the node's namespace (cni/runtime/group_delete.py). None: each by itself.
+reaper: Callable[[NetNS, str, NetNS | None], None] | None = None
+
+
+def delete(netns: NetNS, name: str, host: NetNS | None = None) -> None:
+    """Delete a link. One that is not there is fine. Raises CNIError.
+
+    `host` is the namespace where the other end of a pair may be.
+    """
+    try:
+        if reaper:
+            reaper(netns, name, host)
+        else:
+            with netns.netlink() as inside:
+                inside.batch().link_delete(name, missing_ok=True).commit()
+    except OSError as error:
+        raise CNIError(f"failed to delete {quote(name)}: {error}") from error
+
+
+def delete_attachment(request: Request) -> None:
+    """Delete the container's link, for DEL. One that is gone is fine, alone or with its namespace. Raises CNIError."""
+    container = request.find_container()
+    if container:
+        with container:
+            delete(container, request.ifname, request.host)

@@ -1,0 +1,187 @@
+"""iptables and ip6tables: all changes to a table in one `iptables-restore`, and what a chain holds.
+
+A rule is the list of its arguments, command and chain first: ["-A", "POSTROUTING", "-s", "10.1.2.3/32", "-j", "x"],
+written as `iptables -S` prints it (addresses with their prefix, networks masked, matches before the target): so rules
+can be compared as lists. The nf_tables and the legacy variant of iptables behave alike.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from cni.netfilter.nftables import Nft, NftError
+from cni.spec.errors import CNIError, bracketed
+from cni.system import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cni.kernel.netns import NetNS
+
+    Rule = list[str]
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.,:/!+=")
+_PLAIN_BYTES = " ".join(_PLAIN).encode()
+
+
+class IptablesError(CNIError):
+    """iptables refused, and so nothing of it was done. The message ends in its own words.
+
+    `details` is what it was given. Whether a chain or a rule was missing isn't told, as iptables-restore rarely does.
+    """
+
+
+class Iptables:
+    """iptables (`version` 4) or ip6tables (6) in the network namespace `netns`; None is this process's own."""
+
+    __slots__ = ("netns", "version")
+
+    def __init__(self, version: int, netns: NetNS | None = None) -> None:
+        self.version = version
+        self.netns = netns
+
+    @property
+    def command(self) -> str:
+        return "iptables" if self.version == 4 else "ip6tables"
+
+    def usable(self) -> bool:
+        """Whether the program is there and may look into the kernel's tables; whether the chain exists is no matter."""
+        try:
+            self._run([self.command, "-t", "filter", "-S", "INPUT", "1", "-w"], absent_is_fine=True)
+        except IptablesError:
+            return False
+        return True
+
+    def rules(self, table: str, chain: str) -> list[Rule]:
+        """A chain as it stands, its declaration (-N or -P) first; nothing if there is no such chain.
+
+        Raises IptablesError.
+        """
+        return [] if self.lacks(table, chain) else self.listing(table, chain)
+
+    def listing(self, table: str, chain: str) -> list[Rule]:
+        """As rules(), for a chain that is most likely there: a process is started at once. Raises IptablesError."""
+        listing = self._run([self.command, "-t", table, "-S", chain, "-w"], absent_is_fine=True)
+        return [_arguments(line) for line in listing.splitlines()]
+
+    def table(self, table: str) -> dict[str, list[Rule]]:
+        """The rules (-A) of each chain of a table. Raises IptablesError."""
+        if self.lacks(table):
+            return {}
+        chains: dict[str, list[Rule]] = {}
+        for line in self._run([f"{self.command}-save", "-t", table]).splitlines():
+            if line.startswith(":"):
+                chains[line[1:].partition(" ")[0]] = []
+            elif line.startswith("-A "):
+                rule = _arguments(line)
+                chains.setdefault(rule[1], []).append(rule)
+        return chains
+
+    def change(self, table: str, rules: Iterable[Rule], fresh: Iterable[str] = ()) -> None:
+        """Carry out `rules` (-A, -I, -D, -X ...) in order, all or none, once the chains of `fresh` are made or emptied.
+
+        Raises IptablesError, and ValueError for an argument that holds a line break.
+        """
+        self._restore(restore_input(table, rules, fresh))
+
+    def change_all(self, tables: Mapping[str, Iterable[Rule]]) -> None:
+        """As change(), for several tables by their names; each is a transaction. Raises as that does."""
+        self._restore("".join(restore_input(table, rules) for table, rules in tables.items()))
+
+    def _restore(self, text: str) -> None:
+        self._run([f"{self.command}-restore", "--noflush", "-w"], text)
+
+    def lacks(self, table: str, chain: str = "") -> bool:
+        """Whether the kernel certainly has no such table or chain, as far as is known without starting a process.
+
+        A table of iptables-nft is a table of nftables, and the legacy tables in use are listed in /proc.
+        """
+        nft = Nft(self.netns)
+        if not nft.in_process or self._may_be_legacy(table):
+            return False
+        family = "ip" if self.version == 4 else "ip6"
+        try:
+            listing = nft.run(f"list chains {family}")
+        except NftError:
+            return False
+        chains = listing.partition(f"table {family} {table} {{")[2].partition("\n}")[0]
+        return not chains or (chain != "" and f"\n\tchain {chain} {{" not in chains)
+
+    def _may_be_legacy(self, table: str) -> bool:
+        path = f"/proc/thread-self/net/{'ip' if self.version == 4 else 'ip6'}_tables_names"
+        try:
+            fd = self.netns.open_file(path) if self.netns else posix.open(path, posix.O_RDONLY)
+            with open(fd) as file:
+                return table in file.read().split()
+        except FileNotFoundError:  # a kernel without them
+            return False
+        except OSError:
+            return True
+
+    def _run(self, argv: list[str], stdin: str = "", *, absent_is_fine: bool = False) -> str:
+        """What the program prints; with `absent_is_fine`, nothing where it ends with status 1: no such chain."""
+        attempt = f"running {bracketed(argv)}"
+        try:
+            what = f"{' '.join(argv)}\n{stdin}"
+            completed = process.run(argv, stdin=stdin.encode(), netns=self.netns, what=what)
+        except OSError as error:
+            raise IptablesError(f"{attempt}: {error.strerror}", details=stdin.strip()) from error
+        if completed.status == 0:
+            return completed.stdout.decode(errors="replace")
+        if completed.status == 1 and absent_is_fine:
+            return ""
+        words = completed.stderr.decode(errors="replace").strip()
+        raise IptablesError(f"{attempt}: {completed.outcome}: {words}", details=stdin.strip())
+
+
+def restore_input(table: str, rules: Iterable[Rule], fresh: Iterable[str] = ()) -> str:
+    """What iptables-restore reads. Raises ValueError for an argument that holds a line break: it would end the rule."""
+    lines = [f"*{table}"]
+    lines += [f":{chain} - [0:0]" for chain in fresh]
+    lines += [_line(rule) for rule in rules]
+    lines += ["COMMIT", ""]
+    return "\n".join(lines)
+
+
+def _line(rule: Rule) -> str:
+    line = " ".join(rule)
+    # Looking at the arguments one by one takes ten times as long, and there may be a thousand rules.
+    if not line.encode().translate(None, _PLAIN_BYTES) and line.count(" ") == len(rule) - 1 and all(rule):
+        return line
+    return " ".join(map(_quoted, rule))
+
+
+def _quoted(argument: str) -> str:
+    if "\n" in argument or "\0" in argument:
+        raise ValueError(f"an iptables argument can't hold a line break or NUL: {argument!r}")
+    if argument and _PLAIN.issuperset(argument):
+        return argument
+    return '"' + argument.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _arguments(line: str) -> Rule:
+    """The arguments in a line of `iptables -S`, which quotes what holds blanks, quotes or backslashes."""
+    arguments: list[str] = []
+    rest = line.strip()
+    while rest:
+        argument, rest = _unquoted(rest[1:]) if rest[0] == '"' else _word(rest)
+        arguments.append(argument)
+        rest = rest.lstrip(" ")
+    return arguments
+
+
+def _word(text: str) -> tuple[str, str]:
+    word, _, rest = text.partition(" ")
+    return word, rest
+
+
+def _unquoted(text: str) -> tuple[str, str]:
+    """The argument whose opening quote stood before `text`, and what follows its closing quote."""
+    argument = ""
+    characters = iter(text)
+    for character in characters:
+        if character == '"':
+            break
+        argument += next(characters, "") if character == "\\" else character
+    return argument, "".join(characters)

@@ -1,0 +1,1 @@
+"""A library about this node: attachments, leftovers, namespaces, address pools, topology."""

@@ -1,0 +1,416 @@
+"""What is attached to this node: as runtimes remember it, as the kernel has it, and how the two differ.
+
+It is gathered once, on top of what leftovers.py judges, for the commands that show it: ``cni list``, ``cni graph``,
+``cni doctor``. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cni._core import Link, Netlink
+from cni.cli.terminal import in_words
+from cni.kernel.netns import NetNS, NetNSNotFound
+from cni.node.leftovers import OVER, Node, Remembered
+from cni.node.pools import Pool, Warn
+from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
+from cni.runtime.conf import NetworkConfigList
+from cni.skel.config import Config, Settings
+from cni.spec import gojson
+from cni.spec.errors import CNIError
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import Interface, Result
+from cni.spec.version import CURRENT
+from cni_plugins.main.bridge import Conf as BridgeConf
+from cni_plugins.meta.portmap import Mapping
+
+ERROR, WARNING, NOTE, OK = "error", "warning", "note", "ok"
+HEALTHY, IMPAIRED, BROKEN, GONE = "healthy", "impaired", "broken", "gone"
+
+GRACE = 600.0  # seconds that an ADD may be under way
+
+_PAIRS = ("veth", "netkit")
+_PLUGINS = "/opt/cni/bin"
+_SHORT = 12  # characters of a container's id, as other tools cut it
+_ON_MASTER = ("macvlan", "ipvlan", "vlan")
+_LINK_SCOPE = 253  # RT_SCOPE_LINK, linux/rtnetlink.h
+
+
+class Problem:
+    """What is wrong with an attachment, how much, and what mends it (a command, or words)."""
+
+    def __init__(self, severity: str, text: str, cure: str = "") -> None:
+        self.severity = severity
+        self.text = text
+        self.cure = cure
+
+    def as_dict(self) -> dict[str, str]:
+        """All of it for a program."""
+        return {"severity": self.severity, "problem": self.text, "cure": self.cure}
+
+
+class Attached:
+    """An attachment. Of what is not there, or was not remembered, the attributes are None or empty.
+
+    `link` and `present` are the container's link and its addresses as the kernel has them; `port` is the node's end of
+    its pair; `bridge` is the name of the bridge that ADD reported, `port_name` that of the port.
+    """
+
+    def __init__(self, one: Remembered, cache: ResultCache, node: Node) -> None:
+        self.one = one
+        self.network, self.container_id, self.ifname = one.key
+        self.problems: list[Problem] = []
+        self.result = self._read(cache)
+        self.config = self._configuration(node.configured)
+        self.ports = _ports(one.attachment.capability_args)
+        self.bridge, self.port_name = self._reported()
+        self.link: Link | None = None
+        self.port: Link | None = None
+        self.present: list[CIDR] = []
+
+    @property
+    def name(self) -> str:
+        """The container's id, shortened."""
+        return self.container_id[:_SHORT]
+
+    @property
+    def pod(self) -> str:
+        """What its runtime calls it in CNI_ARGS, as Kubernetes' and podman do; "" where it does not."""
+        args = dict(self.one.attachment.args)
+        return "/".join(filter(None, (args.get("K8S_POD_NAMESPACE"), args.get("K8S_POD_NAME"))))
+
+    @property
+    def title(self) -> str:
+        """The container, for a person."""
+        return f"{self.name} {self.pod}".strip()
+
+    @property
+    def plugin(self) -> str:
+        """The type of the network's first plugin, "" where that isn't known any more."""
+        return self.config.plugins[0].type if self.config else ""
+
+    @property
+    def interface(self) -> Interface | None:
+        """The container's interface as ADD reported it."""
+        for interface in self.result.interfaces:
+            if interface.sandbox and interface.name == self.ifname:
+                return interface
+        return None
+
+    @property
+    def reported(self) -> list[CIDR]:
+        """The addresses that ADD gave the container."""
+        of_node = [index for index, interface in enumerate(self.result.interfaces) if not interface.sandbox]
+        return [ip.address for ip in self.result.ips if ip.interface not in of_node]
+
+    @property
+    def addresses(self) -> list[CIDR]:
+        """The addresses that ADD gave, or else the link's: an address that nobody asked for is no news."""
+        return self.reported or self.present
+
+    @property
+    def mac(self) -> str:
+        """The link's, or else the one that was reported."""
+        if self.link:
+            return self.link.hwaddr
+        return self.interface.mac if self.interface else ""
+
+    @property
+    def health(self) -> str:
+        if not self.one.is_alive:
+            return GONE
+        severities = {problem.severity for problem in self.problems}
+        return BROKEN if ERROR in severities else IMPAIRED if WARNING in severities else HEALTHY
+
+    def age(self) -> float:
+        """Seconds since ADD."""
+        return max(time.time() - self.one.since / 1e9, 0)
+
+    @property
+    def again(self) -> str:
+        """A command that makes the attachment anew, as the runtime asked for it."""
+        then = self.one.attachment
+        variables = {
+            "CNI_CONTAINERID": self.container_id,
+            "CNI_IFNAME": self.ifname,
+            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in then.args),
+            "CAP_ARGS": json.dumps(then.capability_args) if then.capability_args else "",
+        }
+        return cnitool(("del", "add"), self.network, self.one.netns, **variables)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it for a program."""
+        return {
+            **self.one.names(),
+            "pod": self.pod,
+            "plugins": [plugin.type for plugin in self.config.plugins] if self.config else [],
+            "addresses": list(map(str, self.addresses)),
+            "mac": self.mac,
+            "hostInterface": self.port.name if self.port else self.port_name,
+            "bridge": self.bridge,
+            "ports": [port_text(port) for port in self.ports],
+            "ageSeconds": round(self.age()),
+            "health": self.health,
+            "problems": [problem.as_dict() for problem in self.problems],
+        }
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.ifname} of network {self.network}"
+
+    # ---- what is remembered ----
+
+    def _read(self, cache: ResultCache) -> Result:
+        try:
+            result = cache.result(*self.one.key, CURRENT)
+        except CNIError as error:
+            self._note(WARNING, f"its remembered result cannot be read: {error}")
+            result = None
+        return result or Result()
+
+    def _configuration(self, configured: Iterable[NetworkConfigList]) -> NetworkConfigList | None:
+        try:
+            return self.one.network(configured)
+        except CNIError as error:
+            self._note(WARNING, str(error))
+            return None
+
+    def _reported(self) -> tuple[str, str]:
+        """The bridge and the port: the node's interfaces that a result has before the container's."""
+        before: list[str] = []
+        for interface in self.result.interfaces:
+            if interface.sandbox:
+                break
+            before.append(interface.name)
+        if len(before) > 1:
+            return before[0], before[1]
+        return "", before[0] if before else ""
+
+    # ---- what the kernel has ----
+
+    def examine(self, links: dict[str, Link], pools: Iterable[Pool], owners: Owners) -> None:
+        """Look into the container, and compare. `links` are the node's by name."""
+        path = self.one.netns
+        if not self.one.is_alive:
+            text = self.one.reason or f"its namespace {path} is gone"
+            self._note(ERROR, text, "cni gc" if self.one.verdict == OVER else "")
+            return
+        if not path:
+            self._note(WARNING, "the path of its namespace is not remembered")
+            return
+        try:
+            with NetNS.open(path) as container, container.netlink() as inside:
+                self._compare_inside(inside, links)
+        except NetNSNotFound:
+            self._note(ERROR, f"its namespace {path} is gone", "cni gc")
+            return
+        except OSError as error:
+            self._note(WARNING, f"its namespace cannot be looked into: {in_words(error)}")
+            return
+        self._compare_on_node(links)
+        self._compare_reservations(pools, owners)
+
+    def _compare_inside(self, inside: Netlink, links: dict[str, Link]) -> None:
+        link = self.link = inside.find_link(self.ifname)
+        if link is None:
+            self._note(ERROR, f"its interface {self.ifname} is gone", self._restart())
+            return
+        self.present = [
+            CIDR(IP(each.packed), each.prefix)
+            for each in inside.addresses(link.index)
+            if each.scope != _LINK_SCOPE or len(each.packed) == 4
+        ]
+        if not link.is_up and not self._is_meant_to_be_down():
+            self._note(ERROR, f"its interface {self.ifname} is down", self._inside(f"link set {self.ifname} up"))
+        reported = self.interface
+        if reported and reported.mac and reported.mac.lower() != link.hwaddr:
+            cure = self._inside(f"link set {self.ifname} address {reported.mac}")
+            self._note(WARNING, f"its MAC is {link.hwaddr}, where ADD set {reported.mac}", cure)
+        self._compare_addresses()
+        if link.kind in _PAIRS and link.link_netnsid >= 0:
+            peers = [one for one in links.values() if (one.index, one.link) == (link.link, link.index)]
+            self.port = next((one for one in peers if one.kind == link.kind), None)
+
+    def _compare_addresses(self) -> None:
+        missing = [address for address in self.reported if address not in self.present]
+        others = [str(address) for address in self.present if address not in self.reported]
+        for address in missing:
+            instead = f"; it has {', '.join(others)}" if others else ""
+            cure = self._inside(f"address add {address} dev {self.ifname}")
+            self._note(ERROR, f"its address {address} is gone{instead}", cure)
+
+    def _compare_on_node(self, links: dict[str, Link]) -> None:
+        bridge = links.get(self.bridge)
+        if self.bridge and bridge is None:
+            self._note(ERROR, f"its bridge {self.bridge} is gone", self._restart())
+        elif bridge and bridge.kind != "bridge":
+            self._note(ERROR, f"{self.bridge}, which was its bridge, is a {bridge.kind or 'physical'} link now")
+        elif bridge and not bridge.is_up:
+            self._note(ERROR, f"its bridge {self.bridge} is down", f"ip link set {self.bridge} up")
+        port = self.port = self.port or links.get(self.port_name)
+        if port is None:
+            if self.port_name and self.link:  # where both ends are gone, one is news enough
+                self._note(ERROR, f"the node's end of its link, {self.port_name}, is gone", self._restart())
+            return
+        if not port.is_up and not self._is_meant_to_be_down():
+            self._note(ERROR, f"the node's end of its link, {port.name}, is down", f"ip link set {port.name} up")
+        if bridge and bridge.kind == "bridge" and port.master != bridge.index:
+            cure = f"ip link set {port.name} master {bridge.name}"
+            self._note(ERROR, f"{port.name} is no port of the bridge {bridge.name} any more", cure)
+
+    def _compare_reservations(self, pools: Iterable[Pool], owners: Owners) -> None:
+        own = [pool for pool in pools if pool.network == self.network and pool.configured]
+        if not own or not self._asks_host_local():
+            return
+        for address in self.reported:
+            keys = [(pool.folder, str(address.ip)) for pool in own]
+            holders = [owners[key] for key in keys if key in owners]
+            if not holders:
+                cure = f"printf '%s\\r\\n%s' {self.container_id} {self.ifname} > {own[0].folder / str(address.ip)}"
+                text = f"its address {address.ip} is not reserved: another container may get it"
+                self._note(WARNING, text, cure)
+            elif self.container_id not in holders:
+                self._note(ERROR, f"its address {address.ip} is reserved for {holders[0][:_SHORT]}", self._restart())
+
+    def _asks_host_local(self) -> bool:
+        plugins = self.config.plugins if self.config else ()
+        return any(_ipam_type(plugin.raw) == "host-local" for plugin in plugins)
+
+    def _is_meant_to_be_down(self) -> bool:
+        return bool(self.config and bridge_table(self.config, "disableContainerInterface"))
+
+    def _inside(self, command: str) -> str:
+        return f"nsenter --net={self.one.netns} ip {command}"
+
+    def _restart(self) -> str:
+        return f"restart the container, or attach it anew: {self.again}"
+
+    def _note(self, severity: str, text: str, cure: str = "") -> None:
+        self.problems.append(Problem(severity, text, cure))
+
+
+Owners = dict[tuple[Any, str], str]  # the container that holds a pool's address, by folder and address
+
+
+class View:
+    """The node at one moment. `links` are its own by name, `addresses` theirs by index. Raises CNIError, OSError."""
+
+    def __init__(self, cache_dirs: Iterable[str], warn: Warn, grace: float = GRACE) -> None:
+        self.leftovers = Node(cache_dirs, grace, trusted=False, warn=warn)
+        with NetNS.current() as own, own.netlink() as kernel:
+            self.links = {link.name: link for link in kernel.links()}
+            self.addresses: dict[int, list[CIDR]] = {}
+            for each in kernel.addresses():
+                if each.scope != _LINK_SCOPE:
+                    self.addresses.setdefault(each.index, []).append(CIDR(IP(each.packed), each.prefix))
+            self.default_routes = [route for route in kernel.routes() if not route.prefix]
+        owners = {
+            (reserved.pool.folder, reserved.reservation.address): reserved.reservation.container_id
+            for reserved in self.leftovers.reservations
+        }
+        caches = {one.folder: ResultCache(one.folder, warn) for one in self.leftovers.attachments}
+        found = [Attached(one, caches[one.folder], self.leftovers) for one in self.leftovers.attachments]
+        self.attached = sorted(found, key=lambda each: (each.network, _order(each), each.container_id, each.ifname))
+        for one in self.attached:
+            one.examine(self.links, self.leftovers.pools, owners)
+
+    @property
+    def configured(self) -> list[NetworkConfigList]:
+        return self.leftovers.configured
+
+    @property
+    def uplinks(self) -> list[Link]:
+        """The links that default routes lead through."""
+        indexes = {index for route in self.default_routes for index in (route.index, *_hops(route.nexthops)) if index}
+        return [link for link in self.links.values() if link.index in indexes]
+
+    def link_by_index(self, index: int) -> Link | None:
+        return next((link for link in self.links.values() if link.index == index), None)
+
+    def addresses_of(self, link: Link | None) -> list[CIDR]:
+        return self.addresses.get(link.index, []) if link else []
+
+    def device(self, network: NetworkConfigList) -> str:
+        """The bridge, or the master, that the network's containers are attached to; "" where it has none."""
+        first = network.plugins[0]
+        if first.type == "bridge":
+            return str(bridge_table(network, "bridge") or BridgeConf.bridge.default)
+        if first.type in _ON_MASTER:
+            master = gojson.get(gojson.loads(first.raw), "master")
+            return str(master) if master else (self.uplinks[0].name if self.uplinks else "")
+        return ""
+
+
+def cnitool(verbs: Sequence[str], network: str, netns: str, **variables: str) -> str:
+    """A command for a person to run: these calls of cnitool, with these variables, and folders as they are here."""
+    folders = {"CNI_PATH": os.environ.get("CNI_PATH") or _PLUGINS, "NETCONFPATH": os.environ.get("NETCONFPATH", "")}
+    environ = [f"{name}={value}" for name, value in {**folders, **variables}.items() if value]
+    calls = "; ".join(shlex.join(["cnitool", verb, network, netns]) for verb in verbs)
+    return shlex.join(["env", *environ, "sh", "-c", calls])
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    """--cache-dir, as all commands that look at attachments take it."""
+    parser.add_argument(
+        "--cache-dir",
+        action="append",
+        metavar="DIR",
+        help=f"where runtimes remember their attachments; may be repeated (default: {DEFAULT_FOLDER})",
+    )
+
+
+def cache_dirs(arguments: argparse.Namespace) -> list[str]:
+    """The folders asked for, or the default one."""
+    return arguments.cache_dir or [DEFAULT_FOLDER]
+
+
+def port_text(port: Mapping) -> str:
+    """A published port: 127.0.0.1:8080 -> 80/tcp."""
+    where = f"[{port.hostIP}]" if port.hostIP and port.hostIP.version == 6 else str(port.hostIP or "")
+    return f"{where}:{port.hostPort} -> {port.containerPort}/{port.protocol}"
+
+
+def bridge_table(network: NetworkConfigList, key: str) -> Any:
+    """A key of the network's first plugin, if that is bridge; None otherwise, or where its value is wrong."""
+    first = network.plugins[0]
+    if first.type != "bridge":
+        return None
+    return getattr(_parsed(BridgeConf, first.raw), key, None)
+
+
+def _ipam_type(raw: bytes) -> str:
+    conf = _parsed(Config, raw)
+    return conf.ipam.type if isinstance(conf, Config) else ""
+
+
+def _parsed(table: type[Settings], raw: bytes) -> Settings | None:
+    try:
+        return table.parse(gojson.loads(raw))
+    except (ValueError, CNIError):
+        return None
+
+
+def _ports(capability_args: dict[str, Any]) -> list[Mapping]:
+    mappings = capability_args.get("portMappings")
+    found = []
+    for mapping in mappings if isinstance(mappings, list) else []:
+        try:
+            found.append(Mapping.parse(mapping))
+        except (ValueError, CNIError):
+            continue  # `cni validate` and ADD say so
+    return found
+
+
+def _order(one: Attached) -> tuple[int, int]:
+    """By address, those without one last."""
+    first = one.reported[0].ip if one.reported else None
+    return (first.version, int(first)) if first else (99, 0)
+
+
+def _hops(nexthops: Iterable[tuple[int, bytes | None]]) -> list[int]:
+    return [index for index, _ in nexthops]

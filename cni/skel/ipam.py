@@ -1,0 +1,240 @@
+"""Asking the IPAM plugin, and what its answer means for an interface."""
+
+from __future__ import annotations
+
+import time
+
+from cni.invoke import exec as invoke
+from cni.kernel import sysctl
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
+from cni.spec.ip import IP
+from cni.spec.result import Interface, Result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cni._core import Batch, Link, Netlink
+    from cni.kernel.netns import NetNS
+    from cni.skel.request import Request
+    from cni.spec.result import IPConfig, Route
+    from cni.system.undo import Undo
+
+# linux/if_addr.h, rtnetlink.h
+_IFA_F_DADFAILED = 0x08
+_IFA_F_TENTATIVE = 0x40
+_AF_INET6 = 10
+_RTNLGRP_IPV6_IFADDR = 9
+_RTNH_F_ONLINK = 4
+
+_SETTLED = 5.0  # seconds that duplicate address detection may take
+
+
+def add(request: Request, undo: Undo) -> Result:
+    """Ask the configuration's IPAM plugin for addresses, which are given back if what follows fails.
+
+    Raises the plugin's CNIError, or one for an answer without addresses.
+    """
+    plugin = request.config.ipam.type
+    result = invoke.delegate("ADD", plugin, request)
+    undo.push(invoke.delegate, "DEL", plugin, request)
+    if not result.ips:
+        raise CNIError("IPAM plugin returned missing IP config")
+    return result.to_current()
+
+
+def add_first(request: Request, undo: Undo, *, required: bool = False) -> Result:
+    """Ask before anything is made, so that a full pool leaves nothing and the link's MAC can follow from the addresses.
+
+    The result is empty where there is no IPAM plugin, unless it is ``required``, and where that can be asked with
+    ``add_over_link`` only. Raises CNIError.
+    """
+    if _needs_link(request) or not (request.config.ipam.type or required):
+        return Result()
+    return add(request, undo)
+
+
+def add_over_link(request: Request, undo: Undo, result: Result) -> Result:
+    """Now that the link is there, ask the IPAM plugin that needs it; of any other ``result`` is the answer already.
+
+    Raises CNIError.
+    """
+    return add(request, undo) if _needs_link(request) else result
+
+
+def refuse_unsayable(request: Request) -> None:
+    """Without an IPAM plugin the result has no addresses, which versions before 0.3.0 cannot say. Raises CNIError."""
+    if not request.config.ipam.type:
+        Result([Interface(request.ifname)]).encode(request.version)
+
+
+def removal(request: Request, remove_link: Callable[[Request], object]) -> list[Callable[[], object]]:
+    """DEL's steps for the link and its addresses, for ``do_all``.
+
+    The link goes first: another may get the addresses as soon as they are given back. But an IPAM plugin that works
+    over the link gives them back over it.
+    """
+    steps: list[Callable[[], object]] = [lambda: remove_link(request), lambda: delete(request)]
+    return steps[::-1] if _needs_link(request) else steps
+
+
+def delete(request: Request) -> None:
+    """Give the addresses back, where the configuration names an IPAM plugin. Raises CNIError."""
+    _ask("DEL", request)
+
+
+def check(request: Request) -> None:
+    """Have the IPAM plugin look whether the addresses are still the attachment's. Raises CNIError."""
+    _ask("CHECK", request)
+
+
+def gc(request: Request) -> None:
+    """Have the IPAM plugin take back what belongs to attachments that are gone. Raises CNIError."""
+    _ask("GC", request)
+
+
+def status(request: Request, *, required: bool = False) -> None:
+    """The IPAM plugin is ready, and if it is ``required`` there is one. Raises CNIError."""
+    if required and not request.config.ipam.type:
+        details = f"{request.config.type} needs ipam.type"
+        raise CNIError("no plugin name provided", PLUGIN_NOT_AVAILABLE, details)
+    _ask("STATUS", request)
+
+
+def _ask(verb: str, request: Request) -> None:
+    if request.config.ipam.type:
+        invoke.delegate(verb, request.config.ipam.type, request)
+
+
+def _needs_link(request: Request) -> bool:
+    """Whether the IPAM plugin works over the interface, which then has to be there when it is asked: dhcp does.
+
+    It need not be up: the daemon sees to that.
+    """
+    return bool(request.config.ipam.type == "dhcp")
+
+
+def attach(request: Request, container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
+    """Make ``link``, which is all that the attachment has, usable: addresses and routes if there are any, and up.
+
+    It becomes the result's only interface. Raises CNIError, KernelError.
+    """
+    result.interfaces = [Interface(link.name, link.hwaddr, request.netns)]
+    for ip in result.ips:
+        ip.interface = 0
+    if result.ips:
+        configure(container, inside, link, result)
+    else:
+        inside.batch().link_set(link.index, up=True).commit()
+
+
+def configure(
+    container: NetNS,
+    inside: Netlink,
+    link: Link,
+    result: Result,
+    *,
+    batch: Batch | None = None,
+    reach: Callable[[Batch, Link, IPConfig], object] | None = None,
+) -> None:
+    """Give a link its addresses, bring it up, and set the routes: one batch.
+
+    Only the result's addresses that name this link by their interface index are its own. A route without
+    gateway goes by the first gateway of its family. ``reach`` queues what leads to an address's network and
+    gateway, where the kernel's own route to the network is not wanted. ``batch`` may hold what is to be done to the
+    link before. Raises CNIError, KernelError.
+    """
+    addresses = _own_addresses(link, result)
+    if any(ip.address.version == 6 for ip in addresses):
+        _enable_ipv6(container, link.name)
+    gateways: dict[int, IP] = {}
+    batch = inside.batch() if batch is None else batch
+    for ip in addresses:
+        batch.address_add(link.index, ip.address.ip.packed, ip.address.prefix, noprefixroute=reach is not None)
+        if ip.gateway:
+            gateways.setdefault(ip.gateway.version, ip.gateway)
+    batch.link_set(link.index, up=True)
+    if 6 in gateways:
+        # A route may name an address as its source, which the kernel refuses while it is tentative.
+        batch.commit()
+        settle(container, inside, link)
+        batch = inside.batch()
+    if reach:
+        for ip in addresses:
+            reach(batch, link, ip)
+    for route in result.routes:
+        gateway = route.gw or gateways.get(route.dst.version)
+        # Without the kernel's routes nothing says that a neighbour other than a gateway is on the link.
+        onlink = bool(reach and gateway and _is_mere_neighbour(gateway, addresses))
+        _add_route(batch, link, route, gateway, onlink)
+    batch.commit()
+
+
+def _own_addresses(link: Link, result: Result) -> list[IPConfig]:
+    if not result.interfaces:
+        raise CNIError("no interfaces to configure")
+    addresses = [ip for ip in result.ips if ip.interface is not None]
+    for ip in addresses:
+        number = ip.interface or 0
+        if not 0 <= number < len(result.interfaces) or result.interfaces[number].name != link.name:
+            raise CNIError(f"failed to add IP addr {ip.address} to {quote(link.name)}: invalid interface index")
+    return addresses
+
+
+def _enable_ipv6(container: NetNS, name: str) -> None:
+    for interface in ("lo", name):
+        parameter = f"net/ipv6/conf/{interface}/disable_ipv6"
+        try:
+            sysctl.ensure(container, parameter, "0")
+        except OSError as error:
+            raise CNIError(
+                f"failed to enable IPv6 for interface {quote(interface)} ({parameter}=0): {error}"
+            ) from error
+    try:
+        sysctl.write(container, f"net/ipv6/conf/{name}/keep_addr_on_down", "1")
+    except OSError as error:
+        raise CNIError(f"failed to enable keep_addr_on_down for interface {quote(name)}: {error}") from error
+
+
+def _is_mere_neighbour(gateway: IP, addresses: list[IPConfig]) -> bool:
+    return any(gateway in ip.address for ip in addresses) and all(gateway != ip.gateway for ip in addresses)
+
+
+def _add_route(batch: Batch, link: Link, route: Route, gateway: IP | None, onlink: bool) -> None:
+    batch.route_add(
+        route.dst.network.ip.packed,
+        route.dst.prefix,
+        gateway=gateway.packed if gateway else None,
+        index=link.index,
+        priority=route.priority,
+        table=route.table or 0,
+        scope=route.scope or 0,
+        mtu=route.mtu,
+        advmss=route.advmss,
+        flags=_RTNH_F_ONLINK if onlink else 0,
+    )
+
+
+def settle(container: NetNS, inside: Netlink, link: Link) -> None:
+    """Wait until no IPv6 address of the link is tentative, by the kernel's notifications. Raises CNIError."""
+    if not _tentative(inside, link):
+        return
+    deadline = time.monotonic() + _SETTLED
+    with container.news(_RTNLGRP_IPV6_IFADDR) as news:
+        while _tentative(inside, link):
+            remaining = deadline - time.monotonic()
+            if remaining > 0:
+                news.wait(remaining)
+            elif inside.link(link.index).operstate == "up":
+                raise CNIError(f"link {link.name} still has tentative addresses after {_SETTLED:g} seconds")
+            else:
+                return  # nothing is detected on a link without carrier
+
+
+def _tentative(inside: Netlink, link: Link) -> bool:
+    addresses = inside.addresses(link.index, _AF_INET6)
+    for address in addresses:
+        if address.flags & _IFA_F_DADFAILED:
+            taken = IP(address.packed)
+            raise CNIError(f"link {link.name} has address {taken} in DADFAILED state: another host has it already")
+    return any(address.flags & _IFA_F_TENTATIVE for address in addresses)

@@ -1,0 +1,1 @@
+"""Programs, files and locks, tracing, and rolling back on failure."""

@@ -1,0 +1,156 @@
+"""Runs another program: bytes in, bytes and an exit status out, never a shell."""
+
+from __future__ import annotations
+
+import _stat
+import _thread
+import errno
+import posix
+import time
+
+from cni._core import observed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Mapping
+
+    from cni.kernel.netns import NetNS
+else:
+    import _signal  # the C half of `signal`; the other half imports enum
+
+_PATH = "/bin:/usr/bin"  # where there is none: as execvp(3)
+
+# Where one process serves several callers at once: `caller.environ` is the one's that the thread serves.
+caller = _thread._local()
+
+# Python ignores these two, and what is ignored stays ignored across an exec.
+_IGNORED_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)
+
+
+class Completed:
+    """How a program ended: `status` is its exit code, or minus the number of the signal that ended it.
+
+    `seconds` is the time from its start to its end, and nothing of what came before and after.
+    """
+
+    __slots__ = ("seconds", "status", "stderr", "stdout")
+
+    def __init__(self, status: int, stdout: bytes, stderr: bytes, seconds: float = 0.0) -> None:
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+        self.seconds = seconds
+
+    @property
+    def outcome(self) -> str:
+        """The status in Go's words: `exit status 1`, `signal: killed`."""
+        if self.status >= 0:
+            return f"exit status {self.status}"
+        name = _signal.strsignal(-self.status)
+        return f"signal: {name.lower() if name else -self.status}"
+
+
+def run(
+    argv: list[str],
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    netns: NetNS | None = None,
+    what: str = "",
+) -> Completed:
+    """Run `argv` to its end.
+
+    `env` None is this process's environment, or that of the caller it serves; `timeout` is in seconds; `netns` is the
+    network namespace the program starts in where that is not this process's own. A name is looked for in `env`'s PATH.
+    `what` is what this is called where steps are told (`cni._core.observed`), by default the command.
+
+    Raises OSError if the program can't be started and TimeoutError, after killing it, if it takes longer.
+    """
+    if env is None:
+        env = getattr(caller, "environ", None)
+    with observed("process", what or " ".join(argv)) as observer:
+        if observer is None:
+            return _run(argv, stdin, env, timeout, netns)
+        done = _run(argv, stdin, env and {**env, **observer.variables()}, timeout, netns)
+        if done.status:
+            observer.fail(f"{done.outcome} {done.stderr.decode(errors='replace')}")
+        return done
+
+
+def _run(
+    argv: list[str], stdin: bytes, env: Mapping[str, str] | None, timeout: float | None, netns: NetNS | None
+) -> Completed:
+    # The program's ends are memory files: unlike pipes they never fill up, and a daemon that the program leaves behind
+    # with a copy of its stdout doesn't keep us waiting.
+    program = argv[0] if env is None else _located(argv[0], env)
+    files: list[int] = []
+    try:
+        # Made in this order, each number is at least the one it is to get, so no dup2 below overwrites a later file,
+        # whichever of 0, 1 and 2 this process was started without.
+        for name in ("stdin", "stdout", "stderr"):
+            files.append(posix.memfd_create(name))
+        _fill(files[0], stdin)
+
+        def spawn() -> int:
+            return posix.posix_spawnp(
+                program,
+                argv,
+                posix.environ if env is None else env,
+                file_actions=[(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)],
+                setsigdef=_IGNORED_BY_PYTHON,
+            )
+
+        begin = time.perf_counter()
+        pid = spawn() if netns is None else netns.run(spawn)
+        if timeout is not None:
+            _kill_after(timeout, pid, argv[0])
+        _, status = posix.waitpid(pid, 0)
+        seconds = time.perf_counter() - begin
+        return Completed(posix.waitstatus_to_exitcode(status), _content(files[1]), _content(files[2]), seconds)
+    finally:
+        for fd in files:
+            posix.close(fd)
+
+
+def _located(program: str, env: Mapping[str, str]) -> str:
+    """The program in the PATH of `env`; posix_spawnp would look in this process's."""
+    if "/" in program:
+        return program
+    for folder in env.get("PATH", _PATH).split(":"):
+        path = f"{folder or '.'}/{program}"
+        if posix.access(path, posix.X_OK) and _stat.S_ISREG(posix.stat(path).st_mode):
+            return path
+    raise FileNotFoundError(errno.ENOENT, posix.strerror(errno.ENOENT), program)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, however many writes it takes; raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[posix.write(fd, rest) :]
+
+
+def _fill(fd: int, data: bytes) -> None:
+    write_all(fd, data)
+    posix.lseek(fd, 0, 0)
+
+
+def _content(fd: int) -> bytes:
+    return posix.pread(fd, posix.fstat(fd).st_size, 0)
+
+
+def _kill_after(timeout: float, pid: int, program: str) -> None:
+    """Wait for the child `pid` to end without reaping it; past the timeout kill it, reap it and raise TimeoutError."""
+    import select  # 0.2 ms that only a timeout has to pay
+
+    pidfd = posix.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(timeout * 1000):
+            posix.kill(pid, _signal.SIGKILL)
+            posix.waitpid(pid, 0)
+            raise TimeoutError(f"{program} was killed: it had not finished after {timeout:g} s")
+    finally:
+        posix.close(pidfd)

@@ -1,0 +1,184 @@
+"""What there is in a network namespace, in words, and what of it is new."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+
+from cni._core import Address, Link, Route
+from cni.kernel.netns import NetNS
+from cni.spec.ip import CIDR, IP
+
+# linux/rtnetlink.h
+_LOCAL_TABLE = 255
+_MAIN_TABLE = 254
+_ROUTE_TYPES = {1: "", 6: "blackhole ", 7: "unreachable ", 8: "prohibit "}
+
+_SYSCTLS = "/proc/sys/net"
+# Kernel parameters that follow from others (forwarding and accept_redirects from ip_forward), or tell of something.
+_FOLLOWING = ("accept_redirects", "base_reachable_time", "forwarding", "mtu", "nf_conntrack_count", "stable_secret")
+_SWITCH = "net.ipv6.conf.all.forwarding"
+
+
+class View:
+    """A snapshot of a namespace."""
+
+    def __init__(self, netns: NetNS) -> None:
+        self.netns = netns
+        with netns.netlink() as netlink:
+            links = netlink.links()
+            names = {link.index: link.name for link in links}
+            self.links = {link.name: dict(_properties(link, names)) for link in links}
+            self.addresses = [_address(one, names) for one in netlink.addresses() if _is_told(one)]
+            self.routes = [_route(one, names) for one in netlink.routes(table=0) if _is_told_route(one)]
+        self.sysctls = netns.run(_sysctls)
+        self.programs = {what: netns.run(lines) for what, lines in _PROGRAMS.items()}
+
+    def changes(self, later: View) -> dict[str, list[str]]:
+        """What a later view of the namespace has that this one has not: words by what they are about."""
+        found = {
+            "links": [*self._links(later)],
+            "addresses": _new(self.addresses, later.addresses),
+            "routes": _new(self.routes, later.routes),
+            "kernel parameters": [*self._sysctls(later)],
+            **{what: _new(self.programs[what], lines) for what, lines in later.programs.items()},
+        }
+        return {what: words for what, words in found.items() if words}
+
+    def _links(self, later: View) -> Iterator[str]:
+        for name, properties in later.links.items():
+            before = self.links.get(name, {})
+            changed = [value for key, value in properties.items() if value and before.get(key) != value]
+            if changed:
+                yield f"{name}: {', '.join(changed)}"
+        for name in self.links:
+            if name not in later.links:
+                yield f"{name}: gone"
+
+    def _sysctls(self, later: View) -> Iterator[str]:
+        for name, value in later.sysctls.items():
+            before = self.sysctls.get(name, self.sysctls.get(_default(name)))
+            if before != value:
+                yield f"{name} = {value}" + ("" if before is None else f" (was {before})")
+
+
+def _new(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    return [line for line in after if line not in before]
+
+
+def _properties(link: Link, names: dict[int, str]) -> Iterator[tuple[str, str]]:
+    yield "kind", link.kind
+    yield "state", "up" if link.is_up else "down"
+    yield "mtu", f"MTU {link.mtu}"
+    yield "hwaddr", link.hwaddr and f"MAC {link.hwaddr}"
+    yield "master", f"port of {names.get(link.master, '?')}" if link.master else ""
+    yield "promiscuous", "promiscuous" if link.is_promiscuous else ""
+    yield "alias", link.alias and f"alias {link.alias}"
+
+
+def _is_told(address: Address) -> bool:
+    ip = IP(address.packed)
+    return not (ip.version == 6 and ip.is_link_local) and not ip.is_loopback
+
+
+def _address(address: Address, names: dict[int, str]) -> str:
+    return f"{CIDR(IP(address.packed), address.prefix)} on {names.get(address.index, '?')}"
+
+
+def _is_told_route(route: Route) -> bool:
+    """Not those that the kernel makes with every address."""
+    ip = IP(route.dst)
+    own = ip.version == 6 and (ip.is_link_local or ip.is_multicast or ip.is_loopback)
+    return route.table != _LOCAL_TABLE and route.type in _ROUTE_TYPES and not own
+
+
+def _route(route: Route, names: dict[int, str]) -> str:
+    to = str(CIDR(IP(route.dst), route.prefix)) if route.prefix else f"default (IPv{IP(route.dst).version})"
+    via = f" via {IP(route.gateway)}" if route.gateway else ""
+    table = f", table {route.table}" if route.table != _MAIN_TABLE else ""
+    return f"{_ROUTE_TYPES[route.type]}{to}{via} by {names.get(route.index, '?')}{table}"
+
+
+def _sysctls() -> dict[str, str]:
+    """Those below net/ that can be read in the caller's namespace, but for what is each neighbour's."""
+    found = {}
+    for root, folders, names in os.walk(_SYSCTLS):
+        folders[:] = [folder for folder in folders if folder != "neigh"]
+        for name in names:
+            path = os.path.join(root, name)
+            key = path.removeprefix("/proc/sys/").replace("/", ".")
+            if name in _FOLLOWING and key != _SWITCH:
+                continue
+            try:
+                with open(path) as file:
+                    found[key] = " ".join(file.read().split())
+            except (OSError, ValueError):
+                pass  # not to be read by anybody
+    return dict(sorted(found.items()))
+
+
+def _default(name: str) -> str:
+    """What a new link has for a parameter of its own."""
+    head, conf, rest = name.partition(".conf.")
+    return f"{head}.conf.default.{rest.rpartition('.')[2]}" if conf else ""
+
+
+# ---- what only programs show ----
+
+
+def _printed(*command: str) -> list[str]:
+    """A program's output; nothing where there is no such program."""
+    if not shutil.which(command[0]):
+        return []
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def _rules() -> list[str]:
+    return [*_printed("ip", "rule"), *_printed("ip", "-6", "rule")]
+
+
+def _qdiscs() -> list[str]:
+    return [line.rstrip() for line in _printed("tc", "qdisc") if not line.startswith("qdisc noqueue")]
+
+
+def _iptables(program: str) -> list[str]:
+    """The chains and rules as the arguments that would make them."""
+    table, found = "", []
+    for line in _printed(f"{program}-save"):
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("-A"):
+            found.append(f"-t {table} {line}")
+        elif line.startswith(":") and line.split()[1] == "-":
+            found.append(f"-t {table} -N {line[1:].split()[0]}")
+    return found
+
+
+def _nftables() -> list[str]:
+    """The ruleset without the tables that iptables has made there."""
+    theirs = {f"table {family} {table}" for family, program in _FAMILIES for table in _tables(_iptables(program))}
+    found, is_theirs = [], False
+    for line in _printed("nft", "list", "ruleset"):
+        if line.startswith("table "):
+            is_theirs = line.removesuffix(" {") in theirs
+        if not is_theirs and line.strip() and not line.startswith("#"):
+            found.append(line.replace("\t", "  "))
+    return found
+
+
+_FAMILIES = (("ip", "iptables"), ("ip6", "ip6tables"))
+
+
+def _tables(lines: list[str]) -> set[str]:
+    return {line.split()[1] for line in lines}
+
+
+_PROGRAMS: dict[str, Callable[[], list[str]]] = {
+    "routing rules": _rules,
+    "traffic control": _qdiscs,
+    "iptables": lambda: _iptables("iptables"),
+    "ip6tables": lambda: _iptables("ip6tables"),
+    "nftables": _nftables,
+}

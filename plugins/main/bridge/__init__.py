@@ -1,0 +1,492 @@
+"""bridge: a veth pair between the container and a bridge on the node.
+
+ADD makes the bridge where there is none, asks the IPAM plugin for addresses, makes the veth pair with
+the container's end born in its namespace, and gives it its addresses and routes. As a gateway the bridge
+gets the gateway addresses, and the node forwards; with ipMasq what leaves the network bears the node's
+address. DEL takes back all but the bridge, which other containers share.
+
+With vlan and vlanTrunk the bridge keeps the containers of different VLANs apart; the gateway of a VLAN is
+an interface of its own, BRIDGE.VLAN, which is shared and stays as well. With macspoofchk the container can
+send from its own MAC only. Without an IPAM plugin the container gets a link and no address.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from cni.kernel import hwaddr, links, sysctl
+from cni.skel import ipam, ipmasq
+from cni.skel.checks import container_interface, container_link, expect_addresses, expect_mac, expect_routes
+from cni.skel.config import Config, Flag, Integer, LinkName, ListOf, Section, Settings, Table, Text
+from cni.skel.plugin import Plugin
+from cni.spec import gojson
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
+from cni.spec.ip import CIDR, IP
+from cni.spec.result import Interface, Route
+from cni.system.undo import Undo, do_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from cni._core import Link, Netlink
+    from cni.kernel.netns import NetNS
+    from cni.netfilter.ruleset import Ruleset
+    from cni.skel.request import Request
+    from cni.spec.result import Result
+    from cni_plugins.main.bridge.vlans import VLANs
+
+_FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
+_EVERYWHERE = {4: CIDR(IP(bytes(4)), 0), 6: CIDR(IP(bytes(16)), 0)}
+_CONTAINER = 2  # the container's interface among the result's
+_LAST_VLAN = 4094
+_NATIVE = 1  # the VLAN of what a trunk carries untagged
+
+
+class RuntimeConf(Settings):
+    """What the runtime adds."""
+
+    mac = Text("", "the MAC of the container's interface; goes before all other places that name one")
+
+
+class CNIArgs(Settings):
+    """What `args.cni` may hold."""
+
+    mac = Text("", "the MAC of the container's interface; goes before MAC in CNI_ARGS")
+
+
+class Args(Settings):
+    """Free metadata."""
+
+    cni = Section(CNIArgs, "arguments of the CNI conventions")
+
+
+class Trunk(Settings):
+    """One VLAN of a trunk, or several, or both."""
+
+    minID = Integer(None, "first VLAN of a range")
+    maxID = Integer(None, "last VLAN of a range")
+    id = Integer(None, "one VLAN")
+
+
+class Conf(Config):
+    """The configuration of bridge."""
+
+    bridge = LinkName("cni0", "name of the bridge, which is made where there is none")
+    isGateway = Flag("give the bridge the gateway's address, and have the node forward")
+    isDefaultGateway = Flag("the container's default route goes through the bridge; implies isGateway")
+    forceAddress = Flag("take away other addresses of the bridge that are in the way of the gateway's")
+    ipMasq = Flag("what the container sends beyond its network bears the node's address")
+    ipMasqBackend = Text(None, "iptables or nftables; iptables where it can be used, if none is named")
+    mtu = Integer(0, "MTU in bytes of a new bridge and of the veth pair; 0 leaves it to the kernel", minimum=0)
+    hairpinMode = Flag("the container may reach itself through the bridge")
+    promiscMode = Flag("the bridge takes all packets")
+    deterministicMAC = Flag("MACs follow from the IP addresses; false leaves them to the kernel", default=True)
+    enabledad = Flag("duplicate address detection for the container's IPv6 addresses")
+    portIsolation = Flag("containers on the bridge reach the node, but not one another")
+    disableContainerInterface = Flag("leave the container's interface down")
+    vlan = Integer(0, "VLAN of what the container sends and gets untagged", minimum=0, maximum=_LAST_VLAN)
+    vlanTrunk = ListOf(Table(Trunk), "VLANs that the container sends and gets tagged, each from 1 to 4094")
+    preserveDefaultVlan = Flag("the container is in the bridge's default VLAN as well")
+    macspoofchk = Flag("drop what the container sends from another MAC than its own")
+    runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
+    args = Section(Args, "free metadata")
+
+
+def add(request: Request) -> Result:
+    """Make the attachment, or leave nothing behind but the bridge and its VLANs' gateways."""
+    conf: Conf = request.config
+    _refuse_contradictions(request)
+    vlans = _vlans(conf)
+    mac = _asked_mac(request)
+    with (
+        request.open_container() as container,
+        request.host.netlink() as node,
+        container.netlink() as inside,
+        Undo(request.stderr) as undo,
+    ):
+        bridge = _ensure_bridge(request, node)
+        links.refuse_existing(inside, request.ifname)
+        result = ipam.add_first(request, undo)
+        if not mac and result.ips and conf.deterministicMAC:
+            mac = hwaddr.of_addresses(result.ips)
+        port = links.make_pair(
+            node, container, inside, request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge.index
+        )
+        undo.push(links.delete, container, request.ifname)
+        link = inside.link(request.ifname)
+        if conf.macspoofchk:
+            undo.push(_forget_spoof_check, request)
+            _spoofcheck().setup(port.name, link.hwaddr, request.container_id, request.ifname, request.foreign_host)
+        if vlans:
+            vlans.join(node, bridge, port, keep_default=conf.preserveDefaultVlan)
+        _bring_up_port(conf, request.host, node, port)
+        result = ipam.add_over_link(request, undo, result)
+        gateways = _complete(conf, result)
+        result.interfaces = [
+            Interface(bridge.name),  # its MAC may yet change
+            Interface(port.name, port.hwaddr),
+            Interface(link.name, link.hwaddr, request.netns),
+        ]
+        _bring_up_container(conf, container, inside, link, result)
+        gateway = _ensure_gateways(conf, request.host, node, bridge, gateways) if _is_gateway(conf) else bridge
+        ipmasq.setup(request, result, undo)
+        port, bridge = node.batch().link_get(port.index).link_get(bridge.index).commit()
+        if not conf.disableContainerInterface:
+            links.await_operational(request.host, port)
+        if _is_gateway(conf) and (conf.vlan or not conf.deterministicMAC):
+            node.batch().link_set(bridge.index, hwaddr=bridge.hwaddr).commit()  # pinned as it is
+    result.interfaces[0].mac = bridge.hwaddr
+    if gateway.index != bridge.index:
+        result.interfaces.append(Interface(gateway.name, gateway.hwaddr))
+    if conf.dns.is_configured:
+        result.dns = conf.dns
+    return result
+
+
+def delete(request: Request) -> None:
+    """Take back link, addresses and rules, whichever are still there; go on past failures and report them all."""
+    removal = ipam.removal(request, links.delete_attachment)
+    # Rules first, as removing them is not over until a grace period that deleting the link has to wait for as well.
+    do_all([lambda: ipmasq.teardown(request), lambda: _forget_spoof_check(request), *removal])
+
+
+def check(request: Request) -> None:
+    """Everything that ADD reported is still so."""
+    conf: Conf = request.config
+    with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
+        ipam.check(request)
+        result = request.require_prev_result()
+        bridge = _check_bridge(conf, node, result)
+        link = container_link(request, inside, result, "veth")
+        port = _check_port(node, bridge, link, result)
+        if vlans := _vlans(conf):
+            vlans.check(node, bridge, port)
+        if conf.vlan and _is_gateway(conf):
+            _check_vlan_gateway(node, _bridge_vlans().gateway_name(conf.bridge, conf.vlan), result)
+        expect_addresses(inside, request.ifname, result.ips)
+        expect_routes(inside, result.routes)
+    ipmasq.check(request, result)
+    if conf.macspoofchk:
+        _spoofcheck().check(port.name, link.hwaddr, request.container_id, request.ifname, request.foreign_host)
+
+
+def gc(request: Request) -> None:
+    """Take back addresses and rules of attachments that are gone. Their links went with their namespaces."""
+    do_all([lambda: ipam.gc(request), lambda: ipmasq.gc(request), lambda: _collect_spoof_checks(request)])
+
+
+def status(request: Request) -> None:
+    """The IPAM plugin is ready, and no other kind of device has the bridge's name."""
+    conf: Conf = request.config
+    ipam.status(request)
+    with request.host.netlink() as node:
+        link = node.find_link(conf.bridge)
+        if link and link.kind != "bridge":
+            raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge", PLUGIN_NOT_AVAILABLE)
+
+
+def rules(request: Request, ruleset: Ruleset) -> None:
+    """What the attachment has in iptables and nftables."""
+    conf: Conf = request.config
+    result = request.require_prev_result()
+    ipmasq.describe(request, result, ruleset)
+    if conf.macspoofchk:
+        ruleset.afterwards(lambda: _restore_spoof_check(request, result), lambda: _check_spoof_check(request, result))
+
+
+# ---- the configuration ----
+
+
+def _refuse_contradictions(request: Request) -> None:
+    conf: Conf = request.config
+    if conf.disableContainerInterface and conf.ipam.type:
+        raise CNIError("cannot use IPAM when DisableContainerInterface flag is set")
+    if conf.hairpinMode and conf.promiscMode:
+        raise CNIError("cannot set hairpin mode and promiscuous mode at the same time")
+    ipmasq.validate(request)
+    if conf.vlan and _is_gateway(conf):
+        _bridge_vlans().gateway_name(conf.bridge, conf.vlan)
+    ipam.refuse_unsayable(request)
+
+
+def validate(request: Request) -> None:
+    """Nothing in the configuration contradicts the rest."""
+    _refuse_contradictions(request)
+    _vlans(request.config)
+    _asked_mac(request)
+
+
+def _asked_mac(request: Request) -> str:
+    conf: Conf = request.config
+    by_args = request.cni_args("MAC").get("MAC", "")
+    return hwaddr.asked(conf.runtimeConfig.mac or conf.args.cni.mac or by_args, "failed to make veth pair")
+
+
+def _is_gateway(conf: Conf) -> bool:
+    return conf.isGateway or conf.isDefaultGateway
+
+
+def _vlans(conf: Conf) -> VLANs | None:
+    """What the container's port is in; None where VLANs play no part."""
+    trunk: set[int] = set()
+    for number, part in enumerate(conf.vlanTrunk):
+        if part:
+            trunk.update(_trunk_vlans(part, f"vlanTrunk[{number}]"))
+    native = conf.vlan or (_NATIVE if trunk else 0)
+    return _bridge_vlans().VLANs(native, trunk) if native else None
+
+
+def _trunk_vlans(trunk: Trunk, path: str) -> list[int]:
+    first, last, one = trunk.minID, trunk.maxID, trunk.id
+    for name, vlan in (("minID", first), ("maxID", last), ("id", one)):
+        if vlan is not None and not 1 <= vlan <= _LAST_VLAN:
+            raise CNIError(f"incorrect trunk {name} parameter", details=f"{path}.{name} is {vlan}")
+    vlans = [] if one is None else [one]
+    if first is not None and last is not None:
+        if first > last:
+            raise CNIError("minID is greater than maxID in trunk parameter", details=f"{path}: {first} and {last}")
+        vlans += range(first, last + 1)
+    elif first is not None or last is not None:
+        missing = "maxID" if last is None else "minID"
+        raise CNIError(f"minID and maxID should be configured simultaneously, {missing} is missing", details=path)
+    return vlans
+
+
+def _complete(conf: Conf, result: Result) -> list[CIDR]:
+    """Fill in what the result leaves to the bridge: gateways and default routes. Returns the bridge's addresses."""
+    gateways = []
+    with_default = {route.dst.version for route in result.routes if not route.dst.prefix}
+    for ip in result.ips:
+        ip.interface = _CONTAINER
+        if not ip.gateway and _is_gateway(conf):
+            ip.gateway = ip.address.network.ip + 1
+        if conf.isDefaultGateway and ip.address.version not in with_default:
+            with_default.add(ip.address.version)
+            result.routes.append(Route(_EVERYWHERE[ip.address.version], ip.gateway))
+        if ip.gateway:
+            gateways.append(CIDR(ip.gateway, ip.address.prefix))
+    return gateways
+
+
+# ---- the bridge ----
+
+
+def _ensure_bridge(request: Request, node: Netlink) -> Link:
+    conf: Conf = request.config
+    filtering = bool(conf.vlan) or conf.has("vlanTrunk")
+    try:
+        bridge = node.find_link(conf.bridge)
+        if bridge is None:
+            # One that is set at birth stays; else the kernel changes it with the ports that come and go.
+            mac = hwaddr.random() if _is_gateway(conf) else None
+            data = _bridge_vlans().FILTERING if filtering else ()
+            batch = node.batch().link_create("bridge", conf.bridge, mtu=conf.mtu, hwaddr=mac, data=data, exist_ok=True)
+            bridge = batch.link_get(conf.bridge).commit()[0]
+        if bridge.kind != "bridge":
+            raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge")
+        if filtering and not _bridge_vlans().is_filtering(bridge):
+            request.stderr(f"bridge {quote(conf.bridge)} does not filter VLANs: nothing keeps them apart\n")
+        if bridge.accept_ra:
+            links.refuse_router_advertisements(request.host, conf.bridge)
+        if not bridge.is_up or conf.promiscMode:
+            node.batch().link_set(bridge.index, up=True, promisc=True if conf.promiscMode else None).commit()
+        return bridge
+    except (CNIError, OSError) as error:
+        lacks_filtering = filtering and getattr(error, "errno", None) == errno.EOPNOTSUPP
+        details = "this kernel's bridges do not filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING)" if lacks_filtering else ""
+        raise CNIError(f"failed to create bridge {quote(conf.bridge)}: {error}", details=details) from error
+
+
+def _ensure_gateways(conf: Conf, host: NetNS, node: Netlink, bridge: Link, gateways: list[CIDR]) -> Link:
+    """The node has the gateway addresses and forwards their families. Returns the link that has them.
+
+    That is the bridge or, for a VLAN, a link of its own.
+    """
+    if not gateways:
+        return bridge
+    first = hwaddr.leading([gateway.ip for gateway in gateways])
+    mac = hwaddr.from_ip(first) if conf.deterministicMAC else None
+    link = bridge
+    if conf.vlan:
+        keep_default = conf.preserveDefaultVlan
+        link = _bridge_vlans().ensure_gateway(node, host, bridge, conf.vlan, mac=mac, keep_default=keep_default)
+    for version in _FAMILY:
+        of_family = [gateway for gateway in gateways if gateway.version == version]
+        for gateway in of_family:
+            _ensure_address(conf, node, link, gateway, mac if gateway.ip == first else None)
+        if of_family:
+            try:
+                sysctl.ensure_forwarding(host, node, version)
+            except OSError as error:
+                raise CNIError(f"failed to enable forwarding: {error}") from error
+    return node.link(link.index) if conf.vlan else bridge
+
+
+def _ensure_address(conf: Conf, node: Netlink, link: Link, gateway: CIDR, mac: str | None) -> None:
+    present = [CIDR(IP(a.packed), a.prefix) for a in node.addresses(link.index, _FAMILY[gateway.version])]
+    if gateway in present:
+        return
+    batch = node.batch()
+    if mac:
+        # First, as another ADD that finds the address relies on the MAC.
+        batch.link_set(link.index, hwaddr=mac)
+    for other in present:
+        # Two IPv4 networks on one bridge would make it answer for the wrong one; IPv6 is made for several.
+        if gateway.version == 6 and not other.overlaps(gateway):
+            continue
+        if not conf.forceAddress:
+            attempt = "set vlan interface for bridge with addr" if conf.vlan else "set bridge addr"
+            raise CNIError(
+                f"failed to {attempt}: {quote(link.name)} already has an IP address different from {gateway}",
+                details=f"it has {other}; forceAddress would take that away",
+            )
+        batch.address_delete(link.index, other.ip.packed, other.prefix, missing_ok=True)
+    batch.address_add(link.index, gateway.ip.packed, gateway.prefix, nodad=gateway.version == 6, exist_ok=True)
+    batch.commit()
+
+
+# ---- the container's link ----
+
+
+def _bring_up_port(conf: Conf, host: NetNS, node: Netlink, port: Link) -> None:
+    """Before the container's end, so that what that announces on coming up gets through."""
+    links.refuse_router_advertisements(host, port.name)
+    batch = links.without_own_address(node.batch(), port)
+    if conf.hairpinMode or conf.portIsolation:
+        flags = links.bridge_port(hairpin=conf.hairpinMode, isolated=conf.portIsolation)
+        batch.link_set(port.index, port_kind="bridge", port_data=flags)
+    batch.link_set(port.index, up=True).commit()
+
+
+def _bring_up_container(conf: Conf, container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
+    """With the addresses that there are, usable at once: those of IPv6 without detecting duplicates.
+
+    A port that reflects what is sent would have its container take itself for one.
+    """
+    if not result.ips:
+        if not conf.disableContainerInterface:
+            inside.batch().link_set(link.index, up=True).commit()
+        return
+    if conf.hairpinMode or any(ip.address.version == 6 for ip in result.ips):
+        detects = {f"net/ipv6/conf/{link.name}/enhanced_dad": "1"} if conf.enabledad else {}
+        detects[f"net/ipv6/conf/{link.name}/accept_dad"] = "1" if conf.enabledad else "0"
+        sysctl.try_write(container, detects)
+    ipam.configure(container, inside, link, result, batch=links.announce_by_arp(inside.batch(), link))
+    if conf.enabledad:
+        ipam.settle(container, inside, link)
+
+
+# ---- what few networks use, and is imported for them alone ----
+
+
+def _bridge_vlans() -> ModuleType:
+    from cni_plugins.main.bridge import vlans as bridge_vlans
+
+    return bridge_vlans
+
+
+def _spoofcheck() -> ModuleType:
+    from cni_plugins.main.bridge import spoofcheck
+
+    return spoofcheck
+
+
+def _forget_spoof_check(request: Request) -> None:
+    if request.config.macspoofchk:
+        _spoofcheck().teardown(request.container_id, request.ifname, request.foreign_host)
+
+
+def _restore_spoof_check(request: Request, result: Result) -> None:
+    names = _reported(request, result)
+    _spoofcheck().setup(*names, request.container_id, request.ifname, request.foreign_host)
+
+
+def _check_spoof_check(request: Request, result: Result) -> None:
+    names = _reported(request, result)
+    _spoofcheck().check(*names, request.container_id, request.ifname, request.foreign_host)
+
+
+def _reported(request: Request, result: Result) -> tuple[str, str]:
+    """The port and the MAC that ADD reported."""
+    port = next(interface for interface in result.interfaces[1:] if not interface.sandbox)
+    return port.name, container_interface(request, result).mac
+
+
+def _collect_spoof_checks(request: Request) -> None:
+    conf: Conf = request.config
+    if conf.macspoofchk and conf.has("cni.dev/valid-attachments"):
+        valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
+        _spoofcheck().gc(valid, request.foreign_host)
+
+
+# ---- CHECK ----
+
+
+def _check_bridge(conf: Conf, node: Netlink, result: Result) -> Link:
+    recorded = _recorded(result, conf.bridge)
+    if recorded is None:
+        raise CNIError(f"Interface name missing: prevResult has no interface {quote(conf.bridge)}")
+    if recorded.sandbox:
+        raise CNIError(f"Interface {recorded.name} should not be in sandbox")
+    bridge = node.find_link(conf.bridge)
+    if bridge is None:
+        raise CNIError(f"Interface name {conf.bridge} not found")
+    if bridge.kind != "bridge":
+        raise CNIError(f"Interface {conf.bridge} does not have link type of bridge")
+    # Without a gateway its MAC changes with its ports.
+    if _is_gateway(conf) and recorded.mac not in ("", bridge.hwaddr):
+        raise CNIError(
+            f"Bridge interface {conf.bridge} Mac doesn't match: {recorded.mac}", details=f"is {bridge.hwaddr}"
+        )
+    if bridge.is_promiscuous != conf.promiscMode:
+        raise CNIError(
+            f"Bridge interface {conf.bridge} configured Promisc Mode {gojson.dumps(conf.promiscMode)} "
+            f"doesn't match current state: {gojson.dumps(bridge.is_promiscuous)}"
+        )
+    return bridge
+
+
+def _check_port(node: Netlink, bridge: Link, link: Link, result: Result) -> Link:
+    """The other end of the container's link is a port of the bridge, and the one that ADD reported."""
+    port = node.find_link(link.link)
+    if port is None or port.kind != "veth" or port.link != link.index or port.master != bridge.index:
+        raise CNIError(f"CNI veth created for bridge {bridge.name} was not found")
+    recorded = _recorded(result, port.name)
+    if recorded is None or recorded.sandbox:
+        raise CNIError(
+            f"CNI veth created for bridge {bridge.name} was not found", details=f"{port.name} is not reported"
+        )
+    expect_mac(port, recorded)
+    return port
+
+
+def _check_vlan_gateway(node: Netlink, name: str, result: Result) -> None:
+    recorded = _recorded(result, name)
+    if recorded is None or recorded.sandbox:
+        return
+    gateway = node.find_link(name)
+    if gateway is None:
+        raise CNIError(f"Interface name {name} not found")
+    if not gateway.is_up:
+        raise CNIError(f"Interface {name} is down")
+    expect_mac(gateway, recorded)
+
+
+def _recorded(result: Result, name: str) -> Interface | None:
+    return next((interface for interface in result.interfaces if interface.name == name), None)
+
+
+plugin = Plugin(
+    "bridge",
+    config=Conf,
+    add=add,
+    delete=delete,
+    check=check,
+    gc=gc,
+    status=status,
+    rules=rules,
+    place="interface",
+    validate=validate,
+    arguments={"MAC": "the MAC of the container's interface"},
+)
