@@ -58,9 +58,9 @@ class Pool:
 
     def fill_by_plugin(self, numbers: range) -> None:
         for number in numbers:
-            out: list[str] = []
-            if plugin.run(self.environ("ADD", container(number)), lambda: self.config, out.append, out.append):
-                sys.exit("".join(out))
+            outcome = plugin.serve(self.environ("ADD", container(number)), lambda: self.config, print)
+            if outcome.error:
+                sys.exit(outcome.stdout)
 
     def fill_by_hand(self, numbers: range) -> None:
         for number in numbers:

@@ -301,11 +301,11 @@ def _calling(_: pytest.FixtureRequest) -> Iterator[Call]:
 
     def call(module: str, netns: str, environ: dict[str, str], config: str) -> dict[str, Any]:
         plugin = importlib.import_module(module).plugin
-        printed: list[str] = []
         logged: list[str] = []
         with NetNS.open(netns) as host:
-            status = plugin.run(environ, config.encode, printed.append, logged.append, host)
-        return {"status": status, "stdout": "".join(printed), "stderr": "".join(logged)}
+            outcome = plugin.serve(environ, config.encode, logged.append, host)
+        stderr = "".join(f"{text}\n" for text in logged)
+        return {"status": outcome.status, "stdout": outcome.stdout, "stderr": stderr}
 
     yield call
 

@@ -45,7 +45,6 @@ class Killer:
 
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
-    printed: list[str] = []
     logged: list[str] = []
     _core.netns_pin(_core.netns_open(request["netns"]))
     os.environ.update(request["environ"])
@@ -53,9 +52,10 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
     killer = Killer(request.get("die_at", -1))
     if "die_at" in request:
         sys.settrace(killer)
-    status = plugin.run(os.environ, request["config"].encode, printed.append, logged.append)
+    outcome = plugin.serve(os.environ, request["config"].encode, logged.append)
     sys.settrace(None)
-    return {"status": status, "stdout": "".join(printed), "stderr": "".join(logged), "lines": killer.lines}
+    stderr = "".join(f"{text}\n" for text in logged)
+    return {"status": outcome.status, "stdout": outcome.stdout, "stderr": stderr, "lines": killer.lines}
 
 
 def in_a_child(request: dict[str, Any]) -> bytes:

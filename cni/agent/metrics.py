@@ -39,7 +39,7 @@ from cni.agent.observer import REASONS, Call, Observer
 from cni.agent.protocol import Request
 from cni.node import pools
 from cni.runtime.group_delete import Reaper
-from cni.spec import errors, gojson
+from cni.spec import errors
 from cni.spec.errors import CNIError
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)  # seconds
@@ -141,8 +141,8 @@ class _Call(Call):
         self._metrics.waits.observe(now - self._since)
         self._since = now
 
-    def end(self, status: int, stdout: bytes) -> None:
-        self._code = _code(stdout) if status else ""
+    def end(self, error: CNIError | None) -> None:
+        self._code = _CODES.get(error.code, _OTHER) if error else ""  # a delegate's may be any number
 
     def __exit__(self, *exc: object) -> None:
         if not self._runs:
@@ -150,14 +150,6 @@ class _Call(Call):
             return
         self._metrics.running.dec()
         self._metrics.observe(self._plugin, self._verb, time.perf_counter() - self._since, self._code)
-
-
-def _code(stdout: bytes) -> str:
-    """The code of the error that was printed. A delegate's may be any number."""
-    try:
-        return _CODES.get(CNIError.from_dict(gojson.loads(stdout)).code, _OTHER)
-    except (ValueError, CNIError):
-        return _OTHER
 
 
 class _Pools(Collector):

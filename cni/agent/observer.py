@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cni.agent.protocol import Request
+from cni.spec.errors import CNIError
 
 # Why calls are left to their launchers; server.py says more to who reads its log.
 REASONS = ("other_files", "other_installation", "too_large", "no_plugin", "no_place", "no_turn")
@@ -22,8 +23,8 @@ class Call:
     def begin(self) -> None:
         """It has its turn and its place."""
 
-    def end(self, status: int, stdout: bytes) -> None:
-        """The plugin is done, with this exit code and output."""
+    def end(self, error: CNIError | None) -> None:
+        """The plugin is done; `error` is the one that it answered with, if any."""
 
 
 class Observer:

@@ -27,7 +27,7 @@ from cni.agent.observer import Observer
 from cni.invoke import launcher
 from cni.kernel.netns import Home, NetNS
 from cni.runtime import group_delete
-from cni.skel.plugin import Plugin
+from cni.skel.plugin import Outcome, Plugin
 from cni.system import process
 
 _CONNECTIONS = 256  # at once, waiting ones included
@@ -176,9 +176,9 @@ class Agent:
             plugin, config = self._accepted(request)
             with self._observer.call(request) as call, self._turns.of(request.environ), self._slots:
                 call.begin()
-                done = self._run(plugin, config, request)
-                call.end(*done[:2])
-                return done
+                outcome, log = self._run(plugin, config, request)
+                call.end(outcome.error)
+            return outcome.status, outcome.stdout.encode(errors="replace"), log
         except _Declined as error:
             self._observer.declined(error.reason)
             _log(f"left to the launcher: {error}")
@@ -197,18 +197,18 @@ class Agent:
         except (ImportError, AttributeError) as error:
             raise _Declined("no_plugin", f"{request.reference}: {error}") from error
 
-    def _run(self, plugin: Plugin, config: bytes, request: protocol.Request) -> tuple[int, bytes, bytes]:
-        printed: list[str] = []
+    def _run(self, plugin: Plugin, config: bytes, request: protocol.Request) -> tuple[Outcome, bytes]:
+        """Serve the call; return its outcome and what it logged."""
         logged: list[str] = []
         os.fchdir(request.folder)
         # Programs that the plugin starts are the caller's. Were they our executables, they would wait for their turn.
         process.caller.environ = {**request.environ, "CNI_AGENT_SOCKET": ""}
         host = self._host(request.netns)
         try:
-            status = plugin.run(process.caller.environ, lambda: config, printed.append, logged.append, host)
+            outcome = plugin.serve(process.caller.environ, lambda: config, logged.append, host)
         finally:
             host.close()
-        return status, _bytes(printed), _bytes(logged)
+        return outcome, "".join(f"{text}\n" for text in logged).encode(errors="replace")
 
     def _host(self, fd: int) -> NetNS:
         """The caller's network namespace."""
@@ -298,10 +298,6 @@ def _code_identity() -> tuple[int, int] | None:
     except OSError:
         return None  # it is just being replaced
     return status.st_ino, status.st_mtime_ns
-
-
-def _bytes(texts: list[str]) -> bytes:
-    return "".join(texts).encode(errors="replace")
 
 
 def _log(text: str) -> None:

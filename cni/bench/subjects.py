@@ -175,7 +175,7 @@ class InProcess(Plugins):
     def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> tuple[float, bytes]:
         """From the reading of the configuration to the printing of the result."""
         begin = time.perf_counter()
-        output = invoke.run(path, config, environ, stderr=_unheard)
+        output = invoke.run(path, config, environ, log=_unheard)
         return time.perf_counter() - begin, output
 
 

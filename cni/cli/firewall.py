@@ -64,7 +64,7 @@ class Attachment:
         for config in network.plugins:
             plugin = invoke.known(config.type)
             if plugin and plugin.rules:
-                request = plugin.request(environ, plugin_config(network, config, rt, result), sys.stderr.write)
+                request = plugin.request(environ, plugin_config(network, config, rt, result), _warn)
                 self._calls.append((plugin, open_requests.enter_context(request)))
                 plugin.rules(request, self.rules)
 
@@ -79,9 +79,9 @@ class Attachment:
     def withdraw(self) -> None:
         """What DEL does, once more: the rules came after it. Raises CNIError, OSError."""
         for plugin, request in reversed(self._calls):
-            delete = plugin.handlers["DEL"]
-            if delete:
-                delete(request)
+            outcome = plugin.serve({**request.environ, "CNI_COMMAND": "DEL"}, request.read_stdin, _warn)
+            if outcome.error:
+                raise outcome.error
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for a program."""

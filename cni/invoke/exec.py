@@ -8,31 +8,29 @@ import posix
 import sys
 import time
 
-from cni._core import observed
 from cni.invoke import launcher
 from cni.spec import gojson, version
 from cni.spec.errors import UNKNOWN, CNIError, bracketed, quote
 from cni.spec.result import Result
 from cni.system import process
-from cni.system.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any, Literal, overload
+    from typing import Any
 
     from cni.kernel.netns import NetNS
-    from cni.skel.plugin import Plugin, Request
+    from cni.skel.plugin import Plugin
 
 # An executable that is just being written can't be executed: an installer is at work, and it won't be long.
 _BUSY_ATTEMPTS = 6
 _BUSY_PAUSE = 1.0  # seconds
 
-_PATH_SEPARATOR = ":"  # of CNI_PATH, as the operating system has it
+PATH_SEPARATOR = ":"  # of CNI_PATH, as the operating system has it
 
 
 def _to_stderr(text: str) -> None:
-    sys.stderr.write(text)
+    print(text, file=sys.stderr)
 
 
 def find(name: str, paths: Sequence[str]) -> str:
@@ -78,7 +76,7 @@ def environment(
         "CNI_NETNS": netns,
         "CNI_ARGS": args,
         "CNI_IFNAME": ifname,
-        "CNI_PATH": _PATH_SEPARATOR.join(paths),
+        "CNI_PATH": PATH_SEPARATOR.join(paths),
         **trace_variables(trace or {}),
     }
 
@@ -104,7 +102,7 @@ def execute(
     environ: Mapping[str, str],
     timeout: float | None = None,
     *,
-    stderr: Callable[[str], object] = _to_stderr,
+    log: Callable[[str], object] = _to_stderr,
     netns: NetNS | None = None,
 ) -> bytes:
     """Run the plugin at `path` as a process and return its stdout; what it says on stderr is passed on.
@@ -114,7 +112,7 @@ def execute(
     """
     done = complete(path, config, environ, timeout, netns=netns)
     if done.stderr:
-        stderr(done.stderr.decode(errors="replace"))
+        log(done.stderr.decode(errors="replace").removesuffix("\n"))
     return done.stdout
 
 
@@ -160,31 +158,31 @@ def _failure(outcome: str, stdout: bytes, stderr: bytes) -> CNIError:
     if not stdout:
         return CNIError(f"netplugin failed: {quote(stderr.decode(errors='surrogateescape'))}: {outcome}", UNKNOWN)
     try:
-        return CNIError.from_dict(_object(stdout))
+        return CNIError.from_dict(decode_object(stdout))
     except (CNIError, ValueError) as error:
         said = quote(stdout.decode(errors="surrogateescape"))
         return CNIError(f"netplugin failed but error parsing its diagnostic message {said}: {error}", UNKNOWN)
 
 
 def call(
-    plugin: Plugin,
+    plugin: Plugin[Any],
     config: bytes,
     environ: Mapping[str, str],
     *,
-    stderr: Callable[[str], object] = _to_stderr,
+    log: Callable[[str], object] = _to_stderr,
     host: NetNS | None = None,
 ) -> bytes:
-    """Run `plugin` within this process; otherwise like `execute`, errors included. `host` is what Plugin.run takes."""
-    printed: list[str] = []
+    """Run `plugin` within this process; otherwise like `execute`, errors included.
+
+    `host` is as for Plugin.serve.
+    """
     logged: list[str] = []
-    status = plugin.run(dict(environ), lambda: config, printed.append, logged.append, host)
-    stdout = "".join(printed).encode(errors="replace")
-    log = "".join(logged)
-    if status != 0:
-        raise _failure(f"exit status {status}", stdout, log.encode(errors="replace"))
-    if log:
-        stderr(log)
-    return stdout
+    outcome = plugin.serve(environ, lambda: config, logged.append, host)
+    if outcome.error:
+        raise outcome.error
+    for text in logged:  # of a process that fails, the error alone is kept
+        log(text)
+    return outcome.stdout.encode(errors="replace")
 
 
 def run(
@@ -193,21 +191,21 @@ def run(
     environ: Mapping[str, str],
     timeout: float | None = None,
     *,
-    stderr: Callable[[str], object] = _to_stderr,
+    log: Callable[[str], object] = _to_stderr,
     host: NetNS | None = None,
 ) -> bytes:
     """Run the plugin at `path` in whichever way is quickest: `call` for an executable of our own, else `execute`.
 
     `timeout` is for processes alone.
     """
-    plugin = _own(path)
+    plugin = own_plugin(path)
     if plugin:
-        return call(plugin, config, environ, stderr=stderr, host=host)
-    return execute(path, config, environ, timeout, stderr=stderr, netns=host)
+        return call(plugin, config, environ, log=log, host=host)
+    return execute(path, config, environ, timeout, log=log, netns=host)
 
 
-def _own(path: str) -> Plugin | None:
-    """The plugin that the executable stands for, where it would run the very code that runs here."""
+def own_plugin(path: str) -> Plugin[Any] | None:
+    """Return the plugin that the executable stands for, if it would run the very code that runs here."""
     try:
         status = posix.stat(path)
     except OSError:
@@ -224,11 +222,11 @@ def _own(path: str) -> Plugin | None:
 
 
 # Executables, and what they stand for.
-_looked_at: dict[str, tuple[tuple[int, ...] | None, Plugin | None]] = {}
+_looked_at: dict[str, tuple[tuple[int, ...] | None, Plugin[Any] | None]] = {}
 _REMEMBERED = 100
 
 
-def known(plugin_type: str) -> Plugin | None:
+def known(plugin_type: str) -> Plugin[Any] | None:
     """A plugin of that name that is installed with this Python, whatever executable has it; None if there is none.
 
     Raises CNIError where it can't be imported.
@@ -244,19 +242,19 @@ def known(plugin_type: str) -> Plugin | None:
     return _known[plugin_type]
 
 
-_known: dict[str, Plugin | None] = {}
+_known: dict[str, Plugin[Any] | None] = {}
 
 
 def decode_result(output: bytes, config_version: str) -> Result:
     """The result a plugin printed; one that doesn't say its version is of the configuration's. Raises CNIError."""
     try:
-        fields = _object(output)
+        fields = decode_object(output)
     except (CNIError, ValueError) as error:
         raise CNIError(f"failed to unmarshal raw result: {error}") from error
     return Result.decode(fields, config_version)
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def decode_object(text: bytes) -> dict[str, Any]:
     """A JSON object; Go takes null for an empty one. Raises ValueError or ConfigError."""
     decoded = gojson.loads(text)
     return gojson.table({} if decoded is None else decoded, "")
@@ -276,39 +274,3 @@ def probe_version(path: str, timeout: float | None = None, run: Callable[..., by
             return version.PluginInfo(("0.1.0",))
         raise
     return version.PluginInfo.decode(output)
-
-
-if TYPE_CHECKING:
-
-    @overload
-    def delegate(
-        verb: Literal["ADD"], plugin_type: str, request: Request, *, config: bytes | None = None
-    ) -> Result: ...
-    @overload
-    def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | None = None) -> Result | None: ...
-
-
-def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | None = None) -> Result | None:
-    """Have another plugin serve `verb` for `request`: same environment, same stdin unless `config` is given.
-
-    ADD returns the delegate's Result, the other verbs None; an ADD whose result can't be read is undone. Raises the
-    delegate's own CNIError, unchanged.
-    """
-    path = find(plugin_type, request.path.split(_PATH_SEPARATOR) if request.path else [])
-    stdin = request.stdin if config is None else config
-    environ = {**request.environ, "CNI_COMMAND": verb}
-    plugin = _own(path)
-    if plugin:
-        logged: list[str] = []
-        with observed("plugin", f"{plugin_type} {verb}"):
-            made = plugin.delegated(environ, stdin, logged.append, request.given_host)
-        if logged:  # as of a process: who fails says so in the error
-            request.stderr("".join(logged))
-        return made
-    output = execute(path, stdin, environ, stderr=request.stderr, netns=request.foreign_host)
-    if verb != "ADD":
-        return None
-    with Undo(request.stderr) as undo:
-        undo.push(delegate, "DEL", plugin_type, request, config=config)
-        config_version = request.version if config is None else version.of_config(_object(config))
-        return decode_result(output, config_version)

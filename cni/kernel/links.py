@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from cni._core import Link
     from cni.kernel.netns import NetNS
-    from cni.skel.request import Request
     from cni.system.undo import Undo
 
 # linux/if_link.h, rtnetlink.h
@@ -215,11 +214,3 @@ def delete(netns: NetNS, name: str, host: NetNS | None = None) -> None:
                 inside.batch().link_delete(name, missing_ok=True).commit()
     except OSError as error:
         raise CNIError(f"failed to delete {quote(name)}: {error}") from error
-
-
-def delete_attachment(request: Request) -> None:
-    """Delete the container's link, for DEL. One that is gone is fine, alone or with its namespace. Raises CNIError."""
-    container = request.find_container()
-    if container:
-        with container:
-            delete(container, request.ifname, request.host)

@@ -52,6 +52,8 @@ class NetNS:
 
     # The folder of its links' IPv6 parameters, where that is kept open: see Home.
     link_parameters: int | None = None
+    # True for the namespace that the thread is in anyway: see Own.
+    is_own = False
 
     def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
@@ -195,7 +197,19 @@ class NetNS:
         return f"<NetNS {self.path or 'anonymous'} fd {self.fd}>"
 
 
-class Home(NetNS):
+class Own(NetNS):
+    """The namespace of the thread that opened it: what the thread does, and what it starts, is there anyway."""
+
+    __slots__ = ()
+
+    is_own = True
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` in this thread, which is in the namespace."""
+        return function(*args, **kwargs)
+
+
+class Home(Own):
     """The namespace that a process which serves many calls works from, with what each of them needs there kept open.
 
     That is an rtnetlink socket for each thread, and the folder of the links' IPv6 parameters: below /proc/sys/net the

@@ -209,7 +209,9 @@ class _Library:
         """Whether the transaction went through, what it printed, and what nft has to say against it."""
         # A context opens its netlink socket when it is made, but reopens it, and opens others to look up interfaces,
         # while it runs: all of it has to happen in the namespace.
-        return self._run(commands, json) if netns is None else netns.run(self._run_once, commands, json)
+        if netns is None or netns.is_own:
+            return self._run(commands, json)
+        return netns.run(self._run_once, commands, json)
 
     def _run(self, commands: bytes, json: bool) -> tuple[bool, bytes, bytes]:
         # One context for as long as the process lives: closing its socket waits for the RCU grace period (10 ms) of

@@ -339,7 +339,7 @@ class Config(Settings):
         key="cni.dev/valid-attachments",
     )
 
-    def with_result(self, obj: dict[str, Any]) -> Self:
+    def with_prev_result(self, obj: dict[str, Any]) -> Self:
         """The configuration that `obj` is, which differs from this one's object in its prevResult alone.
 
         Raises ConfigError.

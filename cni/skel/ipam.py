@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from cni.invoke import exec as invoke
-from cni.kernel import sysctl
+from cni.kernel import links, sysctl
+from cni.skel.delegation import delegate
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
 from cni.spec.ip import IP
 from cni.spec.result import Interface, Result
@@ -36,8 +36,8 @@ def add(request: Request, undo: Undo) -> Result:
     Raises the plugin's CNIError, or one for an answer without addresses.
     """
     plugin = request.config.ipam.type
-    result = invoke.delegate("ADD", plugin, request)
-    undo.push(invoke.delegate, "DEL", plugin, request)
+    result = delegate("ADD", plugin, request)
+    undo.push(delegate, "DEL", plugin, request)
     if not result.ips:
         raise CNIError("IPAM plugin returned missing IP config")
     return result.to_current()
@@ -62,20 +62,28 @@ def add_over_link(request: Request, undo: Undo, result: Result) -> Result:
     return add(request, undo) if _needs_link(request) else result
 
 
-def refuse_unsayable(request: Request) -> None:
-    """Without an IPAM plugin the result has no addresses, which versions before 0.3.0 cannot say. Raises CNIError."""
+def require_ipam_before_0_3_0(request: Request) -> None:
+    """Raise CNIError if the result will have no addresses, as without an IPAM plugin, but its version must have one."""
     if not request.config.ipam.type:
         Result([Interface(request.ifname)]).encode(request.version)
 
 
-def removal(request: Request, remove_link: Callable[[Request], object]) -> list[Callable[[], object]]:
-    """DEL's steps for the link and its addresses, for ``do_all``.
+def removal(request: Request, delete_link: Callable[[], object] | None = None) -> list[Callable[[], object]]:
+    """Return DEL's steps for the link and its addresses, for ``do_all``.
 
-    The link goes first: another may get the addresses as soon as they are given back. But an IPAM plugin that works
-    over the link gives them back over it.
+    ``delete_link`` is by default what deletes the container's link. The link goes first: another container may get the
+    addresses as soon as they are released. But an IPAM plugin that works over the link releases them over it.
     """
-    steps: list[Callable[[], object]] = [lambda: remove_link(request), lambda: delete(request)]
+    steps: list[Callable[[], object]] = [delete_link or (lambda: _delete_link(request)), lambda: delete(request)]
     return steps[::-1] if _needs_link(request) else steps
+
+
+def _delete_link(request: Request) -> None:
+    """Delete the container's link. One that is gone is fine, alone or with its namespace. Raises CNIError."""
+    container = request.find_container()
+    if container:
+        with container:
+            links.delete(container, request.ifname, request.host)
 
 
 def delete(request: Request) -> None:
@@ -103,7 +111,7 @@ def status(request: Request, *, required: bool = False) -> None:
 
 def _ask(verb: str, request: Request) -> None:
     if request.config.ipam.type:
-        invoke.delegate(verb, request.config.ipam.type, request)
+        delegate(verb, request.config.ipam.type, request)
 
 
 def _needs_link(request: Request) -> bool:

@@ -1,74 +1,85 @@
-"""The keys `ipMasq` and `ipMasqBackend`, for the plugins that have them in their tables.
+"""The keys `ipMasq` and `ipMasqBackend`, for plugins whose table is derived from `Masqueraded`.
 
-cni.masquerade is imported where it is asked for: half the networks have no use for it, and it is a tenth of a
+cni.netfilter.masquerade is imported where it is used: half the networks have no use for it, and it is a tenth of a
 plugin's start-up. Every function may raise CNIError.
 """
 
 from __future__ import annotations
 
+from cni.skel.config import Config, Flag, Text
 from cni.spec.errors import CNIError, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from cni.netfilter.ruleset import Ruleset
     from cni.skel.request import Request
     from cni.spec.result import Result
     from cni.system.undo import Undo
 
 
-def validate(request: Request) -> None:
-    """The backend is one that there is: to be asked before anything is made."""
+class Masqueraded(Config):
+    """The configuration of a plugin that can masquerade what its containers send."""
+
+    ipMasq = Flag("what the container sends beyond its network bears the node's address")
+    ipMasqBackend = Text(None, "iptables or nftables; iptables where it can be used, if none is named")
+
+
+def validate(request: Request[Masqueraded]) -> None:
+    """Raise CNIError if there is no such backend; to be called before anything is made."""
     conf = request.config
-    if conf.ipMasq and conf.ipMasqBackend not in (None, *_masquerade().BACKENDS):
+    if not conf.ipMasq:
+        return
+    from cni.netfilter import masquerade
+
+    if conf.ipMasqBackend not in (None, *masquerade.BACKENDS):
         raise CNIError(f"unknown ipmasq backend {quote(str(conf.ipMasqBackend))}")
 
 
-def setup(request: Request, result: Result, undo: Undo) -> None:
-    """Where the configuration asks for it: what the result's addresses send beyond their networks is masqueraded."""
+def setup(request: Request[Masqueraded], result: Result, undo: Undo) -> None:
+    """Masquerade what the result's addresses send beyond their networks, where the configuration asks for it."""
     if request.config.ipMasq and result.ips:
         from cni.netfilter import ruleset
 
         undo.push(teardown, request)
-        ruleset.establish(request.foreign_host, lambda rules: describe(request, result, rules))
+        ruleset.establish(request.host, lambda rules: describe(request, result, rules))
 
 
-def describe(request: Request, result: Result, ruleset: Ruleset) -> None:
-    """The rules that `setup` puts there."""
+def describe(request: Request[Masqueraded], result: Result, ruleset: Ruleset) -> None:
+    """Describe the rules that `setup` makes."""
     conf = request.config
     if conf.ipMasq and result.ips:
+        from cni.netfilter import masquerade
+
         addresses = [ip.address for ip in result.ips]
-        _masquerade().describe(ruleset, conf.ipMasqBackend, addresses, *_owner(request))
+        masquerade.describe(ruleset, conf.ipMasqBackend, addresses, *_owner(request))
 
 
-def check(request: Request, result: Result) -> None:
-    """The rules are as `setup` made them."""
+def check(request: Request[Masqueraded], result: Result) -> None:
+    """Raise CNIError unless the rules are as `setup` made them."""
     if request.config.ipMasq and result.ips:
+        from cni.netfilter import masquerade
+
         addresses = [ip.address for ip in result.ips]
-        _masquerade().check(addresses, *_owner(request), request.foreign_host)
+        masquerade.check(addresses, *_owner(request), request.host)
 
 
-def teardown(request: Request) -> None:
-    """Take back the attachment's rules, for DEL."""
+def teardown(request: Request[Masqueraded]) -> None:
+    """Delete the attachment's rules, for DEL."""
     if request.config.ipMasq:
-        _masquerade().teardown(*_owner(request), request.foreign_host)
+        from cni.netfilter import masquerade
+
+        masquerade.teardown(*_owner(request), request.host)
 
 
-def gc(request: Request) -> None:
-    """Take back the rules of attachments that are gone, if the runtime says which are not."""
-    conf = request.config
-    if conf.ipMasq and conf.has("cni.dev/valid-attachments"):
-        valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
-        _masquerade().gc(conf.name, valid, request.foreign_host)
+def gc(request: Request[Masqueraded]) -> None:
+    """Delete the rules of stale attachments, if the runtime says which are valid."""
+    valid = request.valid_attachments
+    if request.config.ipMasq and valid is not None:
+        from cni.netfilter import masquerade
+
+        masquerade.gc(request.config.name, valid, request.host)
 
 
-def _masquerade() -> ModuleType:
-    from cni.netfilter import masquerade
-
-    return masquerade
-
-
-def _owner(request: Request) -> tuple[str, str, str]:
-    """Whose the rules are: network, interface, container."""
+def _owner(request: Request[Masqueraded]) -> tuple[str, str, str]:
+    """Return whose the rules are: network, interface, container."""
     return request.config.name, request.ifname, request.container_id

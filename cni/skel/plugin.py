@@ -22,21 +22,38 @@ from cni.spec.errors import (
     CNIError,
 )
 from cni.spec.names import check_container_id, check_ifname, check_network_name
-from cni.spec.result import Result
 from cni.system.process import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import Any, NoReturn
+    from typing import Any, Generic, NoReturn
+
+    from typing_extensions import TypeVar
 
     from cni.kernel.netns import NetNS
     from cni.netfilter.ruleset import Ruleset
+    from cni.spec.result import Result
 
-__all__ = ["Plugin", "Request"]
+    C = TypeVar("C", bound=Config, default=Config)
 
-# Each variable that some verb can't do without, those verbs, and what its value has to be for them; in the order in
-# which problems are reported. CNI_COMMAND is needed by the verb "", which is the one it names when it is missing.
+    class _Of(Generic[C]):
+        """A plugin is one of its table of configuration."""
+
+else:
+    C = None
+
+    class _Of:
+        """`typing` is expensive to import, and of use to type checkers alone."""
+
+        __slots__ = ()
+
+        def __class_getitem__(cls, item):
+            return cls
+
+
+# Variables that a verb requires: (name, verbs, check of the value), in the order in which problems are reported.
+# CNI_COMMAND is required by the verb "", which is the one that a missing CNI_COMMAND names.
 _ENVIRONMENT: tuple[tuple[str, tuple[str, ...], Callable[[str], None] | None], ...] = (
     ("CNI_COMMAND", ("",), None),
     ("CNI_CONTAINERID", ("ADD", "CHECK", "DEL"), check_container_id),
@@ -45,32 +62,55 @@ _ENVIRONMENT: tuple[tuple[str, tuple[str, ...], Callable[[str], None] | None], .
     ("CNI_PATH", ("ADD", "CHECK", "DEL", "GC", "STATUS"), None),
 )
 
-# Verbs that a configuration has to be new enough for.
+# Verbs that require a configuration of at least this version.
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 
-class Plugin:
+class Outcome:
+    """The outcome of one call of a plugin.
+
+    `stdout` is the text to print; `result` is the Result of a successful ADD, and `error` the CNIError of a call that
+    failed; otherwise both are None.
+    """
+
+    __slots__ = ("error", "result", "stdout")
+
+    def __init__(self, stdout: str = "", result: Result | None = None, error: CNIError | None = None) -> None:
+        self.stdout = stdout
+        self.result = result
+        self.error = error
+
+    @property
+    def status(self) -> int:
+        """The exit code: 0, or 1 for an error."""
+        return 1 if self.error else 0
+
+    def __repr__(self) -> str:
+        return f"<Outcome error={self.error!r}>" if self.error else f"<Outcome result={self.result!r}>"
+
+
+class Plugin(_Of[C]):
     """A CNI plugin: a name, a table of its configuration, and a handler for each verb it has something to do for.
 
-    `add` returns the Result; the other handlers return None, and a verb without a handler succeeds.
-    `rules` describes to a Ruleset, given the result of ADD, what the attachment has in iptables and nftables, for it to
-    be restored. `versions` are the spec versions it can be configured in; `about` is told to who starts it by hand, by
-    default its name and the version of this package; None is nothing, and an error then.
-    `netconf_error` goes before what is wrong with the configuration.
+    `add` returns the Result; the other handlers return None, and a verb without a handler succeeds. `validate` raises
+    CNIError for what ADD must refuse in the configuration and arguments, whatever the node is like, and returns
+    warnings about what is allowed but hardly intended; it runs before every ADD, and for `cni validate`.
 
-    For who looks at configurations before they are used: `place` is "interface" for a plugin that makes the container's
-    interface, "chained" for one that changes what others before it have made, "ipam" for one that those ask for
-    addresses, and "" for one that may stand anywhere. `validate` raises what ADD would refuse in the configuration
-    whatever the node is like, and gives warnings of what is allowed, but hardly meant. `arguments` are the keys of
-    CNI_ARGS that it reads, and what they mean.
+    `place` is "interface" for a plugin that makes the container's interface, "chained" for one that changes what
+    earlier plugins of the list made, "ipam" for one that other plugins ask for addresses, and "" for one that may
+    stand anywhere. `rules` describes to a Ruleset, given the result of ADD, the attachment's rules in iptables and
+    nftables, so that they can be restored. `arguments` maps the keys of CNI_ARGS that the plugin reads to their
+    meaning. `versions` are the spec versions it supports. `about` is printed when it is started by hand, by default its
+    name and the version of this package; None makes that an error. `netconf_error` precedes errors about the
+    configuration.
     """
 
     __slots__ = (
+        "_handlers",
         "_latest",
         "about",
         "arguments",
         "config",
-        "handlers",
         "name",
         "netconf_error",
         "place",
@@ -83,14 +123,14 @@ class Plugin:
         self,
         name: str,
         *,
-        config: type[Config] = Config,
-        add: Callable[[Request], Result],
-        delete: Callable[[Request], None] | None = None,
-        check: Callable[[Request], None] | None = None,
-        gc: Callable[[Request], None] | None = None,
-        status: Callable[[Request], None] | None = None,
-        rules: Callable[[Request, Ruleset], None] | None = None,
-        validate: Callable[[Request], Iterable[str] | None] | None = None,
+        config: type[C] = Config,  # type: ignore[assignment]
+        add: Callable[[Request[C]], Result],
+        delete: Callable[[Request[C]], None] | None = None,
+        check: Callable[[Request[C]], None] | None = None,
+        gc: Callable[[Request[C]], None] | None = None,
+        status: Callable[[Request[C]], None] | None = None,
+        rules: Callable[[Request[C], Ruleset], None] | None = None,
+        validate: Callable[[Request[C]], Iterable[str] | None] | None = None,
         place: str = "",
         arguments: Mapping[str, str] | None = None,
         versions: Iterable[str] = version.ALL,
@@ -99,7 +139,7 @@ class Plugin:
     ) -> None:
         self.name = name
         self.config = config
-        self.handlers: dict[str, Callable[[Request], Result | None] | None] = {
+        self._handlers: dict[str, Callable[[Request[C]], Result | None] | None] = {
             "ADD": add,
             "DEL": delete,
             "CHECK": check,
@@ -113,139 +153,169 @@ class Plugin:
         self.versions = tuple(versions)
         self.about = f"CNI {name} plugin v{__version__}" if about == "" else about
         self.netconf_error = netconf_error
-        self._latest: _Known | None = None
+        self._latest: _Parsed | None = None
+
+    def __repr__(self) -> str:
+        return f"<Plugin {self.name}>"
 
     def main(self) -> NoReturn:
         """Be the plugin's process: serve the one call that environment and stdin describe, then exit."""
         _reserve_standard_descriptors()
-        status = self.run(_environ(), _read_stdin, _print, _log)
+        status = _print(self.serve(_environ(), _read_stdin, _log))
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()  # whatever a handler print()ed
             except (AttributeError, OSError, ValueError):
-                pass  # started without it, or nobody reads it any more
+                pass  # the process was started without it, or its reader is gone
         # Finalising the interpreter would free what the kernel frees anyway, for a quarter of the process's time.
         posix._exit(status)
 
-    def run(
+    def call(
+        self,
+        verb: str,
+        config: Mapping[str, Any] | bytes,
+        *,
+        container_id: str = "test",
+        netns: str = "",
+        ifname: str = "eth0",
+        args: str = "",
+        path: Iterable[str] = (),
+        host: NetNS | None = None,
+        log: Callable[[str], object] = print,
+    ) -> Result | None:
+        """Serve one call, for a test of the plugin: `plugin.call("ADD", config, netns=container.path)`.
+
+        `config` is a whole configuration, decoded or as JSON; its `name` and `cniVersion` default to "test" and the
+        newest version. `netns` is the path of the container's namespace, `path` the folders of CNI_PATH, `host` the
+        namespace to work from instead of the thread's own, and `log` takes the lines that the plugin logs.
+
+        Returns the result of ADD, None for other verbs. Raises the CNIError that the plugin would print.
+        """
+        if not isinstance(config, bytes):
+            config = gojson.dumps({"cniVersion": version.CURRENT, "name": "test", **config}).encode()
+        stdin = config
+        environ = {
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": container_id,
+            "CNI_NETNS": netns,
+            "CNI_IFNAME": ifname,
+            "CNI_ARGS": args,
+            "CNI_PATH": ":".join(path) or "/nonexistent",
+        }
+        outcome = self.serve(environ, lambda: stdin, log, host)
+        if outcome.error:
+            raise outcome.error
+        return outcome.result
+
+    def serve(
         self,
         environ: Mapping[str, str],
         stdin: Callable[[], bytes],
-        stdout: Callable[[str], object],
-        stderr: Callable[[str], object],
+        log: Callable[[str], object],
         host: NetNS | None = None,
-    ) -> int:
-        """Serve one call and return its exit code. Nothing but KeyboardInterrupt gets out.
+        parent: Request[Any] | None = None,
+    ) -> Outcome:
+        """Serve one call. Raises nothing but KeyboardInterrupt.
 
-        `host` is the network namespace to work from where that is not the thread's, or one that is kept (netns.Home).
+        `stdin` returns the configuration, and is called if it is needed. `log` takes lines for stderr. `host` is the
+        node's network namespace where that is not the thread's, or one that is kept open (netns.Home). `parent` is the
+        request of a plugin of this process that delegates to this one; then `stdout` is not filled in.
         """
+        request: Request[C] = Request(environ, log, host)
         try:
-            if self.about and not environ.get("CNI_COMMAND"):
-                stderr(f"{self.about}\nCNI protocol versions supported: {', '.join(self.versions)}\n")
-                return 0
-            stdout(self._serve(environ, stdin, stderr, host))
-            return 0
+            if self.about and not request.command:
+                log(f"{self.about}\nCNI protocol versions supported: {', '.join(self.versions)}")
+                return Outcome()
+            if parent is None:
+                return self._answer(request, stdin)
+            result = self._handle(request, stdin(), parent)
+            return Outcome(result=result and result.converted(request.version))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever a handler raises, SystemExit too: the runtime gets its JSON
-            if environ.get("CNI_LOG") == "debug":
-                stderr(_traceback(error))
-            _print_error(error, stdout, stderr)
-            return 1
+            if parent is None and environ.get("CNI_LOG") == "debug":
+                log(_traceback(error))
+            structured = _as_cni_error(error)
+            return Outcome(gojson.dumps(structured.to_dict(), indent=4), error=structured)
 
     def request(
-        self, environ: Mapping[str, str], config: bytes, stderr: Callable[[str], object], host: NetNS | None = None
-    ) -> Request:
-        """A call as handlers see it, for who calls them otherwise than by run(). Raises CNIError."""
-        fields = _decode(config)
-        config_version = version.of_config(fields)
-        version.reconcile(config_version, self.versions)
-        parsed = self._parse(fields)
-        return Request(environ, stdin=config, config=parsed, version=config_version, stderr=stderr, host=host)
-
-    def delegated(
-        self, environ: Mapping[str, str], config: bytes, stderr: Callable[[str], object], host: NetNS | None = None
-    ) -> Result | None:
-        """Serve a plugin of this very process that delegates to this one: what it would read of ADD's output.
-
-        The environment is the one that it was called with itself.
-
-        Raises the CNIError that would be printed.
-        """
-        try:
-            made, config_version = self._handle(environ, config, stderr, host, is_nested=True)
-            return made and made.converted(config_version)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise _as_cni_error(error) from error
-
-    def _serve(
-        self,
-        environ: Mapping[str, str],
-        stdin: Callable[[], bytes],
-        stderr: Callable[[str], object],
-        host: NetNS | None,
-    ) -> str:
-        """What is to be printed."""
-        if "TRACEPARENT" not in environ and environ.get("CNI_LOG") != "debug":
-            return self._answer(environ, stdin, stderr, host)
-        from cni.system.tracing import Trace  # for who wants to see the steps
-
-        with Trace.of_plugin(self.name, environ, stderr) as trace:
-            return self._answer(environ, trace.reading(stdin), stderr, host)
-
-    def _answer(
-        self,
-        environ: Mapping[str, str],
-        stdin: Callable[[], bytes],
-        stderr: Callable[[str], object],
-        host: NetNS | None,
-    ) -> str:
-        _check_environment(environ)
-        if environ["CNI_COMMAND"] == "VERSION":
-            return version.PluginInfo(self.versions).encode()
-        made, config_version = self._handle(environ, _read(stdin), stderr, host)
-        return made.text(config_version) if made else ""
-
-    def _handle(
         self,
         environ: Mapping[str, str],
         config: bytes,
-        stderr: Callable[[str], object],
-        host: NetNS | None,
-        *,
-        is_nested: bool = False,
-    ) -> tuple[Result | None, str]:
-        """ADD's result, and the version to tell it in; the order of the steps is that in which errors count."""
-        verb = environ["CNI_COMMAND"]
-        latest = self._latest
-        known = latest if latest and latest.config == config else None
-        fields = known.fields if known else _decode(config)
-        if verb not in self.handlers:
-            raise CNIError(f"unknown CNI_COMMAND: {verb}", INVALID_ENVIRONMENT_VARIABLES)
-        config_version = known.version if known else version.of_config(fields)
-        if verb in _SINCE:
-            self._check_gate(verb, config_version)
-        version.reconcile(config_version, self.versions)
-        handler = self.handlers[verb]
-        if handler is None:
-            return None, config_version
-        parsed = known.parsed if known else self._parse(fields, latest)
-        if not known:
-            self._latest = _Known(config, fields, config_version, parsed)
-        with Request(environ, stdin=config, config=parsed, version=config_version, stderr=stderr, host=host) as request:
-            if verb in ("ADD", "DEL") and not is_nested:
-                _refuse_own_netns(request)
-            made = handler(request)
-        if verb != "ADD":
-            return None, config_version
-        if made is None:
-            raise CNIError(f"{self.name}: ADD made no result")
-        return made, config_version
+        log: Callable[[str], object],
+        host: NetNS | None = None,
+    ) -> Request[C]:
+        """Return the request that ADD's handler would get, without serving it: for `rules` and `validate`.
 
-    def _check_gate(self, verb: str, config_version: str) -> None:
-        """Raises CNIError where configuration or plugin are older than the verb."""
+        Raises CNIError.
+        """
+        request: Request[C] = Request(environ, log, host)
+        self._read(request, config)
+        return request
+
+    def _answer(self, request: Request[C], stdin: Callable[[], bytes]) -> Outcome:
+        environ = request.environ
+        if "TRACEPARENT" not in environ and environ.get("CNI_LOG") != "debug":
+            return self._answer_runtime(request, stdin)
+        from cni.system.tracing import Trace
+
+        with Trace.of_plugin(self.name, environ, request.log) as trace:
+            return self._answer_runtime(request, trace.reading(stdin))
+
+    def _answer_runtime(self, request: Request[C], stdin: Callable[[], bytes]) -> Outcome:
+        _check_environment(request.environ)
+        if request.command == "VERSION":
+            return Outcome(version.PluginInfo(self.versions).encode())
+        result = self._handle(request, _read(stdin))
+        return Outcome(result.text(request.version), result) if result else Outcome()
+
+    def _handle(self, request: Request[C], config: bytes, parent: Request[Any] | None = None) -> Result | None:
+        handler = self._read(request, config, parent)
+        if handler is None:
+            return None
+        with request:
+            if parent is None and request.command in ("ADD", "DEL"):
+                _refuse_own_netns(request)
+            if request.command == "ADD" and self.validate:
+                for _ in self.validate(request) or ():
+                    pass  # warnings are for `cni validate`; a generator has to be run to its end
+            result = handler(request)
+        if request.command != "ADD":
+            return None
+        if result is None:
+            raise CNIError(f"{self.name}: ADD made no result")
+        return result
+
+    def _read(
+        self, request: Request[C], config: bytes, parent: Request[Any] | None = None
+    ) -> Callable[[Request[C]], Result | None] | None:
+        """Read the configuration into the request and return the verb's handler. Raises CNIError.
+
+        The order of the steps is that of the errors in Go. What `parent` has decoded is not decoded again.
+        """
+        latest = self._latest
+        same = latest if latest and latest.config == config else None
+        decoded = same.fields if same else parent.config.raw if parent and parent.stdin is config else None
+        fields = _decode(config) if decoded is None else decoded
+        if request.command not in self._handlers:
+            raise CNIError(f"unknown CNI_COMMAND: {request.command}", INVALID_ENVIRONMENT_VARIABLES)
+        request.stdin = config
+        request.version = same.version if same else version.of_config(fields)
+        if request.command in _SINCE:
+            self._require_version_of(request.command, request.version)
+        version.reconcile(request.version, self.versions)
+        handler = self._handlers[request.command]
+        if handler is None:
+            return None
+        if same:
+            request.config = same.parsed
+        else:
+            request.config = self._parse(fields, latest)
+            self._latest = _Parsed(config, fields, request.version, request.config)
+        return handler
+
+    def _require_version_of(self, verb: str, config_version: str) -> None:
+        """Raise CNIError if the configuration or the plugin is older than the verb."""
         try:
             if not version.at_least(config_version, _SINCE[verb]):
                 raise CNIError(f"config version does not allow {verb}", INCOMPATIBLE_CNI_VERSION)
@@ -254,41 +324,42 @@ class Plugin:
         except ValueError as error:
             raise CNIError(str(error), DECODING_FAILURE) from error
 
-    def _parse(self, fields: dict[str, Any], latest: _Known | None = None) -> Config:
+    def _parse(self, fields: dict[str, Any], latest: _Parsed | None) -> C:
         try:
-            if latest and latest.differs_in_result_alone(fields):
-                return latest.parsed.with_result(fields)
+            if latest and latest.differs_in_prev_result_alone(fields):
+                parsed: C = latest.parsed.with_prev_result(fields)
+                return parsed
             return self.config.parse(fields)
         except CNIError as error:
             raise error.prefixed(self.netconf_error) from None
 
 
-class _Known:
-    """A configuration that came, and what it is.
+class _Parsed:
+    """The latest configuration, and what it was parsed to, which nobody changes.
 
     A network's containers come with the same one, one after the other; with DEL and CHECK, and in a chain, it has each
-    container's own prevResult. Nobody changes what it was parsed to.
+    container's own prevResult.
     """
 
-    __slots__ = ("_essence", "config", "fields", "parsed", "version")
+    __slots__ = ("_rest", "config", "fields", "parsed", "version")
 
-    def __init__(self, config: bytes, fields: dict[str, Any], config_version: str, parsed: Config) -> None:
+    def __init__(self, config: bytes, fields: dict[str, Any], config_version: str, parsed: Any) -> None:
         self.config = config
         self.fields = fields
         self.version = config_version
         self.parsed = parsed
-        self._essence = b""
+        self._rest = b""
 
-    def differs_in_result_alone(self, fields: dict[str, Any]) -> bool:
+    def differs_in_prev_result_alone(self, fields: dict[str, Any]) -> bool:
         try:
-            self._essence = self._essence or _essence(self.fields)
-            return self._essence == _essence(fields)
-        except ValueError:  # nested too deeply for that
+            self._rest = self._rest or _without_prev_result(self.fields)
+            return self._rest == _without_prev_result(fields)
+        except ValueError:  # nested too deeply for marshal
             return False
 
 
-def _essence(fields: dict[str, Any]) -> bytes:
-    """All but the prevResult. As bytes, since 1, 1.0 and true would be equal; in a form that shares no parts."""
+def _without_prev_result(fields: dict[str, Any]) -> bytes:
+    """Marshal everything but prevResult, because == takes 1, 1.0 and True for equal (version 2: no back-references)."""
     return marshal.dumps({**fields, "prevResult": None}, 2)
 
 
@@ -315,7 +386,7 @@ def _read(stdin: Callable[[], bytes]) -> bytes:
 
 
 def _decode(config: bytes) -> dict[str, Any]:
-    """The configuration as an object with a sound network name."""
+    """Decode the configuration: an object with a valid network name. Raises CNIError."""
     try:
         fields = gojson.table(gojson.loads(config), "")
         name = gojson.Fields(fields, "").get("name", gojson.text, "")
@@ -328,9 +399,10 @@ def _decode(config: bytes) -> dict[str, Any]:
 
 
 def _refuse_own_netns(request: Request) -> None:
-    """Before anything is made or taken away: CNI_NETNS must not be the namespace the plugin itself works from.
+    """Raise CNIError if CNI_NETNS is the namespace that the plugin itself works from.
 
-    Go checks when the verb is done. A path that can't be opened is left for the handler to judge: DEL tolerates it.
+    Go checks after the verb, this before anything is made or deleted. A path that can't be opened is left to the
+    handler: DEL tolerates it.
     """
     if request.environ.get("CNI_NETNS_OVERRIDE", "").upper() in ("1", "TRUE"):
         return
@@ -343,26 +415,26 @@ def _refuse_own_netns(request: Request) -> None:
 
 
 def _as_cni_error(error: BaseException) -> CNIError:
-    """The first structured error of the chain `raise ... from ...` made; any other error is an internal one."""
+    """Return the first structured error of the chain that `raise ... from ...` made.
+
+    Without one, an error of the system is an internal error with its text; of any other, a fault in a plugin, the
+    type is named too, since its text alone ("'eth0'" of a KeyError) may say nothing.
+    """
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, CNIError):
             return link
         link = link.__cause__
-    return CNIError(str(error) or type(error).__name__, INTERNAL)
-
-
-def _print_error(error: BaseException, stdout: Callable[[str], object], stderr: Callable[[str], object]) -> None:
-    try:
-        stdout(gojson.dumps(_as_cni_error(error).to_dict(), indent=4))
-    except (CNIError, OSError) as problem:
-        stderr(f"Error writing error JSON to stdout: {problem}\n")
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, OSError) and text:
+        return CNIError(text, INTERNAL)
+    return CNIError(f"{name}: {text}" if text else name, INTERNAL)
 
 
 def _traceback(error: BaseException) -> str:
-    import traceback  # dear, and only for who debugs
+    import traceback  # expensive, and only for debugging
 
-    return "".join(traceback.format_exception(error))
+    return "".join(traceback.format_exception(error)).rstrip("\n")
 
 
 def _reserve_standard_descriptors() -> None:
@@ -386,16 +458,19 @@ def _read_stdin() -> bytes:
     return b"".join(chunks)
 
 
-def _print(text: str) -> None:
-    """Write to stdout; what UTF-8 has no bytes for becomes a `?`."""
+def _print(outcome: Outcome) -> int:
+    """Write the outcome to stdout and return the exit code; what UTF-8 has no bytes for becomes a `?`."""
     try:
-        write_all(1, text.encode(errors="replace"))
+        write_all(1, outcome.stdout.encode(errors="replace"))
+        return outcome.status
     except OSError as error:
-        raise CNIError(f"writing to stdout: {error}", IO_FAILURE) from error
+        what = "error JSON" if outcome.error else "result"
+        _log(f"Error writing {what} to stdout: {error.strerror}")
+        return 1
 
 
 def _log(text: str) -> None:
     try:
-        write_all(2, text.encode(errors="replace"))
+        write_all(2, f"{text}\n".encode(errors="replace"))
     except OSError:
-        pass  # there is nowhere left to tell
+        pass  # nobody reads it

@@ -1,33 +1,54 @@
-"""One call of a plugin: what came with it, and what follows from that."""
+"""One call of a plugin, as its handlers see it."""
 
 from __future__ import annotations
 
-from cni.kernel.netns import Home, NetNS, NetNSNotFound
+from cni.kernel.netns import NetNS, NetNSNotFound, Own
 from cni.spec import result
 from cni.spec.errors import CNIError, bracketed, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Self
+    from typing import Any, Generic, Self
 
+    from typing_extensions import TypeVar
+
+    from cni.skel.config import Config
     from cni.spec.result import Result
+
+    # Covariant, as nobody changes a configuration: a helper that takes any Request takes a Request[Conf].
+    C = TypeVar("C", bound=Config, covariant=True, default=Config)
+
+    class _Of(Generic[C]):
+        """A request is one of its plugin's table of configuration."""
+
+else:
+    C = None
+
+    class _Of:
+        """`typing` is expensive to import, and of use to type checkers alone."""
+
+        __slots__ = ()
+
+        def __class_getitem__(cls, item):
+            return cls
+
 
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 
 
-class Request:
+class Request(_Of[C]):
     """One call of a plugin, as its handlers see it.
 
-    `container_id`, `netns` (a path), `ifname`, `args` and `path` are the CNI_* variables' texts, "" where unset;
-    `stdin` is the configuration as it came, `config` the same parsed by the plugin's table, which calls with the same
-    one share, so nothing in it is to be changed; `version` is the cniVersion to answer in. `stderr` takes text for the
-    log. `given_host` is the network namespace the plugin is to work from, None where that is the thread's;
-    `foreign_host` the same, but None where it is this process's own, in which programs are started anyway.
+    `command`, `container_id`, `netns` (a path), `ifname`, `args` and `path` are the CNI_* variables' texts, "" where
+    unset. `stdin` is the configuration as it came, and `config` the same parsed by the plugin's table; calls with the
+    same configuration share it, so nothing in it may be changed. `version` is the cniVersion to answer in. `log` takes
+    a line of text for stderr.
     """
 
     __slots__ = (
         "_container",
+        "_given_host",
         "_host",
         "_prev_result",
         "args",
@@ -35,26 +56,19 @@ class Request:
         "config",
         "container_id",
         "environ",
-        "foreign_host",
-        "given_host",
         "ifname",
+        "log",
         "netns",
         "path",
-        "stderr",
         "stdin",
         "version",
     )
 
-    def __init__(
-        self,
-        environ: Mapping[str, str],
-        *,
-        stdin: bytes,
-        config: Any,
-        version: str,
-        stderr: Callable[[str], object],
-        host: NetNS | None = None,
-    ) -> None:
+    config: C
+    stdin: bytes
+    version: str
+
+    def __init__(self, environ: Mapping[str, str], log: Callable[[str], object], host: NetNS | None = None) -> None:
         self.environ = dict(environ)
         self.command = environ.get("CNI_COMMAND", "")
         self.container_id = environ.get("CNI_CONTAINERID", "")
@@ -62,35 +76,38 @@ class Request:
         self.ifname = environ.get("CNI_IFNAME", "")
         self.args = environ.get("CNI_ARGS", "")
         self.path = environ.get("CNI_PATH", "")
-        self.stdin = stdin
-        self.config = config
-        self.version = version
-        self.stderr = stderr
-        self.given_host = host
-        self.foreign_host = None if isinstance(host, Home) else host
+        self.log = log
+        self._given_host = host
         self._host = host
         self._container: NetNS | None = None
         self._prev_result: tuple[Result | None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Request {self.command} {self.container_id} {self.ifname} {self.netns}>"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close what has been opened and is not in other hands."""
+        """Close the namespaces that the request itself has opened and has not handed out."""
         if self._container:
             self._container.close()
-        if self._host is not None and self._host is not self.given_host:
+        if self._host is not None and self._host is not self._given_host:
             self._host.close()
 
     @property
     def host(self) -> NetNS:
-        """The network namespace the plugin works from, opened at the first use."""
+        """The node's network namespace, the one that the plugin works from. It is opened at the first use."""
         if self._host is None:
-            self._host = NetNS.current()
+            self._host = Own.current()
         return self._host
 
+    def read_stdin(self) -> bytes:
+        """Return the configuration as it came, for Plugin.serve."""
+        return self.stdin
+
     def open_container(self) -> NetNS:
-        """The namespace of CNI_NETNS, opened, for the caller to close; raises CNIError."""
+        """Open the namespace of CNI_NETNS, for the caller to close. Raises CNIError."""
         opened, self._container = self._container, None
         try:
             return opened or NetNS.open(self.netns)
@@ -98,7 +115,7 @@ class Request:
             raise CNIError(f"failed to open netns {quote(self.netns)}: {error}") from error
 
     def find_container(self) -> NetNS | None:
-        """As open_container(), for DEL: None where there is no such namespace, any more or in CNI_NETNS."""
+        """As open_container(), for DEL: None if CNI_NETNS is empty, or the namespace is gone. Raises CNIError."""
         try:
             return self.open_container() if self.netns else None
         except CNIError as error:
@@ -107,7 +124,10 @@ class Request:
             raise
 
     def is_in_own_netns(self) -> bool:
-        """Whether CNI_NETNS is the namespace that the plugin works from; not if it can't be opened. Raises OSError."""
+        """Return True if CNI_NETNS is the namespace that the plugin works from; False if it can't be opened.
+
+        Raises OSError if that can't be found out.
+        """
         try:
             self._container = NetNS.open(self.netns)
         except (CNIError, OSError):
@@ -116,19 +136,29 @@ class Request:
 
     @property
     def prev_result(self) -> Result | None:
-        """What the earlier plugins of the list made; raises CNIError if it can't be parsed."""
+        """The result of the earlier plugins of the list, or None. Raises CNIError if it can't be parsed."""
         if self._prev_result is None:
             self._prev_result = (result.prev_result(self.config.raw, self.version),)
         return self._prev_result[0]
 
     def require_prev_result(self, refusal: str = "Required prevResult missing") -> Result:
-        """What the earlier plugins of the list made, in the current version; raises CNIError(refusal) without any."""
+        """Return the result of the earlier plugins, in the current version. Raises CNIError(refusal) without one."""
         if self.prev_result is None:
             raise CNIError(refusal)
         return self.prev_result
 
+    @property
+    def valid_attachments(self) -> list[tuple[str, str]] | None:
+        """The attachments that still exist, as pairs of container id and interface name; None if GC has no list.
+
+        Without a list nobody knows which attachments are stale, so nothing may be deleted.
+        """
+        if not self.config.has("cni.dev/valid-attachments"):
+            return None
+        return [(entry.containerID, entry.ifname) for entry in self.config.valid_attachments]
+
     def cni_args(self, *names: str, **parsers: Callable[[str], object]) -> dict[str, Any]:
-        """The pairs of CNI_ARGS this plugin knows: the `names` as text, the others through their parser.
+        """Return the pairs of CNI_ARGS that this plugin knows: the `names` as text, the others through their parser.
 
         A parser raises ValueError. Raises CNIError for a malformed or, unless IgnoreUnknown is set, unknown pair.
         """

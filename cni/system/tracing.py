@@ -211,13 +211,13 @@ class Trace:
         words = "in all" if span is self._root else "; ".join(span.attributes.get("cni.requests", [span.name]))
         failure = f" -- failed: {span.error}" if span.error else ""
         indent = "  " * max(len(self._open) - 1, 0)
-        self._log(f"cni {self.name}: {began:8.2f} {took:+8.2f} ms  {indent}{words}{failure}\n")
+        self._log(f"cni {self.name}: {began:8.2f} {took:+8.2f} ms  {indent}{words}{failure}")
 
     def _export(self, context: Context) -> None:
         try:
             _append(self._path, f"{gojson.dumps(self._request(context))}\n".encode())
         except OSError as error:
-            self._log(f"cni {self.name}: its spans could not be written to {self._path}: {error.strerror}\n")
+            self._log(f"cni {self.name}: its spans could not be written to {self._path}: {error.strerror}")
 
     def _request(self, context: Context) -> dict[str, Any]:
         """An ExportTraceServiceRequest."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Undo:
     """What is to be taken back if the rest of a ``with`` block fails: in reverse, to the end.
 
-        with Undo(request.stderr) as undo:
+        with Undo(request.log) as undo:
             port = links.make_pair(...)
             undo.push(links.delete, container, "eth0")
 
@@ -52,7 +52,7 @@ class Undo:
                     step()
                 except Exception as problem:
                     # Whatever it is, the block's failure is the one to report.
-                    self._log(f"undoing what failed: {problem}\n")
+                    self._log(f"undoing what failed: {problem}")
 
 
 def do_all(steps: Iterable[Callable[[], object]]) -> None:

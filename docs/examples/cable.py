@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cni.kernel import links
 from cni.skel import ipam
-from cni.skel.plugin import Plugin, Request
+from cni.skel.plugin import Plugin
+from cni.skel.request import Request
 from cni.spec.errors import INVALID_NETWORK_CONFIG, CNIError
 from cni.spec.result import Result
 from cni.system.undo import Undo, do_all
@@ -18,7 +19,7 @@ def add(request: Request) -> Result:
         request.open_container() as container,
         request.host.netlink() as node,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         links.refuse_existing(inside, request.ifname)
         result = ipam.add(request, undo)
@@ -31,7 +32,7 @@ def add(request: Request) -> Result:
 
 def delete(request: Request) -> None:
     """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request, links.delete_attachment))
+    do_all(ipam.removal(request))
 
 
 plugin = Plugin("cable", add=add, delete=delete, check=ipam.check, gc=ipam.gc, status=ipam.status, place="interface")

@@ -6,7 +6,8 @@ from cni.netfilter.iptables import Iptables
 from cni.netfilter.naming import chain_name
 from cni.netfilter.ruleset import Ruleset, establish
 from cni.skel.config import Config, ListOf, Network
-from cni.skel.plugin import Plugin, Request
+from cni.skel.plugin import Plugin
+from cni.skel.request import Request
 from cni.spec.result import Result
 from cni.system.undo import do_all
 
@@ -17,14 +18,14 @@ class GuardConf(Config):
     deny = ListOf(Network(), "networks that the container is not to reach")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[GuardConf]) -> Result:
     """Put the rules in place, and pass on what the plugins before this one made."""
     result = request.require_prev_result("guard must come after a plugin that makes an interface")
-    establish(request.foreign_host, lambda wanted: rules(request, wanted))
+    establish(request.host, lambda wanted: rules(request, wanted))
     return result
 
 
-def rules(request: Request, ruleset: Ruleset) -> None:
+def rules(request: Request[GuardConf], ruleset: Ruleset) -> None:
     """A chain for the container, which FORWARD enters with what comes from its addresses."""
     chain = chain_of(request)
     for version in (4, 6):
@@ -37,9 +38,9 @@ def rules(request: Request, ruleset: Ruleset) -> None:
                 ruleset.ensure_iptables(version, "filter", [*own, entry])
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[GuardConf]) -> None:
     """Remove the chain and what leads to it. Whether they were ever there is not known, so both may be missing."""
-    chain, host = chain_of(request), request.foreign_host
+    chain, host = chain_of(request), request.host
     do_all([lambda: remove(Iptables(4, host), chain), lambda: remove(Iptables(6, host), chain)])
 
 
@@ -50,7 +51,7 @@ def remove(iptables: Iptables, chain: str) -> None:
         iptables.change("filter", [*deletions, ["-X", chain]], fresh=[chain])
 
 
-def chain_of(request: Request) -> str:
+def chain_of(request: Request[GuardConf]) -> str:
     return chain_name(request.config.name, request.container_id, "GUARD-")
 
 

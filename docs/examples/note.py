@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cni.skel.config import Config, Text
-from cni.skel.plugin import Plugin, Request
+from cni.skel.plugin import Plugin
+from cni.skel.request import Request
 from cni.spec.errors import INVALID_NETWORK_CONFIG, CNIError
 from cni.spec.result import Result
 
@@ -14,7 +15,7 @@ class NoteConf(Config):
     file = Text("/run/cni-notes", "the file that gets a line for each ADD and DEL")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[NoteConf]) -> Result:
     """Note the addresses and pass on what the plugins before this one made."""
     if request.prev_result is None:
         raise CNIError("note must come after a plugin that makes an interface", INVALID_NETWORK_CONFIG)
@@ -22,12 +23,12 @@ def add(request: Request) -> Result:
     return request.prev_result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[NoteConf]) -> None:
     """Note the end; everything a DEL needs may be missing, and it has to succeed all the same."""
     write(request)
 
 
-def write(request: Request, *addresses: str) -> None:
+def write(request: Request[NoteConf], *addresses: str) -> None:
     with open(request.config.file, "a") as notes:
         print(request.command, request.container_id, request.ifname, *addresses, file=notes)
 

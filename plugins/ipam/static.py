@@ -81,12 +81,12 @@ class Conf(Config):
     args = Section(Args, "free metadata")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     ipam = _ipam(request.config)
     return Result(ips=_addresses(request), routes=ipam.routes, dns=ipam.dns)
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """As with Go, an address that the result lacks is no fault; one with another gateway is."""
     addresses = _addresses(request)
     result = request.prev_result
@@ -98,7 +98,7 @@ def check(request: Request) -> None:
             raise CNIError(f"static: Failed to match addr {ours.address.ip} on interface {request.ifname}")
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """Ready is whoever has a sound configuration: without addresses too, which may come with the call."""
     try:
         _addresses(request)
@@ -106,9 +106,9 @@ def status(request: Request) -> None:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
 
 
-def validate(request: Request) -> list[str]:
+def validate(request: Request[Conf]) -> list[str]:
     """Every address is one; without any, and without a way for some to come with the call, there are none."""
-    conf: Conf = request.config
+    conf = request.config
     if _addresses(request) or conf.capabilities.get(RuntimeConf.ips.key):
         return []
     return ["no address is given out, unless CNI_ARGS name one"]
@@ -120,9 +120,9 @@ def _ipam(conf: Conf) -> IPAMConf:
     return conf.ipam
 
 
-def _addresses(request: Request) -> list[IPConfig]:
+def _addresses(request: Request[Conf]) -> list[IPConfig]:
     """The container's addresses, from whichever source counts. Raises CNIError."""
-    conf: Conf = request.config
+    conf = request.config
     own = [_configured(index, one) for index, one in enumerate(_ipam(conf).addresses)]
     further = _from_cni_args(request)
     instead = conf.runtimeConfig.ips or conf.args.cni.ips
@@ -139,7 +139,7 @@ def _configured(index: int, conf: AddressConf) -> IPConfig:
     return IPConfig(conf.address, conf.gateway)
 
 
-def _from_cni_args(request: Request) -> list[IPConfig]:
+def _from_cni_args(request: Request[Conf]) -> list[IPConfig]:
     """IP's addresses, each with the last of GATEWAY's addresses that lies in its network."""
     args = request.cni_args("IP", "GATEWAY")
     addresses = [IPConfig(_parsed(text.strip())) for text in _items(args.get("IP", ""))]

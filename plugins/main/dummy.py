@@ -25,14 +25,13 @@ class Conf(Config):
     deterministicMAC = Flag("the MAC follows from the IP address; false leaves it to the kernel", default=True)
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Make the attachment, or leave nothing behind."""
-    conf: Conf = request.config
-    _require_ipam(conf)
+    conf = request.config
     with (
         request.open_container() as container,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         links.refuse_existing(inside, request.ifname)
         result = ipam.add(request, undo)
@@ -42,12 +41,12 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request, links.delete_attachment))
+    do_all(ipam.removal(request))
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so."""
     _require_ipam(request.config)
     with request.open_container() as container, container.netlink() as inside:
@@ -59,18 +58,18 @@ def check(request: Request) -> None:
         expect_routes(inside, result.routes)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back addresses of attachments that are gone. Their links went with their namespaces."""
     ipam.gc(request)
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready."""
     _require_ipam(request.config)
     ipam.status(request)
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """There is an IPAM plugin."""
     _require_ipam(request.config)
 

@@ -55,16 +55,15 @@ class Conf(Config):
     runtimeConfig = Section(RuntimeConf, "the value of the capability deviceID, put in by the runtime")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Move the device into the container, or leave it where it is and as it is."""
-    conf: Conf = request.config
+    conf = request.config
     pci, auxiliary = _bus_ids(conf)
     by_link = _is_named_by_link(conf)  # which goes before the ids
     if not (by_link or pci or auxiliary):
         raise CNIError(_UNNAMED)
-    ipam.refuse_unsayable(request)
     if _serves_dpdk(conf, pci):
-        with request.open_container(), Undo(request.stderr) as undo:
+        with request.open_container(), Undo(request.log) as undo:
             result = ipam.add(request, undo) if conf.ipam.type else Result()
         result.interfaces = [Interface(request.ifname, sandbox=request.netns)]
         for ip in result.ips:
@@ -78,14 +77,14 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Give device and addresses back, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request, _give_back))
+    do_all(ipam.removal(request, lambda: _give_back(request)))
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so, and DEL will find out the device's own name."""
-    conf: Conf = request.config
+    conf = request.config
     ipam.check(request)
     result = request.require_prev_result()
     if _serves_dpdk(conf, _bus_ids(conf)[0]):
@@ -98,12 +97,12 @@ def check(request: Request) -> None:
         expect_routes(inside, result.routes)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back addresses of attachments that are gone. The kernel has taken their devices out of their namespaces."""
     ipam.gc(request)
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready. A device that is not there may be with a container, which is no fault."""
     ipam.status(request)
 
@@ -111,12 +110,12 @@ def status(request: Request) -> None:
 # ---- the device among the host's ----
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """Something names the device, or may come with the call."""
-    conf: Conf = request.config
+    conf = request.config
     if not (_is_named_by_link(conf) or conf.pciBusID or conf.capabilities.get(RuntimeConf.deviceID.key)):
         raise CNIError(_UNNAMED)
-    ipam.refuse_unsayable(request)
+    ipam.require_ipam_before_0_3_0(request)
 
 
 def _is_named_by_link(conf: Conf) -> bool:
@@ -219,13 +218,13 @@ def _serves_dpdk(conf: Conf, pci: str) -> bool:
 # ---- to the container and back ----
 
 
-def _add_link(request: Request) -> Result:
-    conf: Conf = request.config
+def _add_link(request: Request[Conf]) -> Result:
+    conf = request.config
     with (
         request.open_container() as container,
         request.host.netlink() as node,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         device = _find(conf, node)
         links.refuse_existing(inside, request.ifname)
@@ -253,7 +252,7 @@ def _move(link: Link, source: NetNS, target: NetNS, name: str, *, alias: str, up
             raise CNIError(f"failed to move link {quote(link.name)} to become {quote(name)}: {error}") from error
 
 
-def _give_back(request: Request) -> None:
+def _give_back(request: Request[Conf]) -> None:
     """Move the device home. One that is back already, or never came, is fine. Raises CNIError."""
     if _served_dpdk(request.config):
         return
@@ -296,13 +295,13 @@ def _own_name(link: Link) -> str:
     return name
 
 
-def _rename_returned(request: Request) -> None:
+def _rename_returned(request: Request[Conf]) -> None:
     """Give its own name to a device that has outlived its namespace.
 
     The kernel puts physical devices back itself when a namespace ends: down, with the name they had there, or
     devN where that is taken. It does so in the first of all namespaces, so there may be nothing to be found.
     """
-    conf: Conf = request.config
+    conf = request.config
     with request.host.netlink() as node:
         link = _returned(conf, node)
         if link is None or not link.alias or link.is_up or not _is_kernels_choice(link.name, request.ifname):
@@ -311,7 +310,7 @@ def _rename_returned(request: Request) -> None:
             node.batch().link_set(link.index, name=_own_name(link), alias="").commit()
         except (CNIError, OSError) as error:
             # The container's namespace is gone: there is nothing that a repeated DEL could do better.
-            request.stderr(f"{link.name} is back from {request.netns}, but not under its own name: {error}\n")
+            request.log(f"{link.name} is back from {request.netns}, but not under its own name: {error}")
 
 
 def _returned(conf: Conf, node: Netlink) -> Link | None:

@@ -46,14 +46,14 @@ class Conf(Config):
     linkInContainer = Flag("the master is in the container's namespace")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Make the attachment, or leave nothing behind."""
-    conf: Conf = request.config
+    conf = request.config
     with (
         request.open_container() as container,
         request.host.netlink() as node,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         place = inside if conf.linkInContainer else node
         master = _master(request, place)
@@ -69,14 +69,14 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request, links.delete_attachment))
+    do_all(ipam.removal(request))
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so."""
-    conf: Conf = request.config
+    conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
         result = request.require_prev_result()
@@ -91,22 +91,22 @@ def check(request: Request) -> None:
         expect_routes(inside, result.routes)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back addresses of attachments that are gone. Their links went with their namespaces."""
     ipam.gc(request)
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready, and the master, if the node has to have one of that name, is there."""
-    conf: Conf = request.config
+    conf = request.config
     ipam.status(request)
     if conf.master and not conf.linkInContainer:
         with request.host.netlink() as node:
             masters.expect_ready(node, conf.master)
 
 
-def _master(request: Request, place: Netlink) -> Link:
-    conf: Conf = request.config
+def _master(request: Request[Conf], place: Netlink) -> Link:
+    conf = request.config
     if conf.master:
         return masters.find(place, conf.master)
     if request.prev_result is None:
@@ -117,7 +117,7 @@ def _master(request: Request, place: Netlink) -> Link:
     return masters.find(place, names[0])
 
 
-def _chained_result(request: Request) -> Result | None:
+def _chained_result(request: Request[Conf]) -> Result | None:
     """The previous result, where it has the addresses for want of an IPAM plugin."""
     if request.config.ipam.type or request.prev_result is None or not request.prev_result.ips:
         return None

@@ -23,7 +23,7 @@ class Conf(Config):
     """loopback has no settings of its own."""
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Bring lo up."""
     try:
         previous = request.prev_result
@@ -38,7 +38,7 @@ def add(request: Request) -> Result:
     return Result([Interface(LO, link.hwaddr, request.netns)], ips)
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Set lo down, where the namespace is still there."""
     container = request.find_container()
     if container is None:
@@ -47,7 +47,7 @@ def delete(request: Request) -> None:
         inside.batch().link_set(LO, up=False).commit()
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Lo is up."""
     with request.open_container() as container, container.netlink() as inside:
         if not inside.link(LO).is_up:

@@ -70,17 +70,16 @@ class Conf(Config):
     runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Make the attachment, or leave nothing behind."""
-    conf: Conf = request.config
+    conf = request.config
     asked = _asked_mac(request)
     data = _data(conf)
-    ipam.refuse_unsayable(request)
     with (
         request.open_container() as container,
         request.host.netlink() as node,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         place = inside if conf.linkInContainer else node
         master = _master(conf, place)
@@ -120,14 +119,14 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request, links.delete_attachment))
+    do_all(ipam.removal(request))
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD made is still so."""
-    conf: Conf = request.config
+    conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
         result = request.require_prev_result()
@@ -141,14 +140,14 @@ def check(request: Request) -> None:
         expect_routes(inside, result.routes)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back addresses of attachments that are gone. Their links went with their namespaces."""
     ipam.gc(request)
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready, and the master, if the node has to have one of that name, is there."""
-    conf: Conf = request.config
+    conf = request.config
     ipam.status(request)
     if conf.master and not conf.linkInContainer:
         with request.host.netlink() as node:
@@ -158,15 +157,15 @@ def status(request: Request) -> None:
 # ---- the configuration ----
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """The MACs are some, and the senders go with the mode."""
     _asked_mac(request)
     _data(request.config)
-    ipam.refuse_unsayable(request)
+    ipam.require_ipam_before_0_3_0(request)
 
 
-def _asked_mac(request: Request) -> str:
-    conf: Conf = request.config
+def _asked_mac(request: Request[Conf]) -> str:
+    conf = request.config
     by_args = request.cni_args("MAC").get("MAC")
     asked = conf.runtimeConfig.mac or by_args or conf.mac
     return hwaddr.asked(asked, f"invalid args {asked} for MAC addr")
@@ -220,10 +219,10 @@ def _set_mac(inside: Netlink, link: Link, mac: str) -> Link:
         raise CNIError(f"failed to set the MAC of {quote(link.name)} and its master to {mac}: {error}") from error
 
 
-def _expect_cutoff(request: Request, link: Link) -> None:
+def _expect_cutoff(request: Request[Conf], link: Link) -> None:
     cutoff = request.config.bclim
     if cutoff not in (None, _DEFAULT_CUTOFF) and _IFLA_MACVLAN_BC_CUTOFF not in link.data:
-        request.stderr(f"macvlan: this kernel has no bclim, which came with Linux 6.4: {cutoff} is of no effect\n")
+        request.log(f"macvlan: this kernel has no bclim, which came with Linux 6.4: {cutoff} is of no effect")
 
 
 # ---- CHECK ----

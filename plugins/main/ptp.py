@@ -15,7 +15,7 @@ from cni.kernel import hwaddr, links, sysctl
 from cni.kernel.netns import NetNS
 from cni.skel import ipam, ipmasq
 from cni.skel.checks import container_link, expect_addresses, expect_mac, expect_routes
-from cni.skel.config import Choice, Config, Flag, Integer, Text
+from cni.skel.config import Choice, Flag, Integer
 from cni.skel.plugin import Plugin
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError
 from cni.spec.ip import CIDR
@@ -38,25 +38,22 @@ _ALL_TABLES = 0
 _CONTAINER = 1  # the container's interface among the result's
 
 
-class Conf(Config):
+class Conf(ipmasq.Masqueraded):
     """The configuration of ptp."""
 
     mtu = Integer(0, "MTU in bytes of both ends; 0 leaves it to the kernel", minimum=0)
-    ipMasq = Flag("what the container sends beyond its network bears the node's address")
-    ipMasqBackend = Text(None, "iptables or nftables; iptables where it can be used, if none is named")
     linkType = Choice("veth", ("veth", "netkit"), "kind of the pair; netkit needs Linux 6.7")
     deterministicMAC = Flag("MACs follow from the IP addresses; false leaves them to the kernel", default=True)
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Make the attachment, or leave nothing behind."""
-    conf: Conf = request.config
-    ipmasq.validate(request)
+    conf = request.config
     with (
         request.open_container() as container,
         request.host.netlink() as node,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         links.refuse_existing(inside, request.ifname)
         result = ipam.add(request, undo)
@@ -78,15 +75,15 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back link, addresses and rules, whichever are still there; go on past failures and report them all."""
     # Rules first, as removing them is not over until a grace period that deleting the link has to wait for as well.
-    do_all([lambda: ipmasq.teardown(request), *ipam.removal(request, links.delete_attachment)])
+    do_all([lambda: ipmasq.teardown(request), *ipam.removal(request)])
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD made is still so."""
-    conf: Conf = request.config
+    conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
         result = request.require_prev_result()
@@ -99,20 +96,20 @@ def check(request: Request) -> None:
     ipmasq.check(request, result)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back addresses and rules of attachments that are gone. Their links went with their namespaces."""
     do_all([lambda: ipam.gc(request), lambda: ipmasq.gc(request)])
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """There is an IPAM plugin, it is ready, and the kernel has the kind of link."""
-    conf: Conf = request.config
+    conf = request.config
     ipam.status(request, required=True)
     if conf.linkType != "veth":
         _try_pair(conf.linkType)
 
 
-def rules(request: Request, ruleset: Ruleset) -> None:
+def rules(request: Request[Conf], ruleset: Ruleset) -> None:
     """What the attachment has in iptables and nftables."""
     ipmasq.describe(request, request.require_prev_result(), ruleset)
 
@@ -181,7 +178,7 @@ def _set_up_port(host: NetNS, node: Netlink, port: Link, result: Result) -> None
         raise CNIError(f"failed to set up the node's end {port.name}: {error}") from error
 
 
-def _set_up_container(request: Request, container: NetNS, inside: Netlink, port: Link, result: Result) -> None:
+def _set_up_container(request: Request[Conf], container: NetNS, inside: Netlink, port: Link, result: Result) -> None:
     """Bring up the container's end with what IPAM said, everything through the gateway, and report both ends."""
     link = inside.link(request.ifname)
     result.interfaces = [

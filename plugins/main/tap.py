@@ -85,15 +85,15 @@ class Conf(Config):
     runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Make the device, or leave nothing behind."""
-    conf: Conf = request.config
+    conf = request.config
     mac = _asked_mac(request)
-    _refuse_contradictions(request)
+    _expect_selinux(conf)
     with (
         request.open_container() as container,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         links.refuse_existing(inside, request.ifname)
         bridge = _bridge(conf, inside)
@@ -114,14 +114,14 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back device and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request, links.delete_attachment))
+    do_all(ipam.removal(request))
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so, and the device is what the configuration asks for."""
-    conf: Conf = request.config
+    conf = request.config
     with request.open_container() as container, container.netlink() as inside:
         ipam.check(request)
         result = request.require_prev_result()
@@ -134,12 +134,12 @@ def check(request: Request) -> None:
         expect_routes(inside, result.routes)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back addresses of attachments that are gone. Their devices went with their namespaces."""
     ipam.gc(request)
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready, and the kernel makes TAP devices."""
     ipam.status(request)
     try:
@@ -151,26 +151,24 @@ def status(request: Request) -> None:
 # ---- the configuration ----
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """The MAC is one, and the result can be said."""
     _asked_mac(request)
-    ipam.refuse_unsayable(request)
+    ipam.require_ipam_before_0_3_0(request)
 
 
-def _asked_mac(request: Request) -> str:
-    conf: Conf = request.config
+def _asked_mac(request: Request[Conf]) -> str:
+    conf = request.config
     by_args = request.cni_args("MAC").get("MAC")
     return hwaddr.asked(conf.runtimeConfig.mac or by_args or conf.mac, "failed to create tap")
 
 
-def _refuse_contradictions(request: Request) -> None:
-    conf: Conf = request.config
+def _expect_selinux(conf: Conf) -> None:
     if conf.selinuxContext and not _has_selinux():
         raise CNIError(
             f"failed set socket label: selinuxContext is {quote(conf.selinuxContext)}, but SELinux is off",
             details=f"there is no {_SELINUX}",
         )
-    ipam.refuse_unsayable(request)
 
 
 def _has_selinux() -> bool:

@@ -43,15 +43,14 @@ class Conf(Config):
     deterministicMAC = Flag("the MAC follows from the IP address; false makes it the master's", default=True)
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Make the attachment, or leave nothing behind."""
-    conf: Conf = request.config
-    _require_master(conf)
+    conf = request.config
     with (
         request.open_container() as container,
         request.host.netlink() as node,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         place = inside if conf.linkInContainer else node
         master = masters.find(place, conf.master)
@@ -75,14 +74,14 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request, links.delete_attachment))
+    do_all(ipam.removal(request))
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so."""
-    conf: Conf = request.config
+    conf = request.config
     _require_master(conf)
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
@@ -97,14 +96,14 @@ def check(request: Request) -> None:
         expect_routes(inside, result.routes)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back addresses of attachments that are gone. Their links went with their namespaces."""
     ipam.gc(request)
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready, and the master, if it is to be the node's, is there."""
-    conf: Conf = request.config
+    conf = request.config
     _require_master(conf)
     ipam.status(request, required=True)
     if not conf.linkInContainer:
@@ -112,7 +111,7 @@ def status(request: Request) -> None:
             masters.expect_ready(node, conf.master)
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """There is a master."""
     _require_master(request.config)
 

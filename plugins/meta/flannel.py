@@ -15,6 +15,7 @@ import posix
 
 from cni.invoke import exec as invoke
 from cni.skel.config import Config, Object, Text
+from cni.skel.delegation import delegate
 from cni.skel.plugin import Plugin
 from cni.spec import gojson
 from cni.spec.errors import IO_FAILURE, PLUGIN_NOT_AVAILABLE, UNKNOWN, CNIError
@@ -56,24 +57,24 @@ class Conf(Config):
     runtimeConfig = Object("the values of capabilities, for the delegate")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Have the delegate make the attachment. If it refuses, what was kept before is kept again."""
-    conf: Conf = request.config
+    conf = request.config
     config = delegate_config(conf, read_node(conf))
     text = _text(config)
     if request.environ.get("CNI_LOG") == "debug":
-        request.stderr(f"flannel delegates ADD to {config['type']}: {text.decode()}\n")
-    with Undo(request.stderr) as undo:
+        request.log(f"flannel delegates ADD to {config['type']}: {text.decode()}")
+    with Undo(request.log) as undo:
         _keep(request, text, undo)
         try:
-            return invoke.delegate("ADD", config["type"], request, config=text)
+            return delegate("ADD", config["type"], request, config=text)
         except CNIError as error:
             if error.code == UNKNOWN:
                 undo.forget()  # the delegate died, and DEL has to find what it left
             raise error.prefixed("failed to delegate add: ") from error
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Have the delegate take the attachment back, and forget it once that is done: until then DEL can be repeated."""
     text = _kept(request)
     if text is None:
@@ -81,15 +82,15 @@ def delete(request: Request) -> None:
     try:
         config = _parse(text, request)
     except CNIError as error:
-        request.stderr(f"flannel has nothing to delegate: {error}\n")
+        request.log(f"flannel has nothing to delegate: {error}")
         return
     _delegate("DEL", config["type"], request, text)
     _forget(request, text)
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """The delegate finds everything as ADD left it."""
-    conf: Conf = request.config
+    conf = request.config
     text = _kept(request)
     if text is None:
         raise CNIError(f"the container has no attachment: there is neither {' nor '.join(_paths(request))}")
@@ -98,14 +99,14 @@ def check(request: Request) -> None:
     _delegate("CHECK", config["type"], request, _text(config))
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Have the delegate take back what belongs to attachments that are gone, and forget those."""
     do_all([lambda: _delegate_gc(request), lambda: _forget_strays(request)])
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """There is what flanneld has to tell, and the delegate is ready."""
-    conf: Conf = request.config
+    conf = request.config
     try:
         node = read_node(conf)
     except CNIError as error:
@@ -114,15 +115,15 @@ def status(request: Request) -> None:
     _delegate("STATUS", config["type"], request, _text(config))
 
 
-def rules(request: Request, ruleset: Ruleset) -> None:
+def rules(request: Request[Conf], ruleset: Ruleset) -> None:
     """What the delegate has in iptables and nftables for the attachment."""
     text = _kept(request)
     config = _parse(text, request) if text else {}
-    delegate = invoke.known(config["type"]) if config else None
-    if delegate and delegate.rules:
+    plugin = invoke.known(config["type"]) if config else None
+    if plugin and plugin.rules:
         config["prevResult"] = gojson.get(request.config.raw, "prevResult")
-        with delegate.request(request.environ, _text(config), request.stderr, request.foreign_host) as delegated:
-            delegate.rules(delegated, ruleset)
+        with plugin.request(request.environ, _text(config), request.log, request.host) as delegated:
+            plugin.rules(delegated, ruleset)
 
 
 # ---- what flanneld tells ----
@@ -250,15 +251,15 @@ def _text(config: dict[str, Any]) -> bytes:
     return gojson.dumps(config, sort_keys=True).encode()
 
 
-def _delegate(verb: str, plugin_type: str, request: Request, config: bytes) -> None:
+def _delegate(verb: str, plugin_type: str, request: Request[Conf], config: bytes) -> None:
     try:
-        invoke.delegate(verb, plugin_type, request, config=config)
+        delegate(verb, plugin_type, request, config=config)
     except CNIError as error:
         raise error.prefixed(f"failed to delegate {verb.lower()}: ") from error
 
 
-def _delegate_gc(request: Request) -> None:
-    conf: Conf = request.config
+def _delegate_gc(request: Request[Conf]) -> None:
+    conf = request.config
     config = delegate_config(conf, read_node(conf))
     # The list of valid attachments has had two names.
     config.update((key, value) for key, value in conf.raw.items() if key.startswith("cni.dev/"))
@@ -272,13 +273,13 @@ def _folder(conf: Conf) -> str:
     return (conf.dataDir or Conf.dataDir.default).rstrip("/")
 
 
-def _paths(request: Request) -> tuple[str, str]:
+def _paths(request: Request[Conf]) -> tuple[str, str]:
     """The attachment's own file, and the container's that Go's plugin knows. Both names have been looked at."""
     shared = f"{_folder(request.config)}/{request.container_id}"
     return f"{shared}{_APART}{request.ifname}", shared
 
 
-def _kept(request: Request) -> bytes | None:
+def _kept(request: Request[Conf]) -> bytes | None:
     for path in _paths(request):
         text = _on_disk(files.read, path)
         if text is not None:
@@ -286,7 +287,7 @@ def _kept(request: Request) -> bytes | None:
     return None
 
 
-def _parse(text: bytes, request: Request) -> dict[str, Any]:
+def _parse(text: bytes, request: Request[Conf]) -> dict[str, Any]:
     """The delegate's configuration from what is kept; raises CNIError where that is none."""
     try:
         config = gojson.table(gojson.loads(text), "")
@@ -296,7 +297,7 @@ def _parse(text: bytes, request: Request) -> dict[str, Any]:
     return config
 
 
-def _keep(request: Request, text: bytes, undo: Undo) -> None:
+def _keep(request: Request[Conf], text: bytes, undo: Undo) -> None:
     own, shared = _paths(request)
     for path in (own, shared):
         undo.push(_put_back, path, _on_disk(files.read, path))
@@ -311,19 +312,22 @@ def _put_back(path: str, text: bytes | None) -> None:
         files.write(path, text)
 
 
-def _forget(request: Request, text: bytes) -> None:
+def _forget(request: Request[Conf], text: bytes) -> None:
     """The container's file may by now be about another attachment, and is then still needed."""
     for path in _paths(request):
         if _on_disk(files.read, path) == text:
             _on_disk(files.remove, path)
 
 
-def _forget_strays(request: Request) -> None:
-    conf: Conf = request.config
-    if not conf.has(Conf.valid_attachments.key):
+def _forget_strays(request: Request[Conf]) -> None:
+    conf = request.config
+    if request.valid_attachments is None:
         return
-    attachments = [one for one in conf.valid_attachments if one]
-    valid = {one.containerID for one in attachments} | {f"{one.containerID}{_APART}{one.ifname}" for one in attachments}
+    valid = {
+        name
+        for container_id, ifname in request.valid_attachments
+        for name in (container_id, f"{container_id}{_APART}{ifname}")
+    }
     try:
         names = posix.listdir(_folder(conf))
     except FileNotFoundError:

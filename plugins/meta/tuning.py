@@ -112,14 +112,13 @@ class Before(Settings):
     txQLen = Integer(None, minimum=0, maximum=_MOST_PACKETS)
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Change what is asked for, or nothing."""
-    _refuse_repeated_keys(request)
     parameters = _parameters(request)
     _refuse_unlisted(request)
     wanted = _wanted(request)
     result = request.require_prev_result()
-    with request.open_container() as container, container.netlink() as inside, Undo(request.stderr) as undo:
+    with request.open_container() as container, container.netlink() as inside, Undo(request.log) as undo:
         _set_parameters(container, parameters, undo)
         if wanted:
             _change(request, inside, wanted, undo)
@@ -127,7 +126,7 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Give the interface back what it had, if both are still there, and forget it.
 
     What cannot be given back is no failure: it would keep the plugins before this one from their DEL.
@@ -139,12 +138,12 @@ def delete(request: Request) -> None:
     try:
         _give_back(request, before)
     except (CNIError, OSError) as error:
-        request.stderr(f"tuning: {request.ifname} is not as it was before, and {path} stays: {error}\n")
+        request.log(f"tuning: {request.ifname} is not as it was before, and {path} stays: {error}")
         return
     _forget(path)
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD has set is still so; the error names all that is not."""
     _refuse_repeated_keys(request)
     parameters = _parameters(request)
@@ -159,7 +158,7 @@ def check(request: Request) -> None:
         raise CNIError("\n".join(f"Error: Tuning {drift}" for drift in drifts))
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The node allows the kernel parameters that the configuration has."""
     try:
         _refuse_unlisted(request)
@@ -170,16 +169,16 @@ def status(request: Request) -> None:
 # ---- the configuration ----
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """The parameters are below net/ and each is there once; the MAC is one."""
     _refuse_repeated_keys(request)
     _parameters(request)
     _wanted(request)
 
 
-def _refuse_repeated_keys(request: Request) -> None:
+def _refuse_repeated_keys(request: Request[Conf]) -> None:
     """One of two values for the same key would be lost. Raises CNIError."""
-    conf: Conf = request.config
+    conf = request.config
     if not conf.sysctl:
         return
     written = [value for key, value in gojson.pairs(request.stdin) if gojson.fold(key) == "sysctl"]
@@ -190,9 +189,9 @@ def _refuse_repeated_keys(request: Request) -> None:
         raise CNIError("duplicated sysctl keys are not allowed", details=f"{repeated} is there more than once")
 
 
-def _parameters(request: Request) -> dict[str, str]:
+def _parameters(request: Request[Conf]) -> dict[str, str]:
     """The kernel parameters that are to be set, by path below /proc/sys. Raises CNIError."""
-    conf: Conf = request.config
+    conf = request.config
     by_args = _by_path(conf.args.cni.sysctl, "args.cni.sysctl", request.ifname)
     return _by_path(conf.sysctl, "sysctl", request.ifname) | by_args
 
@@ -221,9 +220,9 @@ def _path(key: str, where: str, ifname: str) -> str:
     return "/".join(parts)
 
 
-def _refuse_unlisted(request: Request) -> None:
+def _refuse_unlisted(request: Request[Conf]) -> None:
     """Where the node has a list of regular expressions, each key as written must match one of them. Raises CNIError."""
-    conf: Conf = request.config
+    conf = request.config
     try:
         with open(_ALLOW_LIST, "rb", buffering=0) as file:
             lines = [line.strip() for line in file.read().decode(errors="replace").split("\n")]
@@ -251,9 +250,9 @@ def _compiled(expression: str) -> Any:
         raise CNIError(f"{_ALLOW_LIST}: {quote(expression)} is not a regular expression: {error}") from error
 
 
-def _wanted(request: Request) -> State:
+def _wanted(request: Request[Conf]) -> State:
     """What the interface is to get. Raises CNIError."""
-    conf: Conf = request.config
+    conf = request.config
     args = conf.args.cni
     mac = conf.runtimeConfig.mac or request.cni_args("MAC").get("MAC") or conf.mac
     mac = _first(args.mac, mac)
@@ -375,7 +374,7 @@ PROPERTIES: dict[str, Attribute | Bit] = {
 }
 
 
-def _change(request: Request, inside: Netlink, wanted: State, undo: Undo) -> None:
+def _change(request: Request[Conf], inside: Netlink, wanted: State, undo: Undo) -> None:
     link = inside.find_link(request.ifname)
     if link is None:
         raise CNIError(f"failed to get {quote(request.ifname)}: Link not found")
@@ -396,7 +395,7 @@ def _change(request: Request, inside: Netlink, wanted: State, undo: Undo) -> Non
     _set(inside, link, wanted)
 
 
-def _give_back(request: Request, before: State) -> None:
+def _give_back(request: Request[Conf], before: State) -> None:
     if not before:
         return
     try:
@@ -440,7 +439,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else gojson.dumps(value)
 
 
-def _reflect(request: Request, result: Result, changed: State) -> None:
+def _reflect(request: Request[Conf], result: Result, changed: State) -> None:
     """Tell the new MAC, and the new MTU where the result has one."""
     named = [interface for interface in result.interfaces if interface.name == request.ifname]
     # One without a sandbox is the node's, unless the plugin that made it names none at all.
@@ -453,8 +452,8 @@ def _reflect(request: Request, result: Result, changed: State) -> None:
 # ---- what was before, on disk ----
 
 
-def _file(request: Request) -> str:
-    conf: Conf = request.config
+def _file(request: Request[Conf]) -> str:
+    conf = request.config
     return f"{(conf.dataDir or _DATA_DIR).rstrip('/')}/{request.container_id}_{request.ifname}.json"
 
 
@@ -466,7 +465,7 @@ def _note(path: str, state: State) -> None:
         raise CNIError(f"failed to save file {path}: {error.strerror}", IO_FAILURE) from error
 
 
-def _noted(request: Request, path: str) -> State | None:
+def _noted(request: Request[Conf], path: str) -> State | None:
     """What the file says; None where there is no file. Raises CNIError.
 
     One that is damaged says nothing: Go's plugin was killed while it wrote the file, before it changed anything.
@@ -482,7 +481,7 @@ def _noted(request: Request, path: str) -> State | None:
         noted = {key: getattr(before, key) for key in PROPERTIES if before.has(key)}
         _packed_mac(noted.get("mac", ""))
     except (CNIError, ValueError) as error:
-        request.stderr(f"tuning: {path} is damaged and counts for nothing: {error}\n")
+        request.log(f"tuning: {path} is damaged and counts for nothing: {error}")
         return {}
     return noted
 

@@ -599,14 +599,11 @@ def test_status_of_a_kernel_that_lacks_something(monkeypatch: pytest.MonkeyPatch
         raise CNIError("create qdisc: put a limit on ifb: no such file or directory (Specified qdisc kind is unknown)")
 
     monkeypatch.setattr(shaping, "shape", refuse)
-    printed: list[str] = []
-    config = json.dumps({"cniVersion": "1.1.0", "name": "net", "type": "bandwidth"})
-    environ = {"CNI_COMMAND": "STATUS", "CNI_PATH": "/none"}
-    assert plugin.run(environ, config.encode, printed.append, printed.append) == 1
-    error = json.loads("".join(printed))
-    assert error["code"] == 50
-    assert error["msg"].startswith("this kernel cannot limit bandwidth: create qdisc: ")
-    assert error["msg"].endswith("(Specified qdisc kind is unknown)")
+    with pytest.raises(CNIError) as refused:
+        plugin.call("STATUS", {"type": "bandwidth"})
+    assert refused.value.code == 50
+    assert refused.value.msg.startswith("this kernel cannot limit bandwidth: create qdisc: ")
+    assert refused.value.msg.endswith("(Specified qdisc kind is unknown)")
 
 
 # ---- what passes ----

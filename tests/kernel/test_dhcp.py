@@ -169,10 +169,9 @@ sys.path.insert(0, sys.argv[1])
 from cni_plugins.ipam.dhcp import plugin
 environ = {"CNI_COMMAND": sys.argv[2], "CNI_NETNS": sys.argv[3]}
 environ |= {"CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_PATH": "/"}
-said = []
-status = plugin.run(environ, sys.argv[4].encode, said.append, said.append)
+outcome = plugin.serve(environ, sys.argv[4].encode, print)
 print(*sorted(sys.modules))
-sys.exit("".join(said) if status else 0)
+sys.exit(outcome.stdout if outcome.error else 0)
 """
         ipam = {"type": "dhcp", "daemonSocketPath": str(lan.socket)}
         config = json.dumps({"cniVersion": "1.0.0", "name": "n", "ipam": ipam})

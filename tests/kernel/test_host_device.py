@@ -96,13 +96,10 @@ class Network:
 
     def run_here(self, verb: str) -> Json | None:
         """The same in this process, for tests that lay hands on its modules."""
-        printed: list[str] = []
         with NetNS.open(self.node.path) as host:
-            status = host_device.plugin.run(
-                self._environ(verb), json.dumps(self.config).encode, printed.append, print, host
-            )
-        answer: Json | None = json.loads("".join(printed) or "null")
-        if status:
+            outcome = host_device.plugin.serve(self._environ(verb), json.dumps(self.config).encode, print, host)
+        answer: Json | None = json.loads(outcome.stdout or "null")
+        if outcome.error:
             assert answer
             raise Refused(**answer)
         return answer

@@ -36,10 +36,9 @@ class Pool:
 
     def run(self, verb: str, container: str = "c", **more: Any) -> tuple[int, dict[str, Any]]:
         """In this process."""
-        out: list[str] = []
-        text = json.dumps({**self.conf, **more}).encode()
-        status = plugin.run(self.environ(verb, container), lambda: text, out.append, out.append)
-        return status, json.loads("".join(out) or "{}")
+        text = json.dumps({**self.conf, **more})
+        outcome = plugin.serve(self.environ(verb, container), text.encode, print)
+        return outcome.status, json.loads(outcome.stdout or "{}")
 
     def exec(self, folder: Path, verb: str, container: str) -> tuple[int, dict[str, Any]]:
         """The executable."""

@@ -21,11 +21,10 @@ folder, reference, verb, netns, path = sys.argv[1:]
 sys.path.insert(0, folder)
 from cni.invoke import launcher
 environ = {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c", "CNI_NETNS": netns, "CNI_IFNAME": "eth0", "CNI_PATH": path}
-said = []
-status = launcher.load(reference).run(environ, lambda: posix.read(0, 65536), said.append, said.append)
+outcome = launcher.load(reference).serve(environ, lambda: posix.read(0, 65536), lambda _: None)
 print(*sorted(sys.modules))
-if status:
-    sys.exit("".join(said))
+if outcome.error:
+    sys.exit(outcome.stdout)
 """
 
 FIREWALL = {

@@ -116,10 +116,10 @@ def test_the_other_ways_to_be_run(network: Network, plugins: Path, way: str) -> 
         variables = {**one.environ, "CNI_COMMAND": command, "CNI_PATH": str(plugins)}
         if way == "executable":
             return json.loads(network.node.run([str(plugins / "macvlan")], config, variables).stdout or "null")
-        printed: list[str] = []
         with NetNS.open(network.node.path) as host:
-            assert plugin.run(variables, config.encode, printed.append, print, host) == 0, printed
-        return json.loads("".join(printed) or "null")
+            outcome = plugin.serve(variables, config.encode, print, host)
+        assert outcome.error is None
+        return json.loads(outcome.stdout or "null")
 
     one.result = run("ADD")
     assert addresses(one.container, "eth0") == set(one.addresses)

@@ -76,12 +76,10 @@ class Network:
 
     def run_here(self, verb: str) -> Json | None:
         """The same in this process, for tests that lay hands on its modules."""
-        printed: list[str] = []
-        config = json.dumps(self.config).encode
         with NetNS.open(self.node.path) as host:
-            status = tap.plugin.run(self.environ(verb), config, printed.append, print, host)
-        answer: Json | None = json.loads("".join(printed) or "null")
-        if status:
+            outcome = tap.plugin.serve(self.environ(verb), json.dumps(self.config).encode, print, host)
+        answer: Json | None = json.loads(outcome.stdout or "null")
+        if outcome.error:
             assert answer
             raise Refused(**answer)
         return answer

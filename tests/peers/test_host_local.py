@@ -32,9 +32,8 @@ def environ(verb: str, container: str, ifname: str, asked: str) -> dict[str, str
 
 
 def ours(config: bytes, *call: str) -> tuple[int, dict[str, Any]]:
-    out: list[str] = []
-    code = plugin.run(environ(*call), lambda: config, out.append, out.append)
-    return code, json.loads("".join(out) or "{}")
+    outcome = plugin.serve(environ(*call), lambda: config, print)
+    return outcome.status, json.loads(outcome.stdout or "{}")
 
 
 def gos(folder: Path, config: bytes, *call: str) -> tuple[int, dict[str, Any]]:

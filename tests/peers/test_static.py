@@ -59,10 +59,12 @@ def both(verb: str, go_plugins: Path, config: dict[str, Any], cni_args: str) -> 
     environ = {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_ARGS": cni_args}
     environ |= {"CNI_NETNS": "/does/not/exist", "CNI_PATH": "/does/not/exist"}
     text = json.dumps(config).encode()
-    out: list[str] = []
-    status = plugin.run(environ, lambda: text, out.append, lambda _: None)
+    outcome = plugin.serve(environ, lambda: text, print)
     done = subprocess.run([go_plugins / "static"], input=text, env=environ, capture_output=True)
-    answers = [(status, json.loads("".join(out) or "{}")), (done.returncode, json.loads(done.stdout or b"{}"))]
+    answers = [
+        (outcome.status, json.loads(outcome.stdout or "{}")),
+        (done.returncode, json.loads(done.stdout or b"{}")),
+    ]
     for _, answer in answers:
         if answer.get("dns") == {}:  # which newer releases of theirs leave out
             del answer["dns"]

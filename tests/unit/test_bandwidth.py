@@ -105,10 +105,9 @@ def run(verb: str, config: Json, spec: str = "1.1.0") -> tuple[int, Json]:
         "CNI_IFNAME": "eth0",
         "CNI_PATH": "/none",
     }
-    printed: list[str] = []
     whole = {"cniVersion": spec, "name": "net", "type": "bandwidth", **config}
-    status = plugin.run(environ, json.dumps(whole).encode, printed.append, printed.append)
-    return status, json.loads("".join(printed) or "{}")
+    outcome = plugin.serve(environ, json.dumps(whole).encode, print)
+    return outcome.status, json.loads(outcome.stdout or "{}")
 
 
 def previous(spec: str) -> Json:

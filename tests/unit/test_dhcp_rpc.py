@@ -306,10 +306,9 @@ def run(verb: str, path: str, **more: Any) -> tuple[int, Any, str]:
         "CNI_PATH": "/opt/cni/bin",
     }
     config = {"cniVersion": "1.1.0", "name": "n", "type": "bridge", "ipam": {"type": "dhcp", "daemonSocketPath": path}}
-    out: list[str] = []
     log: list[str] = []
-    status = plugin.run(environ, json.dumps({**config, **more}).encode, out.append, log.append)
-    return status, json.loads("".join(out) or "null"), "".join(log)
+    outcome = plugin.serve(environ, json.dumps({**config, **more}).encode, log.append)
+    return outcome.status, json.loads(outcome.stdout or "null"), "".join(f"{text}\n" for text in log)
 
 
 class TestPlugin:

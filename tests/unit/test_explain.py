@@ -92,7 +92,7 @@ def test_an_unknown_plugin(capsys: pytest.CaptureFixture[str]) -> None:
 def test_arguments_are_those_that_the_sources_ask_for() -> None:
     """What is passed to cni_args() and what is told of CNI_ARGS."""
     for one in OURS:
-        module = inspect.getmodule(one.plugin.handlers["ADD"])
+        module = inspect.getmodule(one.plugin._handlers["ADD"])
         assert module
         asked = re.findall(r"cni_args\(([^)]*?)(?:=|\))", inspect.getsource(module))
         assert set(re.findall(r"[A-Z]{2,}", " ".join(asked))) == set(one.plugin.arguments), one.name

@@ -71,12 +71,11 @@ class Flannel:
             "PATH": os.environ["PATH"],
             **(environ or {}),
         }
-        out: list[str] = []
         log: list[str] = []
-        status = plugin.run(variables, json.dumps(config).encode, out.append, log.append)
-        self.log = "".join(log)
-        answer = json.loads("".join(out) or "null")
-        return (answer["code"], answer["msg"], answer.get("details", "")) if status else answer
+        outcome = plugin.serve(variables, json.dumps(config).encode, log.append)
+        self.log = "".join(f"{text}\n" for text in log)
+        error = outcome.error
+        return (error.code, error.msg, error.details) if error else json.loads(outcome.stdout or "null")
 
     def kept(self) -> dict[str, str]:
         return {path.name: path.read_text() for path in self.data.iterdir()} if self.data.exists() else {}

@@ -64,10 +64,9 @@ def call(verb: str, conf: dict[str, Any], container: str = "cid", ifname: str = 
         "CNI_PATH": "/does/not/exist",
         "CNI_ARGS": cni_args,
     }
-    stdout: list[str] = []
-    stderr: list[str] = []
-    code = plugin.run(environ, lambda: json.dumps(conf).encode(), stdout.append, stderr.append)
-    return Answer(code, "".join(stdout), "".join(stderr))
+    log: list[str] = []
+    outcome = plugin.serve(environ, json.dumps(conf).encode, log.append)
+    return Answer(outcome.status, outcome.stdout, "".join(f"{text}\n" for text in log))
 
 
 class Net:
@@ -787,12 +786,11 @@ import json, sys
 from cni_plugins.ipam.host_local import plugin, store
 store._MANY = {many}
 def call(verb, container):
-    out = []
     environ = dict(CNI_COMMAND=verb, CNI_CONTAINERID=container, CNI_IFNAME="eth0", CNI_NETNS="/none", CNI_PATH="/none")
-    code = plugin.run(environ, lambda: {conf!r}, out.append, sys.stderr.write)
-    if code:
-        raise SystemExit("".join(out))
-    return "".join(out)
+    outcome = plugin.serve(environ, lambda: {conf!r}, print)
+    if outcome.error:
+        raise SystemExit(outcome.stdout)
+    return outcome.stdout
 """
 
 

@@ -17,7 +17,10 @@ from cni.invoke import exec as invoke
 from cni.invoke import launcher
 from cni.skel import ipam
 from cni.skel.config import Config
-from cni.skel.plugin import Plugin, Request
+from cni.skel.delegation import delegate
+from cni.skel.plugin import Plugin
+from cni.skel.request import Request
+from cni.spec import gojson
 from cni.spec.errors import CNIError
 from cni.spec.ip import CIDR
 from cni.spec.result import IPConfig, Result
@@ -153,8 +156,8 @@ def test_execute_delivers_stdin_and_environment(tmp_path: Path) -> None:
 def test_stderr_is_passed_on_when_it_succeeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = shell_plugin(tmp_path, "plugin", "echo said >&2; echo {}")
     said: list[str] = []
-    assert invoke.execute(path, b"", {}, stderr=said.append) == b"{}\n"
-    assert said == ["said\n"]
+    assert invoke.execute(path, b"", {}, log=said.append) == b"{}\n"
+    assert said == ["said"]
     invoke.execute(path, b"", {})
     assert capsys.readouterr() == ("", "said\n")
 
@@ -185,7 +188,7 @@ UNPARSABLE = "netplugin failed but error parsing its diagnostic message"
 def test_failures(script: str, error: tuple[int, str, str], tmp_path: Path) -> None:
     path = shell_plugin(tmp_path, "plugin", script)
     said: list[str] = []
-    code, msg, details = error_of(lambda: invoke.execute(path, b"", {}, stderr=said.append))
+    code, msg, details = error_of(lambda: invoke.execute(path, b"", {}, log=said.append))
     assert (code, details) == (error[0], error[2])
     assert msg.startswith(error[1]) if error[1].endswith(": ") else msg == error[1]
     assert said == []
@@ -321,14 +324,11 @@ def request(path: object, config: dict[str, Any] = CONFIG, **environ: str) -> tu
         **environ,
     }
     stdin = json.dumps(config).encode()
-    made = Request(
-        variables,
-        stdin=stdin,
-        config=Config.parse(config),
-        version=config.get("cniVersion", "0.1.0"),
-        stderr=log.append,
-    )
-    return made, log
+    asked: Request = Request(variables, log.append)
+    asked.stdin = stdin
+    asked.config = Config.parse(config)
+    asked.version = config.get("cniVersion", "0.1.0")
+    return asked, log
 
 
 RECORDING = """
@@ -344,7 +344,7 @@ exit 0
 def test_delegate(verb: str, tmp_path: Path) -> None:
     shell_plugin(tmp_path, "ipam", RECORDING)
     asked, log = request(f"/does/not/exist:{tmp_path}", TRACEPARENT="inherited")
-    result = invoke.delegate(verb, "ipam", asked)
+    result = delegate(verb, "ipam", asked)
     if verb == "ADD":
         assert result == Result(ips=[IPConfig(CIDR.parse("10.1.2.3/24"))], version="1.0.0")
     else:
@@ -353,7 +353,7 @@ def test_delegate(verb: str, tmp_path: Path) -> None:
         f"{verb} c /does/not/exist eth0 /does/not/exist:{tmp_path} inherited",
         json.dumps(CONFIG),
     ]
-    assert log == ["log\n"]
+    assert log == ["log"]
     assert asked.environ["CNI_COMMAND"] == "NOPE"
 
 
@@ -361,7 +361,7 @@ def test_delegate(verb: str, tmp_path: Path) -> None:
 def test_errors_of_delegates_are_the_caller_s(verb: str, tmp_path: Path) -> None:
     shell_plugin(tmp_path, "ipam", RECORDING)
     asked, _ = request(tmp_path, FAIL=verb)
-    assert error_of(lambda: invoke.delegate(verb, "ipam", asked)) == (11, "no luck", f"with {verb}")
+    assert error_of(lambda: delegate(verb, "ipam", asked)) == (11, "no luck", f"with {verb}")
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_errors_of_delegates_are_the_caller_s(verb: str, tmp_path: Path) -> None
 )
 def test_delegates_that_are_not_there(path: str, msg: str) -> None:
     asked, _ = request(path)
-    assert error_of(lambda: invoke.delegate("ADD", "ipam", asked)) == (999, msg, "")
+    assert error_of(lambda: delegate("ADD", "ipam", asked)) == (999, msg, "")
 
 
 @pytest.mark.parametrize(("given", "decoded"), [({"cniVersion": "0.3.1"}, "0.3.1"), ({}, "0.1.0")])
@@ -377,7 +377,7 @@ def test_delegate_with_another_configuration(given: dict[str, str], decoded: str
     path = shell_plugin(tmp_path, "bridge", 'cat > "$0.stdin"; echo {}')
     asked, _ = request(tmp_path)
     config = json.dumps(given).encode()
-    assert invoke.delegate("ADD", "bridge", asked, config=config).version == decoded
+    assert delegate("ADD", "bridge", asked, config=config).version == decoded
     assert Path(f"{path}.stdin").read_bytes() == config
 
 
@@ -386,7 +386,7 @@ def test_an_answer_that_can_not_be_read_is_undone(answer: str, tmp_path: Path) -
     path = shell_plugin(tmp_path, "ipam", f"""echo $CNI_COMMAND >> "$0.calls"; cat > "$0.stdin"; echo '{answer}'""")
     asked, log = request(tmp_path)
     with pytest.raises(CNIError):
-        invoke.delegate("ADD", "ipam", asked, config=b'{"cniVersion": "1.0.0"}')
+        delegate("ADD", "ipam", asked, config=b'{"cniVersion": "1.0.0"}')
     assert Path(f"{path}.calls").read_text().split() == ["ADD", "DEL"]
     assert Path(f"{path}.stdin").read_bytes() == b'{"cniVersion": "1.0.0"}'
     assert log == []
@@ -402,15 +402,15 @@ def verbs(tmp_path: Path) -> list[str]:
 def test_addresses_stay_when_all_goes_well(tmp_path: Path) -> None:
     shell_plugin(tmp_path, "ipam", RECORDING)
     asked, log = request(tmp_path, WITH_IPAM)
-    with Undo(asked.stderr) as undo:
+    with Undo(asked.log) as undo:
         assert str(ipam.add(asked, undo).ips[0].address) == "10.1.2.3/24"
-    assert (verbs(tmp_path), log) == (["ADD"], ["log\n"])
+    assert (verbs(tmp_path), log) == (["ADD"], ["log"])
 
 
 def test_addresses_are_given_back_when_something_fails(tmp_path: Path) -> None:
     shell_plugin(tmp_path, "ipam", RECORDING)
     asked, _ = request(tmp_path, WITH_IPAM)
-    with pytest.raises(ValueError, match="the first failure"), Undo(asked.stderr) as undo:
+    with pytest.raises(ValueError, match="the first failure"), Undo(asked.log) as undo:
         ipam.add(asked, undo)
         raise ValueError("the first failure")
     assert verbs(tmp_path) == ["ADD", "DEL"]
@@ -419,10 +419,10 @@ def test_addresses_are_given_back_when_something_fails(tmp_path: Path) -> None:
 def test_a_failing_undo_is_logged_and_the_first_failure_reported(tmp_path: Path) -> None:
     shell_plugin(tmp_path, "ipam", RECORDING)
     asked, log = request(tmp_path, WITH_IPAM, FAIL="DEL")
-    with pytest.raises(ValueError, match="the first failure"), Undo(asked.stderr) as undo:
+    with pytest.raises(ValueError, match="the first failure"), Undo(asked.log) as undo:
         ipam.add(asked, undo)
         raise ValueError("the first failure")
-    assert log == ["log\n", "undoing what failed: no luck; with DEL\n"]
+    assert log == ["log", "undoing what failed: no luck; with DEL"]
 
 
 def test_a_delegate_that_fails_is_not_undone(tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_a_delegate_that_fails_is_not_undone(tmp_path: Path) -> None:
     asked, _ = request(tmp_path, WITH_IPAM, FAIL="ADD")
 
     def body() -> None:
-        with Undo(asked.stderr) as undo:
+        with Undo(asked.log) as undo:
             ipam.add(asked, undo)
 
     assert error_of(body) == (11, "no luck", "with ADD")
@@ -503,7 +503,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def outcome(verb: str, path: Path, config: dict[str, Any]) -> tuple[object, list[str]]:
     asked, log = request(path, config, PYTHONPATH=os.pathsep.join(sys.path))
     try:
-        return invoke.delegate(verb, "inner", asked), log
+        return delegate(verb, "inner", asked), log
     except CNIError as error:
         return error.to_dict(), log
 
@@ -524,13 +524,27 @@ def test_in_process_hands_on_the_namespace(inner: Path, monkeypatch: pytest.Monk
 
     elsewhere: Any = Elsewhere()
     seen = []
-    frame = Plugin("inner", add=lambda request: Result(), status=lambda request: seen.append(request.foreign_host))
+    frame = Plugin("inner", add=lambda request: Result(), status=lambda request: seen.append(request.host))
     in_process(monkeypatch)
     monkeypatch.setattr(launcher, "load", lambda reference: frame)
     asked, _ = request(inner, {**CONFIG, "cniVersion": "1.1.0"})
-    asked.given_host = elsewhere
-    invoke.delegate("STATUS", "inner", asked)
+    asked._host = elsewhere
+    delegate("STATUS", "inner", asked)
     assert seen == [elsewhere]
+
+
+@pytest.mark.parametrize(("config", "decoded"), [(None, 1), (b'{"cniVersion": "1.1.0", "name": "other"}', 2)])
+def test_in_process_a_configuration_is_decoded_once(
+    config: bytes | None, decoded: int, inner: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, texts = gojson.loads, []
+    monkeypatch.setattr(gojson, "loads", lambda text: (texts.append(text), loads(text))[1])
+    in_process(monkeypatch)
+    ipam = Plugin("inner", add=lambda request: Result())
+    monkeypatch.setattr(launcher, "load", lambda reference: ipam)
+    outer = Plugin("outer", add=lambda request: delegate("ADD", "inner", request, config=config))
+    assert outer.call("ADD", CONFIG, netns="/nowhere", path=[str(inner)])
+    assert len(texts) == decoded
 
 
 def test_another_s_executable_starts_in_the_namespace(inner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -538,6 +552,7 @@ def test_another_s_executable_starts_in_the_namespace(inner: Path, monkeypatch: 
 
     class Elsewhere:
         calls = 0
+        is_own = False
 
         def run(self, function: Callable[[], int]) -> int:
             self.calls += 1
@@ -545,8 +560,8 @@ def test_another_s_executable_starts_in_the_namespace(inner: Path, monkeypatch: 
 
     elsewhere: Any = Elsewhere()
     asked, _ = request(inner)
-    asked.foreign_host = elsewhere
-    invoke.delegate("ADD", "ipam", asked)
+    asked._host = elsewhere
+    delegate("ADD", "ipam", asked)
     assert elsewhere.calls == 1
 
 
@@ -560,12 +575,12 @@ def test_the_example_plugin(tmp_path: Path) -> None:
     assert os.stat(path).st_mode & stat.S_IXUSR
     config = {**CONFIG, "type": "note", "file": str(notes), "prevResult": RESULT}
     asked, log = request(tmp_path, config, PYTHONPATH=os.pathsep.join(sys.path))
-    result = invoke.delegate("ADD", "note", asked)
+    result = delegate("ADD", "note", asked)
     assert result.encode("1.0.0") == RESULT
-    invoke.delegate("DEL", "note", asked)
+    delegate("DEL", "note", asked)
     assert notes.read_text() == "ADD c eth0 10.1.2.3/24\nDEL c eth0\n"
     alone, _ = request(tmp_path, {**CONFIG, "file": str(notes)}, PYTHONPATH=os.pathsep.join(sys.path))
-    code, msg, _ = error_of(lambda: invoke.delegate("ADD", "note", alone))
+    code, msg, _ = error_of(lambda: delegate("ADD", "note", alone))
     assert (code, msg) == (7, "note must come after a plugin that makes an interface")
     assert log == []
     assert invoke.probe_version(path).supported[-1] == "1.1.0"

@@ -32,11 +32,10 @@ def run(name: str, verb: str, config: dict[str, Any]) -> Any:
         "CNI_IFNAME": "eth0",
         "CNI_PATH": "/nowhere",
     }
-    printed: list[str] = []
     text = json.dumps({**HEAD, **CONFIGS[name], **config})
-    status = plugin.run(environ, text.encode, printed.append, printed.append)
-    answer = json.loads("".join(printed) or "null")
-    assert status == int(answer is not None and "code" in answer)
+    outcome = plugin.serve(environ, text.encode, print)
+    answer = json.loads(outcome.stdout or "null")
+    assert outcome.status == int(answer is not None and "code" in answer)
     return answer
 
 

@@ -367,9 +367,10 @@ def request_for() -> Callable[..., Request]:
     def make(*mappings: Json, prevResult: Json | None = RESULT, **keys: Any) -> Request:
         raw = {"cniVersion": "1.0.0", "name": "test", "type": "portmap", "prevResult": prevResult, **keys}
         raw["runtimeConfig"] = {"portMappings": list(mappings)}
-        environ = {"CNI_CONTAINERID": "cid", "CNI_IFNAME": "eth0"}
-        conf = portmap.Conf.parse(raw)
-        return Request(environ, stdin=b"", config=conf, version="1.0.0", stderr=print)
+        request: Request = Request({"CNI_CONTAINERID": "cid", "CNI_IFNAME": "eth0"}, print)
+        request.config = portmap.Conf.parse(raw)
+        request.version = "1.0.0"
+        return request
 
     return make
 

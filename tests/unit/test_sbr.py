@@ -25,12 +25,9 @@ PREVIOUS = {"cniVersion": "1.1.0", "interfaces": [{"name": "eth0"}], "ips": [{"a
 def run(verb: str, config: dict[str, Any], netns: str = "/nowhere") -> Any:
     """What the plugin prints; None if that is nothing."""
     environ = {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_PATH": "/nowhere"}
-    printed: list[str] = []
-    status = sbr.plugin.run(
-        {**environ, "CNI_NETNS": netns}, json.dumps({**HEAD, **config}).encode, printed.append, printed.append
-    )
-    answer = json.loads("".join(printed) or "null")
-    assert status == int(answer is not None and "code" in answer)
+    outcome = sbr.plugin.serve({**environ, "CNI_NETNS": netns}, json.dumps({**HEAD, **config}).encode, print)
+    answer = json.loads(outcome.stdout or "null")
+    assert outcome.status == int(answer is not None and "code" in answer)
     return answer
 
 
@@ -214,10 +211,9 @@ class Kernel:
 
 def test_status_tells_that_the_kernel_has_no_rules() -> None:
     def status(kernel: Kernel) -> Any:
-        printed: list[str] = []
         environ = {"CNI_COMMAND": "STATUS", "CNI_PATH": "/nowhere"}
-        sbr.plugin.run(environ, json.dumps(HEAD).encode, printed.append, print, kernel)  # type: ignore[arg-type]
-        return json.loads("".join(printed) or "null")
+        outcome = sbr.plugin.serve(environ, json.dumps(HEAD).encode, print, kernel)  # type: ignore[arg-type]
+        return json.loads(outcome.stdout or "null")
 
     assert status(Kernel(0)) is None
     assert status(Kernel(97)) == {

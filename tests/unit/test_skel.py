@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from cni import __version__
 from cni.kernel.netns import NetNS
+from cni.skel import plugin as frame_module
 from cni.skel.config import Config, Integer
-from cni.skel.plugin import Plugin, Request
+from cni.skel.plugin import Outcome, Plugin
+from cni.skel.request import Request
 from cni.spec import gojson, names, version
 from cni.spec.errors import CNIError
 from cni.spec.ip import CIDR
@@ -68,17 +70,11 @@ def serve(
     handlers = dict.fromkeys(("add", "delete", "check", "gc", "status"), handle)
     frame = Plugin("test", **{**handlers, **plugin})
     stdin = config if isinstance(config, bytes) else json.dumps(config).encode()
-    stdout: list[str] = []
-    stderr: list[str] = []
+    log: list[str] = []
     variables = {**ENVIRON, "CNI_COMMAND": verb, **environ}
-    code = frame.run(
-        {name: value for name, value in variables.items() if value is not None},
-        lambda: stdin,
-        stdout.append,
-        stderr.append,
-        host,
-    )
-    return Answer(code, "".join(stdout), "".join(stderr), requests)
+    given = {name: value for name, value in variables.items() if value is not None}
+    outcome = frame.serve(given, lambda: stdin, log.append, host)
+    return Answer(outcome.status, outcome.stdout, "".join(f"{text}\n" for text in log), requests)
 
 
 # The environment
@@ -207,18 +203,16 @@ def broken_stdin() -> bytes:
 
 
 def test_unreadable_stdin() -> None:
-    stdout: list[str] = []
     frame = Plugin("test", add=lambda request: Result())
-    assert frame.run({**ENVIRON, "CNI_COMMAND": "ADD"}, broken_stdin, stdout.append, stdout.append) == 1
-    assert json.loads("".join(stdout)) == {"code": 5, "msg": "error reading from stdin: banana"}
+    outcome = frame.serve({**ENVIRON, "CNI_COMMAND": "ADD"}, broken_stdin, print)
+    assert json.loads(outcome.stdout) == {"code": 5, "msg": "error reading from stdin: banana"}
 
 
 @pytest.mark.parametrize("verb", ["VERSION", None])
 def test_stdin_is_left_alone(verb: str | None) -> None:
-    stdout: list[str] = []
     frame = Plugin("test", add=lambda request: Result(), about="text")
     environ = {} if verb is None else {"CNI_COMMAND": verb}
-    assert frame.run(environ, broken_stdin, stdout.append, stdout.append) == 0
+    assert frame.serve(environ, broken_stdin, print).status == 0
 
 
 def test_version() -> None:
@@ -361,7 +355,6 @@ def test_what_a_handler_sees(verb: str) -> None:
     assert request.config.name == "skel-test"
     assert request.version == "1.1.0"
     assert request.environ["CNI_COMMAND"] == verb
-    assert request.foreign_host is None
 
 
 @pytest.mark.parametrize("verb", ["DEL", "CHECK", "GC", "STATUS"])
@@ -421,13 +414,15 @@ def wrapped(error: BaseException, *wrappers: BaseException) -> BaseException:
     [
         (CNIError("some message", 1234, "details"), (1234, "some message", "details")),
         (CNIError("unknown", 0), (0, "unknown", "")),
-        (ValueError("potato"), (999, "potato", "")),
+        (ValueError("potato"), (999, "ValueError: potato", "")),
         (RuntimeError(), (999, "RuntimeError", "")),
-        (SystemExit("left"), (999, "left", "")),
+        (SystemExit("left"), (999, "SystemExit: left", "")),
+        (KeyError("eth0"), (999, "KeyError: 'eth0'", "")),
+        (OSError(28, "No space left on device"), (999, "[Errno 28] No space left on device", "")),
         (wrapped(CNIError("inner", 11), RuntimeError("outer")), (11, "inner", "")),
         (wrapped(CNIError("inner", 11), OSError("mid"), RuntimeError("outer")), (11, "inner", "")),
         (wrapped(CNIError("inner", 11), CNIError("middle", 7), RuntimeError("outer")), (7, "middle", "")),
-        (wrapped(ValueError("inner"), RuntimeError("outer")), (999, "outer", "")),
+        (wrapped(ValueError("inner"), RuntimeError("outer")), (999, "RuntimeError: outer", "")),
     ],
 )
 @pytest.mark.parametrize("verb", EVERY_VERB)
@@ -444,20 +439,25 @@ def test_keyboard_interrupt_gets_out() -> None:
 
 def test_the_traceback_goes_to_stderr_where_asked_for() -> None:
     answer = serve("ADD", handler=raising(ValueError("potato")), CNI_LOG="debug")
-    assert answer.error == (999, "potato", "")
+    assert answer.error == (999, "ValueError: potato", "")
     assert "\nTraceback (most recent call last):\n" in answer.stderr
     assert answer.stderr.endswith("ValueError: potato\n")
 
 
-def test_stdout_that_can_not_be_written() -> None:
-    def stdout(text: str) -> None:
-        raise BrokenPipeError(32, "Broken pipe")
+@pytest.mark.parametrize(
+    ("outcome", "what"), [(Outcome("{}"), "result"), (Outcome("{}", error=CNIError("no")), "error JSON")]
+)
+def test_stdout_that_can_not_be_written(outcome: Outcome, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[bytes] = []
 
-    stderr: list[str] = []
-    frame = Plugin("test", add=lambda request: Result())
-    environ = {**ENVIRON, "CNI_COMMAND": "ADD"}
-    assert frame.run(environ, lambda: json.dumps(CONFIG).encode(), stdout, stderr.append) == 1
-    assert "".join(stderr) == "Error writing error JSON to stdout: [Errno 32] Broken pipe\n"
+    def write_all(fd: int, data: bytes) -> None:
+        if fd == 1:
+            raise BrokenPipeError(32, "Broken pipe")
+        logged.append(data)
+
+    monkeypatch.setattr(frame_module, "write_all", write_all)
+    assert frame_module._print(outcome) == 1
+    assert b"".join(logged) == f"Error writing {what} to stdout: Broken pipe\n".encode()
 
 
 # The namespace
@@ -505,7 +505,6 @@ def test_the_own_namespace_is_the_given_one() -> None:
     answer = serve("ADD", CNI_NETNS=OWN_NETNS, host=elsewhere)
     assert answer.code == 0
     assert answer.requests[0].host is elsewhere
-    assert answer.requests[0].foreign_host is elsewhere
     with NetNS.open(OWN_NETNS) as own:
         assert serve("ADD", CNI_NETNS=OWN_NETNS, host=own).error == SAME_NETNS
 
@@ -564,10 +563,8 @@ class Several:
     def __call__(self, verb: str, **more: object) -> tuple[int, str]:
         """The exit code, and what is printed."""
         config = json.dumps({**CONFIG, "ipam": {"type": "x"}, "size": 1, **more}).encode()
-        printed: list[str] = []
-        return self.plugin.run(
-            {**ENVIRON, "CNI_COMMAND": verb}, lambda: config, printed.append, printed.append
-        ), *printed
+        outcome = self.plugin.serve({**ENVIRON, "CNI_COMMAND": verb}, lambda: config, print)
+        return outcome.status, outcome.stdout
 
 
 def result(address: str) -> dict[str, Any]:
@@ -685,6 +682,93 @@ def test_cni_args_are_nobody_s_business_but_who_asks() -> None:
     assert serve("ADD", CNI_ARGS="rubbish").code == 0
 
 
+# For tests of a plugin
+
+
+def test_call_returns_the_result() -> None:
+    plugin = Plugin("test", add=lambda request: Result(ips=[IPConfig(CIDR.parse("10.1.2.3/24"))]))
+    result = plugin.call("ADD", {}, netns="/nowhere")
+    assert result
+    assert [str(ip.address) for ip in result.ips] == ["10.1.2.3/24"]
+    assert plugin.call("DEL", json.dumps(CONFIG).encode()) is None
+
+
+def test_call_raises_what_would_be_printed() -> None:
+    plugin = Plugin("test", config=Sized, add=lambda request: Result())
+    with pytest.raises(CNIError, match=r'^failed to load netconf: size: "x" is not an integer$'):
+        plugin.call("ADD", {"size": "x"}, netns="/nowhere")
+
+
+def test_what_call_passes() -> None:
+    seen: list[Request[Config]] = []
+    plugin = Plugin("test", add=lambda request: Result(), delete=seen.append)
+    log: list[str] = []
+    plugin.call("DEL", {}, container_id="c", netns="/n", ifname="i", args="A=b", path=["/x", "/y"], log=log.append)
+    (request,) = seen
+    assert (request.container_id, request.netns, request.ifname, request.args, request.path) == (
+        "c",
+        "/n",
+        "i",
+        "A=b",
+        "/x:/y",
+    )
+    assert (request.version, request.config.name) == (version.CURRENT, "test")
+    request.log("said")
+    assert log == ["said"]
+
+
+# validate
+
+
+def test_validate_comes_before_add_alone() -> None:
+    steps: list[str] = []
+
+    def validate(request: Request[Config]) -> None:
+        steps.append("validate")
+
+    def handler(request: Request[Config]) -> Result:
+        steps.append(request.command)
+        return Result()
+
+    for verb in EVERY_VERB:
+        serve(verb, handler=handler, plugin={"validate": validate})
+    assert steps == ["validate", *EVERY_VERB]
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_what_validate_raises_keeps_add_from_running(lazily: bool) -> None:
+    def refuse(request: Request[Config]) -> list[str]:
+        raise CNIError("no such mode", 7)
+
+    def refuse_lazily(request: Request[Config]) -> Iterator[str]:
+        yield "a warning"
+        refuse(request)
+
+    answer = serve("ADD", plugin={"validate": refuse_lazily if lazily else refuse})
+    assert answer.error == (7, "no such mode", "")
+    assert (answer.requests, answer.stderr) == ([], "")
+
+
+# The attachments that GC names
+
+
+@pytest.mark.parametrize(
+    ("given", "valid"),
+    [
+        ({}, None),
+        ({"cni.dev/valid-attachments": None}, None),
+        ({"cni.dev/valid-attachments": []}, []),
+        (
+            {"cni.dev/valid-attachments": [{"containerID": "c", "ifname": "eth0"}, {"containerID": "d"}]},
+            [("c", "eth0"), ("d", "")],
+        ),
+    ],
+)
+def test_valid_attachments(given: dict[str, Any], valid: list[tuple[str, str]] | None) -> None:
+    answer = serve("GC", {**CONFIG, **given})
+    assert answer.requests[0].valid_attachments == valid
+
+
 # As a process
 
 
@@ -726,7 +810,7 @@ def test_a_process_that_succeeds(script: str) -> None:
 def test_a_process_that_fails(script: str) -> None:
     done = start(script, CNI_IFNAME="raises")
     assert done.status == 1
-    assert done.stdout.decode() == '{\n    "code": 999,\n    "msg": "d\u00e9j\u00e0 vu"\n}'
+    assert done.stdout.decode() == '{\n    "code": 999,\n    "msg": "ValueError: d\u00e9j\u00e0 vu"\n}'
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.ISO-8859-1"])
@@ -748,7 +832,7 @@ def test_a_process_without_a_usable_stdout(script: str, redirections: str, reaso
     done = start(script, redirections)
     assert done.status == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(b"Error writing error JSON to stdout: ")
+    assert last.startswith(b"Error writing ")
     assert last.endswith(reason)
 
 
@@ -760,7 +844,7 @@ def test_a_process_whose_reader_has_gone(script: str) -> None:
     finally:
         os.close(write_end)
     assert done.status == 1
-    assert b"Error writing error JSON to stdout: " in done.stderr
+    assert b"Error writing result to stdout: " in done.stderr
 
 
 def test_a_process_without_stderr(script: str) -> None:

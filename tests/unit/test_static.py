@@ -43,9 +43,8 @@ def call(verb: str, config: dict[str, Any], cni_args: str = "", container: str =
         "CNI_PATH": "/does/not/exist",
         "CNI_ARGS": cni_args,
     }
-    out: list[str] = []
-    code = plugin.run(environ, lambda: json.dumps(config).encode(), out.append, out.append)
-    return code, json.loads("".join(out) or "null")
+    outcome = plugin.serve(environ, json.dumps(config).encode, print)
+    return outcome.status, json.loads(outcome.stdout or "null")
 
 
 def add(config: dict[str, Any], cni_args: str = "") -> dict[str, Any]:

@@ -20,7 +20,8 @@ import pytest
 from cni._core import observe, observed, observer
 from cni.invoke import launcher
 from cni.runtime import CNI, Exec, NetworkConfigList, RuntimeConf
-from cni.skel.plugin import Plugin, Request
+from cni.skel.plugin import Plugin
+from cni.skel.request import Request
 from cni.spec.errors import CNIError
 from cni.spec.result import Result
 from cni.system import locks, process, tracing
@@ -51,12 +52,11 @@ class Calls:
             "CNI_TRACES": str(self.file),
             **environ,
         }
-        printed: list[str] = []
         logged: list[str] = []
-        status = Plugin("x", add=handler).run(variables, lambda: config, printed.append, logged.append)
-        self.printed, self.log = "".join(printed), "".join(logged)
+        outcome = Plugin("x", add=handler).serve(variables, lambda: config, logged.append)
+        self.printed, self.log = outcome.stdout, "".join(f"{text}\n" for text in logged)
         assert observer() is None
-        return status
+        return outcome.status
 
     @property
     def lines(self) -> list[str]:
@@ -140,7 +140,7 @@ class TestSpans:
                 pass
 
         def fail(request: Request) -> Result:
-            with Undo(request.stderr) as undo:
+            with Undo(request.log) as undo:
                 undo.push(take_back)
                 raise CNIError("no")
 
@@ -257,9 +257,8 @@ class TestWhoIsTold:
         with tracing.Trace("outer", {"TRACEPARENT": TRACEPARENT, "CNI_TRACES": str(calls.file)}, print, {}) as outer:
             inside = observer()
             assert inside is outer
-            Plugin("x", add=steps).run(
-                {"CNI_COMMAND": "VERSION", "CNI_TRACES": str(calls.file), **outer.variables()}, bytes, print, print
-            )
+            environ = {"CNI_COMMAND": "VERSION", "CNI_TRACES": str(calls.file), **outer.variables()}
+            Plugin("x", add=steps).serve(environ, bytes, print)
             assert observer() is outer
         assert observer() is None
         assert str(calls.root) == "<outer[<x VERSION>]>"
@@ -284,8 +283,8 @@ sys.path.insert(0, sys.argv[1])
 from cni.skel.plugin import Plugin
 from cni.spec.result import Result
 environ = dict(pair.split("=") for pair in sys.argv[2:])
-status = Plugin("x", add=lambda request: Result()).run(environ, lambda: b'{"name":"n","cniVersion":"1.1.0"}', len, len)
-sys.exit(status or ("cni.system.tracing" in sys.modules) * 7)
+outcome = Plugin("x", add=lambda request: Result()).serve(environ, lambda: b'{"name":"n","cniVersion":"1.1.0"}', len)
+sys.exit(outcome.status or ("cni.system.tracing" in sys.modules) * 7)
 """
         environ = [
             "CNI_COMMAND=ADD",

@@ -23,7 +23,6 @@ PREVIOUS = {"cniVersion": "1.1.0", "ips": [{"address": "10.1.2.3/24"}]}
 
 def run(verb: str, config: dict[str, Any] | str, **environ: str) -> tuple[Any, str]:
     """What the plugin prints, parsed, and what it logs."""
-    printed: list[str] = []
     logged: list[str] = []
     variables = {
         "CNI_COMMAND": verb,
@@ -35,8 +34,8 @@ def run(verb: str, config: dict[str, Any] | str, **environ: str) -> tuple[Any, s
     }
     if not isinstance(config, str):
         config = json.dumps({"cniVersion": "1.1.0", "name": "net", "type": "tuning", "prevResult": PREVIOUS, **config})
-    tuning.plugin.run(variables, config.encode, printed.append, logged.append)
-    return json.loads("".join(printed) or "null"), "".join(logged)
+    outcome = tuning.plugin.serve(variables, config.encode, logged.append)
+    return json.loads(outcome.stdout or "null"), "".join(f"{text}\n" for text in logged)
 
 
 def refusal(verb: str, config: dict[str, Any] | str, **environ: str) -> str:
@@ -234,7 +233,7 @@ tuning._ALLOW_LIST = {str(allow)!r}
 environ = {{"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_NETNS": "/nowhere", "CNI_IFNAME": "eth0",
             "CNI_PATH": "/"}}
 config = b'{{"cniVersion":"1.0.0","name":"net","type":"tuning","sysctl":{{"net.core.x":"1"}},"prevResult":{{}}}}'
-assert tuning.plugin.run(environ, lambda: config, print, print)
+assert tuning.plugin.serve(environ, lambda: config, print).error
 sys.exit("re" in sys.modules)
 """
     for text, imported in ((None, False), ("net", True)):

@@ -841,12 +841,11 @@ def test_at_the_same_time(eth0: Vrf, eth1: Vrf, plugins: Path) -> None:
 
 
 def in_process(one: Vrf, verb: str) -> tuple[int, str]:
-    said: list[str] = []
     config = json.dumps({**one.network.config, "prevResult": one.previous}).encode()
     environ = {**one.attachment.environ, "CNI_COMMAND": verb, "CNI_PATH": "/nowhere"}
     with NetNS.open(one.network.node.path) as host:
-        status = module.plugin.run(environ, lambda: config, said.append, said.append, host)
-    return status, "".join(said)
+        outcome = module.plugin.serve(environ, lambda: config, print, host)
+    return outcome.status, outcome.stdout
 
 
 @pytest.mark.slow

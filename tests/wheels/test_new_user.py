@@ -450,7 +450,7 @@ PLUGIN = """
 import sys
 sys.path[:0] = sys.argv[2:]
 from cni.invoke import launcher
-launcher.load(sys.argv[1]).run({"CNI_COMMAND": "VERSION"}, lambda: b"{}", lambda _: None, lambda _: None)
+launcher.load(sys.argv[1]).serve({"CNI_COMMAND": "VERSION"}, lambda: b"{}", lambda _: None)
 print(*sorted(sys.modules))
 """
 CNITOOL = """

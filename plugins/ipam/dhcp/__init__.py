@@ -62,16 +62,16 @@ class Conf(Config):
     ipam = Section(IPAMConf, "the daemon, and what to tell and ask the server")  # type: ignore[assignment]
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     return rpc.to_result(_ask(request, rpc.ALLOCATE))
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """As with Go this needs the daemon, which alone can give the lease back; the runtime is to try again."""
     _ask(request, rpc.RELEASE)
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """The daemon has the lease, or gets one; either is to be for the address that ADD reported."""
     result = rpc.to_result(_ask(request, rpc.ALLOCATE))
     previous = request.prev_result
@@ -81,27 +81,27 @@ def check(request: Request) -> None:
         raise CNIError(f"dhcp: the lease is for {_listed(leased)}, the attachment has {_listed(reported)}")
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Give back the network's leases that no valid attachment holds. Go's daemon does not know how to."""
-    if not request.config.has(Conf.valid_attachments.key):
-        request.stderr(f"dhcp: GC without {Conf.valid_attachments.key}: nothing is released\n")
+    if request.valid_attachments is None:
+        request.log(f"dhcp: GC without {Conf.valid_attachments.key}: nothing is released")
         return
     try:
         _ask(request, rpc.COLLECT)
     except CNIError as error:
         if rpc.UNKNOWN_METHOD not in error.msg:
             raise
-        request.stderr(f"dhcp: {error}: nothing is released\n")
+        request.log(f"dhcp: {error}: nothing is released")
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     try:
         rpc.ping(_socket_path(request))
     except CNIError as error:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
 
 
-def _ask(request: Request, method: str) -> dict[str, Any]:
+def _ask(request: Request[Conf], method: str) -> dict[str, Any]:
     arguments = {
         "ContainerID": request.container_id,
         "Netns": _absolute(request.netns),
@@ -113,7 +113,7 @@ def _ask(request: Request, method: str) -> dict[str, Any]:
     return rpc.call(_socket_path(request), method, arguments)
 
 
-def _socket_path(request: Request) -> str:
+def _socket_path(request: Request[Conf]) -> str:
     return request.config.ipam.daemonSocketPath or SOCKET
 
 
@@ -126,7 +126,7 @@ def _listed(addresses: list[Any]) -> str:
     return ", ".join(map(str, addresses)) or "no address"
 
 
-class DHCP(Plugin):
+class DHCP(Plugin[Conf]):
     """The plugin, and under `dhcp daemon` the daemon."""
 
     __slots__ = ()

@@ -81,7 +81,7 @@ class Conf(Config):
     args = Section(Args, "free metadata")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     ipam, sets, wanted = _ipam(request.config), range_sets(request.config), _wanted(request)
     result = Result(routes=ipam.routes, dns=_resolver(ipam.resolvConf))
     with _store(request) as store:
@@ -104,14 +104,14 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     range_sets(request.config)  # Go refuses a wrong configuration here, too
     with _store(request) as store:
         own, old = store.held(request.container_id, request.ifname)
         store.release(own or old)
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     range_sets(request.config)
     with _store(request) as store:
         own, old = store.held(request.container_id, request.ifname)
@@ -119,16 +119,15 @@ def check(request: Request) -> None:
         raise CNIError(f"host-local: Failed to find address added by container {request.container_id}")
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Release what no valid attachment holds, and the torn files that a crash left (plugins#498).
 
     An empty list says that nothing is valid any more. Without any list nothing is known, and nothing is done.
     """
-    key = Conf.valid_attachments.key
-    if not request.config.has(key):
-        request.stderr(f"host-local: GC without {key}: nothing is released\n")
+    if request.valid_attachments is None:
+        request.log(f"host-local: GC without {Conf.valid_attachments.key}: nothing is released")
         return
-    valid = {(attachment.containerID, attachment.ifname) for attachment in request.config.valid_attachments}
+    valid = set(request.valid_attachments)
     valid |= {(container_id, "") for container_id, _ in valid}  # reservations of old releases name no interface
     with _store(request) as store:
         reservations, errors = store.reservations()
@@ -140,7 +139,7 @@ def gc(request: Request) -> None:
         raise joined(errors)
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """Ready is who could serve an ADD now: the files can be read and written, and every range set has an address."""
     sets = range_sets(request.config)
     try:
@@ -153,9 +152,9 @@ def status(request: Request) -> None:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """The ranges can be, beside each other too. They may come with the call, where there is the capability."""
-    conf: Conf = request.config
+    conf = request.config
     ipam = _ipam(conf)
     if ipam.subnet or ipam.ranges or not conf.capabilities.get(RuntimeConf.ipRanges.key):
         range_sets(conf)
@@ -167,7 +166,7 @@ def _ipam(conf: Conf) -> IPAMConf:
     return conf.ipam
 
 
-def _store(request: Request) -> Store:
+def _store(request: Request[Conf]) -> Store:
     return Store(_ipam(request.config).dataDir or IPAMConf.dataDir.default, request.config.name)
 
 
@@ -203,7 +202,7 @@ def _range(conf: RangeConf) -> Range:
     return Range(conf.subnet, conf.rangeStart, conf.rangeEnd, conf.gateway)
 
 
-def _wanted(request: Request) -> list[IP]:
+def _wanted(request: Request[Conf]) -> list[IP]:
     """The addresses that were asked for, in any of three ways, each once: podman repeats them after a reload.
 
     Only ADD looks at CNI_ARGS: a container that failed to come up because of them must still be deleted.
@@ -229,12 +228,12 @@ def _refuse_second(container_id: str, ranges: RangeSet, held: list[str]) -> None
             raise CNIError(f"{address} has been allocated to {container_id}, duplicate allocation is not allowed")
 
 
-def _next(request: Request, number: int, ranges: RangeSet, store: Store) -> tuple[str, Range]:
+def _next(request: Request[Conf], number: int, ranges: RangeSet, store: Store) -> tuple[str, Range]:
     """The address whose turn it is."""
     try:
         last = store.last_reserved(number)
     except OSError as error:
-        request.stderr(f"Error retrieving last reserved ip: {error}\n")
+        request.log(f"Error retrieving last reserved ip: {error}")
         last = None
     found = store.free(ranges.candidates(last))
     if found is None:

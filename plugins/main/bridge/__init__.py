@@ -17,7 +17,7 @@ import errno
 from cni.kernel import hwaddr, links, sysctl
 from cni.skel import ipam, ipmasq
 from cni.skel.checks import container_interface, container_link, expect_addresses, expect_mac, expect_routes
-from cni.skel.config import Config, Flag, Integer, LinkName, ListOf, Section, Settings, Table, Text
+from cni.skel.config import Flag, Integer, LinkName, ListOf, Section, Settings, Table, Text
 from cni.skel.plugin import Plugin
 from cni.spec import gojson
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
@@ -27,8 +27,6 @@ from cni.system.undo import Undo, do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from cni._core import Link, Netlink
     from cni.kernel.netns import NetNS
     from cni.netfilter.ruleset import Ruleset
@@ -69,15 +67,13 @@ class Trunk(Settings):
     id = Integer(None, "one VLAN")
 
 
-class Conf(Config):
+class Conf(ipmasq.Masqueraded):
     """The configuration of bridge."""
 
     bridge = LinkName("cni0", "name of the bridge, which is made where there is none")
     isGateway = Flag("give the bridge the gateway's address, and have the node forward")
     isDefaultGateway = Flag("the container's default route goes through the bridge; implies isGateway")
     forceAddress = Flag("take away other addresses of the bridge that are in the way of the gateway's")
-    ipMasq = Flag("what the container sends beyond its network bears the node's address")
-    ipMasqBackend = Text(None, "iptables or nftables; iptables where it can be used, if none is named")
     mtu = Integer(0, "MTU in bytes of a new bridge and of the veth pair; 0 leaves it to the kernel", minimum=0)
     hairpinMode = Flag("the container may reach itself through the bridge")
     promiscMode = Flag("the bridge takes all packets")
@@ -93,17 +89,16 @@ class Conf(Config):
     args = Section(Args, "free metadata")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Make the attachment, or leave nothing behind but the bridge and its VLANs' gateways."""
-    conf: Conf = request.config
-    _refuse_contradictions(request)
+    conf = request.config
     vlans = _vlans(conf)
     mac = _asked_mac(request)
     with (
         request.open_container() as container,
         request.host.netlink() as node,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         bridge = _ensure_bridge(request, node)
         links.refuse_existing(inside, request.ifname)
@@ -117,7 +112,7 @@ def add(request: Request) -> Result:
         link = inside.link(request.ifname)
         if conf.macspoofchk:
             undo.push(_forget_spoof_check, request)
-            _spoofcheck().setup(port.name, link.hwaddr, request.container_id, request.ifname, request.foreign_host)
+            _check_spoofing(request, port.name, link.hwaddr)
         if vlans:
             vlans.join(node, bridge, port, keep_default=conf.preserveDefaultVlan)
         _bring_up_port(conf, request.host, node, port)
@@ -144,16 +139,16 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back link, addresses and rules, whichever are still there; go on past failures and report them all."""
-    removal = ipam.removal(request, links.delete_attachment)
+    removal = ipam.removal(request)
     # Rules first, as removing them is not over until a grace period that deleting the link has to wait for as well.
     do_all([lambda: ipmasq.teardown(request), lambda: _forget_spoof_check(request), *removal])
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so."""
-    conf: Conf = request.config
+    conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
         result = request.require_prev_result()
@@ -163,22 +158,22 @@ def check(request: Request) -> None:
         if vlans := _vlans(conf):
             vlans.check(node, bridge, port)
         if conf.vlan and _is_gateway(conf):
-            _check_vlan_gateway(node, _bridge_vlans().gateway_name(conf.bridge, conf.vlan), result)
+            _check_vlan_gateway(node, _vlan_gateway_name(conf), result)
         expect_addresses(inside, request.ifname, result.ips)
         expect_routes(inside, result.routes)
     ipmasq.check(request, result)
     if conf.macspoofchk:
-        _spoofcheck().check(port.name, link.hwaddr, request.container_id, request.ifname, request.foreign_host)
+        _expect_spoof_check(request, port.name, link.hwaddr)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back addresses and rules of attachments that are gone. Their links went with their namespaces."""
     do_all([lambda: ipam.gc(request), lambda: ipmasq.gc(request), lambda: _collect_spoof_checks(request)])
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready, and no other kind of device has the bridge's name."""
-    conf: Conf = request.config
+    conf = request.config
     ipam.status(request)
     with request.host.netlink() as node:
         link = node.find_link(conf.bridge)
@@ -186,39 +181,36 @@ def status(request: Request) -> None:
             raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge", PLUGIN_NOT_AVAILABLE)
 
 
-def rules(request: Request, ruleset: Ruleset) -> None:
+def rules(request: Request[Conf], ruleset: Ruleset) -> None:
     """What the attachment has in iptables and nftables."""
-    conf: Conf = request.config
+    conf = request.config
     result = request.require_prev_result()
     ipmasq.describe(request, result, ruleset)
     if conf.macspoofchk:
-        ruleset.afterwards(lambda: _restore_spoof_check(request, result), lambda: _check_spoof_check(request, result))
+        names = _reported(request, result)
+        ruleset.afterwards(lambda: _check_spoofing(request, *names), lambda: _expect_spoof_check(request, *names))
 
 
 # ---- the configuration ----
 
 
-def _refuse_contradictions(request: Request) -> None:
-    conf: Conf = request.config
+def validate(request: Request[Conf]) -> None:
+    """Raise CNIError if one key contradicts another, or the MAC or a VLAN is none."""
+    conf = request.config
     if conf.disableContainerInterface and conf.ipam.type:
         raise CNIError("cannot use IPAM when DisableContainerInterface flag is set")
     if conf.hairpinMode and conf.promiscMode:
         raise CNIError("cannot set hairpin mode and promiscuous mode at the same time")
     ipmasq.validate(request)
     if conf.vlan and _is_gateway(conf):
-        _bridge_vlans().gateway_name(conf.bridge, conf.vlan)
-    ipam.refuse_unsayable(request)
-
-
-def validate(request: Request) -> None:
-    """Nothing in the configuration contradicts the rest."""
-    _refuse_contradictions(request)
-    _vlans(request.config)
+        _vlan_gateway_name(conf)
+    ipam.require_ipam_before_0_3_0(request)
+    _vlans(conf)
     _asked_mac(request)
 
 
-def _asked_mac(request: Request) -> str:
-    conf: Conf = request.config
+def _asked_mac(request: Request[Conf]) -> str:
+    conf = request.config
     by_args = request.cni_args("MAC").get("MAC", "")
     return hwaddr.asked(conf.runtimeConfig.mac or conf.args.cni.mac or by_args, "failed to make veth pair")
 
@@ -234,7 +226,17 @@ def _vlans(conf: Conf) -> VLANs | None:
         if part:
             trunk.update(_trunk_vlans(part, f"vlanTrunk[{number}]"))
     native = conf.vlan or (_NATIVE if trunk else 0)
-    return _bridge_vlans().VLANs(native, trunk) if native else None
+    if not native:
+        return None
+    from cni_plugins.main.bridge.vlans import VLANs
+
+    return VLANs(native, trunk)
+
+
+def _vlan_gateway_name(conf: Conf) -> str:
+    from cni_plugins.main.bridge.vlans import gateway_name
+
+    return gateway_name(conf.bridge, conf.vlan)
 
 
 def _trunk_vlans(trunk: Trunk, path: str) -> list[int]:
@@ -272,21 +274,23 @@ def _complete(conf: Conf, result: Result) -> list[CIDR]:
 # ---- the bridge ----
 
 
-def _ensure_bridge(request: Request, node: Netlink) -> Link:
-    conf: Conf = request.config
+def _ensure_bridge(request: Request[Conf], node: Netlink) -> Link:
+    conf = request.config
     filtering = bool(conf.vlan) or conf.has("vlanTrunk")
+    if filtering:
+        from cni_plugins.main.bridge import vlans
     try:
         bridge = node.find_link(conf.bridge)
         if bridge is None:
             # One that is set at birth stays; else the kernel changes it with the ports that come and go.
             mac = hwaddr.random() if _is_gateway(conf) else None
-            data = _bridge_vlans().FILTERING if filtering else ()
+            data = vlans.FILTERING if filtering else ()
             batch = node.batch().link_create("bridge", conf.bridge, mtu=conf.mtu, hwaddr=mac, data=data, exist_ok=True)
             bridge = batch.link_get(conf.bridge).commit()[0]
         if bridge.kind != "bridge":
             raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge")
-        if filtering and not _bridge_vlans().is_filtering(bridge):
-            request.stderr(f"bridge {quote(conf.bridge)} does not filter VLANs: nothing keeps them apart\n")
+        if filtering and not vlans.is_filtering(bridge):
+            request.log(f"bridge {quote(conf.bridge)} does not filter VLANs: nothing keeps them apart")
         if bridge.accept_ra:
             links.refuse_router_advertisements(request.host, conf.bridge)
         if not bridge.is_up or conf.promiscMode:
@@ -310,7 +314,9 @@ def _ensure_gateways(conf: Conf, host: NetNS, node: Netlink, bridge: Link, gatew
     link = bridge
     if conf.vlan:
         keep_default = conf.preserveDefaultVlan
-        link = _bridge_vlans().ensure_gateway(node, host, bridge, conf.vlan, mac=mac, keep_default=keep_default)
+        from cni_plugins.main.bridge.vlans import ensure_gateway
+
+        link = ensure_gateway(node, host, bridge, conf.vlan, mac=mac, keep_default=keep_default)
     for version in _FAMILY:
         of_family = [gateway for gateway in gateways if gateway.version == version]
         for gateway in of_family:
@@ -380,44 +386,37 @@ def _bring_up_container(conf: Conf, container: NetNS, inside: Netlink, link: Lin
 # ---- what few networks use, and is imported for them alone ----
 
 
-def _bridge_vlans() -> ModuleType:
-    from cni_plugins.main.bridge import vlans as bridge_vlans
-
-    return bridge_vlans
-
-
-def _spoofcheck() -> ModuleType:
+def _check_spoofing(request: Request[Conf], port: str, mac: str) -> None:
     from cni_plugins.main.bridge import spoofcheck
 
-    return spoofcheck
+    spoofcheck.setup(port, mac, request.container_id, request.ifname, request.host)
 
 
-def _forget_spoof_check(request: Request) -> None:
+def _expect_spoof_check(request: Request[Conf], port: str, mac: str) -> None:
+    from cni_plugins.main.bridge import spoofcheck
+
+    spoofcheck.check(port, mac, request.container_id, request.ifname, request.host)
+
+
+def _forget_spoof_check(request: Request[Conf]) -> None:
     if request.config.macspoofchk:
-        _spoofcheck().teardown(request.container_id, request.ifname, request.foreign_host)
+        from cni_plugins.main.bridge import spoofcheck
+
+        spoofcheck.teardown(request.container_id, request.ifname, request.host)
 
 
-def _restore_spoof_check(request: Request, result: Result) -> None:
-    names = _reported(request, result)
-    _spoofcheck().setup(*names, request.container_id, request.ifname, request.foreign_host)
+def _collect_spoof_checks(request: Request[Conf]) -> None:
+    valid = request.valid_attachments
+    if request.config.macspoofchk and valid is not None:
+        from cni_plugins.main.bridge import spoofcheck
+
+        spoofcheck.gc(valid, request.host)
 
 
-def _check_spoof_check(request: Request, result: Result) -> None:
-    names = _reported(request, result)
-    _spoofcheck().check(*names, request.container_id, request.ifname, request.foreign_host)
-
-
-def _reported(request: Request, result: Result) -> tuple[str, str]:
-    """The port and the MAC that ADD reported."""
+def _reported(request: Request[Conf], result: Result) -> tuple[str, str]:
+    """Return the port and the MAC that ADD reported."""
     port = next(interface for interface in result.interfaces[1:] if not interface.sandbox)
     return port.name, container_interface(request, result).mac
-
-
-def _collect_spoof_checks(request: Request) -> None:
-    conf: Conf = request.config
-    if conf.macspoofchk and conf.has("cni.dev/valid-attachments"):
-        valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
-        _spoofcheck().gc(valid, request.foreign_host)
 
 
 # ---- CHECK ----

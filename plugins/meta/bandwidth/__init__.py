@@ -72,7 +72,7 @@ class Conf(Config):
     runtimeConfig = Section(RuntimeConf, "put in by the runtime")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Put the limits on, or leave all as it was."""
     limits = _limits(request.config)
     result = request.require_prev_result("must be called as chained plugin")
@@ -82,7 +82,7 @@ def add(request: Request) -> Result:
         request.open_container() as container,
         request.host.netlink() as node,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         port = _recorded_port(node, inside, request.ifname, result)
         _warn_of_small_bursts(request, port, limits)
@@ -94,7 +94,7 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take off the limits, whatever of them is there; go on past failures and report them all."""
     with request.host.netlink() as node:
         ifbs = _own_ifbs(request, node)
@@ -102,7 +102,7 @@ def delete(request: Request) -> None:
         do_all([lambda: _release_port(request, node, ifbs), *(_deletion(request, ifb) for ifb in ifbs)])
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything that ADD made is still so."""
     limits = _limits(request.config)
     result = request.require_prev_result("must be called as a chained plugin")
@@ -116,20 +116,21 @@ def check(request: Request) -> None:
         shaping.check(node, port, ifb, limits)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Delete the ifbs of attachments that are gone."""
-    if request.config.has("cni.dev/valid-attachments"):
+    valid = request.valid_attachments
+    if valid is not None:
         with request.host.netlink() as node:
-            _collect(request, node)
+            _collect(request, node, valid)
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The kernel has all that limits are made of, which is seen by making some in a namespace that nobody sees."""
-    conf: Conf = request.config
+    conf = request.config
     bucket = Bucket(10**6, 10**5, conf.latency)
     limits = Limits(bucket, bucket, conf.shapedSubnets, conf.unshapedSubnets)
     try:
-        with NetNS.create() as nowhere, nowhere.netlink() as node, Undo(request.stderr) as undo:
+        with NetNS.create() as nowhere, nowhere.netlink() as node, Undo(request.log) as undo:
             batch = node.batch().link_create("ifb", "port").link_create("ifb", "ifb")
             port, ifb = batch.link_get("port").link_get("ifb").commit()
             shaping.shape(node, port, ifb, limits, undo)
@@ -140,9 +141,9 @@ def status(request: Request) -> None:
 # ---- the limits ----
 
 
-def validate(request: Request) -> list[str]:
+def validate(request: Request[Conf]) -> list[str]:
     """Rates and bursts go together; without any, and without the capability, nothing is limited."""
-    conf: Conf = request.config
+    conf = request.config
     if _limits(conf) or conf.capabilities.get(RuntimeConf.bandwidth.key):
         return []
     return ["nothing is limited: there is no rate, and without the capability bandwidth the runtime passes none"]
@@ -181,13 +182,13 @@ def _bucket(direction: str, rate: int, burst: int, latency: int) -> Bucket | Non
     return bucket
 
 
-def _warn_of_small_bursts(request: Request, port: Link, limits: Limits) -> None:
+def _warn_of_small_bursts(request: Request[Conf], port: Link, limits: Limits) -> None:
     # A htb lets a packet of any size pass, and makes up for it later.
     by_tbf = {"ingress": limits.ingress if limits.are_for_all else None, "egress": limits.egress}
     for direction, bucket in by_tbf.items():
         if bucket and bucket.largest_packet < port.mtu + _HEADER:
             lost = f"packets of more than {bucket.largest_packet} bytes are lost"
-            request.stderr(f"{direction}Burst: {lost}, and {port.name} has them of {port.mtu + _HEADER}\n")
+            request.log(f"{direction}Burst: {lost}, and {port.name} has them of {port.mtu + _HEADER}")
 
 
 # ---- the port ----
@@ -217,7 +218,7 @@ def _port(node: Netlink, link: Link) -> Link | None:
     return port if port and port.kind == link.kind and port.link == link.index else None
 
 
-def _release_port(request: Request, node: Netlink, ifbs: list[Link]) -> None:
+def _release_port(request: Request[Conf], node: Netlink, ifbs: list[Link]) -> None:
     try:
         with NetNS.open(request.netns) as container, container.netlink() as inside:
             link = inside.find_link(request.ifname)
@@ -247,7 +248,7 @@ def _alias(network: str, container_id: str, ifname: str) -> str:
     return text[:_ALIAS_LENGTH].decode(errors="ignore")
 
 
-def _make_ifb(request: Request, node: Netlink, port: Link, undo: Undo) -> Link:
+def _make_ifb(request: Request[Conf], node: Netlink, port: Link, undo: Undo) -> Link:
     """A new ifb, down, in the place of one that an earlier life of the container has left. Raises CNIError."""
     attachment = (request.config.name, request.container_id, request.ifname)
     alias = _alias(*attachment)
@@ -268,7 +269,7 @@ def _make_ifb(request: Request, node: Netlink, port: Link, undo: Undo) -> Link:
     raise CNIError(f"adding link: other attachments have the names that the one of {alias} may have")
 
 
-def _own_ifbs(request: Request, node: Netlink) -> list[Link]:
+def _own_ifbs(request: Request[Conf], node: Netlink) -> list[Link]:
     attachment = (request.config.name, request.container_id, request.ifname)
     batch = node.batch()
     for name in _ifb_names(*attachment):
@@ -277,11 +278,11 @@ def _own_ifbs(request: Request, node: Netlink) -> list[Link]:
     return [ifb for ifb in found if ifb and ifb.kind == "ifb" and ifb.alias in ("", _alias(*attachment))]
 
 
-def _deletion(request: Request, ifb: Link) -> Callable[[], None]:
+def _deletion(request: Request[Conf], ifb: Link) -> Callable[[], None]:
     return lambda: links.delete(request.host, ifb.name)
 
 
-def _expect_ifb(request: Request, node: Netlink, result: Result) -> Link:
+def _expect_ifb(request: Request[Conf], node: Netlink, result: Result) -> Link:
     ifbs = _own_ifbs(request, node)
     if not ifbs:
         name, _ = _ifb_names(request.config.name, request.container_id, request.ifname)
@@ -293,19 +294,18 @@ def _expect_ifb(request: Request, node: Netlink, result: Result) -> Link:
     return ifb
 
 
-def _collect(request: Request, node: Netlink) -> None:
-    conf: Conf = request.config
+def _collect(request: Request[Conf], node: Netlink, valid: list[tuple[str, str]]) -> None:
+    network = request.config.name
     ifbs = [link for link in node.links() if link.kind == "ifb" and link.name.startswith(_PREFIX)]
     if not ifbs:
         return
     ports, limited = shaping.redirecting(node), shaping.limited(node)
-    valid = [(conf.name, one.containerID, one.ifname) for one in conf.valid_attachments if one]
-    aliases = {_alias(*attachment) for attachment in valid}
-    names = {name for attachment in valid for name in _ifb_names(*attachment)}
+    aliases = {_alias(network, *attachment) for attachment in valid}
+    names = {name for attachment in valid for name in _ifb_names(network, *attachment)}
 
     def is_over(ifb: Link) -> bool:
         if ifb.alias:
-            return ifb.alias.startswith(f"{conf.name}/") and ifb.alias not in aliases
+            return ifb.alias.startswith(f"{network}/") and ifb.alias not in aliases
         # One of the reference's, of any network. Its limit is what ADD ends with, so the redirection has been there.
         return ifb.name not in names and ifb.index in limited and ifb.index not in ports
 

@@ -44,19 +44,19 @@ class Conf(Config):
     ingressPolicy = Text("open", "open, same-bridge or isolated: from which containers this one is reached")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Open the firewall for the container, or leave nothing behind but what is shared."""
-    conf: Conf = request.config
+    conf = request.config
     result = request.require_prev_result(_NO_RESULT)
     if conf.backend not in ("", *_BACKENDS):
-        request.stderr(f"firewall: there is no backend {quote(conf.backend)}: the choice is automatic\n")
-    with Undo(request.stderr) as undo:
+        request.log(f"firewall: there is no backend {quote(conf.backend)}: the choice is automatic")
+    with Undo(request.log) as undo:
         undo.push(_close, request, _addresses(result))
-        establish(request.foreign_host, lambda ruleset: rules(request, ruleset))
+        establish(request.host, lambda ruleset: rules(request, ruleset))
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back what is the container's own, whichever backend has it."""
     try:
         result = request.prev_result
@@ -68,7 +68,7 @@ def delete(request: Request) -> None:
     _close(request, _addresses(result) if result else _addresses_inside(request))
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """Everything is there, isolation too. Without a configured backend any of them may have it."""
     request.require_prev_result(_NO_RESULT)
     failures = []
@@ -80,18 +80,17 @@ def check(request: Request) -> None:
     raise failures[0]
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back the elements of nftables' sets whose attachments are gone.
 
     Rules of iptables and sources of a zone don't tell whose they are: they go by the runtime's DEL.
     """
-    conf: Conf = request.config
-    if conf.has("cni.dev/valid-attachments"):
-        valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
-        nftables.collect(conf.name, valid, Nft(request.foreign_host))
+    valid = request.valid_attachments
+    if valid is not None:
+        nftables.collect(request.config.name, valid, Nft(request.host))
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The backend, one of them where none is configured, can be used."""
     backends = _possible(request)
     if not any(_is_usable(request, backend) for backend in backends):
@@ -99,7 +98,7 @@ def status(request: Request) -> None:
     _refuse_unknown_policy(request)
 
 
-def rules(request: Request, ruleset: Ruleset) -> None:
+def rules(request: Request[Conf], ruleset: Ruleset) -> None:
     """What the attachment has in the firewall."""
     _describe(request, ruleset, _possible(request, ruleset.default_backend)[0])
 
@@ -107,26 +106,26 @@ def rules(request: Request, ruleset: Ruleset) -> None:
 # ---- the choice of backend ----
 
 
-def _possible(request: Request, default: str = "iptables") -> list[str]:
+def _possible(request: Request[Conf], default: str = "iptables") -> list[str]:
     """The configured backend, or else all that it may be, the likeliest first."""
-    conf: Conf = request.config
+    conf = request.config
     if conf.backend in _BACKENDS:
         return [conf.backend]
     first = ["firewalld"] if firewalld.is_running(request.environ) else []
     return [*first, default, "nftables" if default == "iptables" else "iptables"]
 
 
-def _is_usable(request: Request, backend: str) -> bool:
+def _is_usable(request: Request[Conf], backend: str) -> bool:
     if backend == "firewalld":
         return firewalld.is_running(request.environ)
-    return Nft(request.foreign_host).usable() if backend == "nftables" else Iptables(4, request.foreign_host).usable()
+    return Nft(request.host).usable() if backend == "nftables" else Iptables(4, request.host).usable()
 
 
 # ---- what there has to be ----
 
 
-def _describe(request: Request, ruleset: Ruleset, backend: str) -> None:
-    conf: Conf = request.config
+def _describe(request: Request[Conf], ruleset: Ruleset, backend: str) -> None:
+    conf = request.config
     result = request.require_prev_result(_NO_RESULT)
     addresses = _addresses(result)
     whose = (conf.name, request.ifname, request.container_id)
@@ -147,7 +146,7 @@ def _describe(request: Request, ruleset: Ruleset, backend: str) -> None:
         iptables.isolate(ruleset, bridge, {address.version for address in addresses}, isolated=isolated)
 
 
-def _isolated_bridge(request: Request, result: Result) -> str:
+def _isolated_bridge(request: Request[Conf], result: Result) -> str:
     """The bridge that the ingress policy is for; "" where it restricts nothing."""
     policy = _refuse_unknown_policy(request)
     if policy == "open":
@@ -162,14 +161,14 @@ def _isolated_bridge(request: Request, result: Result) -> str:
     return result.interfaces[0].name
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """The policy is one."""
     _refuse_unknown_policy(request)
 
 
-def _refuse_unknown_policy(request: Request) -> str:
+def _refuse_unknown_policy(request: Request[Conf]) -> str:
     """The policy. DEL doesn't ask: what is wrong with the configuration must not keep it from its work."""
-    conf: Conf = request.config
+    conf = request.config
     policy = conf.ingressPolicy or "open"
     if policy not in ("open", "same-bridge", "isolated"):
         raise CNIError(f"unknown ingress policy: {quote(policy)}")
@@ -180,11 +179,11 @@ def _addresses(result: Result) -> list[IP]:
     return list(dict.fromkeys(ip.address.ip for ip in result.ips))
 
 
-def _missing(request: Request, backend: str) -> list[str]:
-    ruleset = Ruleset(request.foreign_host, "nftables" if backend == "nftables" else "iptables")
+def _missing(request: Request[Conf], backend: str) -> list[str]:
+    ruleset = Ruleset(request.host, "nftables" if backend == "nftables" else "iptables")
     _describe(request, ruleset, backend)
     try:
-        return ruleset.missing(Present(request.foreign_host))
+        return ruleset.missing(Present(request.host))
     except CNIError as error:
         return [str(error)]
 
@@ -192,14 +191,14 @@ def _missing(request: Request, backend: str) -> list[str]:
 # ---- taking back ----
 
 
-def _close(request: Request, addresses: list[IP]) -> None:
-    conf: Conf = request.config
+def _close(request: Request[Conf], addresses: list[IP]) -> None:
+    conf = request.config
     whose = (conf.name, request.ifname, request.container_id)
     steps = [
         lambda: in_both_backends(
             lambda backend: iptables.remove(backend, addresses),
             lambda backend: nftables.remove(backend, whose),
-            request.foreign_host,
+            request.host,
         )
     ]
     if conf.backend not in ("iptables", "nftables"):
@@ -207,7 +206,7 @@ def _close(request: Request, addresses: list[IP]) -> None:
     do_all(steps)
 
 
-def _addresses_inside(request: Request) -> list[IP]:
+def _addresses_inside(request: Request[Conf]) -> list[IP]:
     """The addresses of the container's interface, as far as it is still there."""
     if not request.netns:
         return []

@@ -23,9 +23,9 @@ from cni_plugins.meta.portmap.forwarding import Forwarding, Port, numbers_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
-    from typing import Any
+    from typing import Any, Protocol
 
+    from cni.kernel.netns import NetNS
     from cni.netfilter.ruleset import Ruleset
     from cni.skel.request import Request
     from cni.spec.ip import IP
@@ -77,15 +77,15 @@ class Conf(Config):
     runtimeConfig = Section(RuntimeConf, "the value of the capability portMappings, put in by the runtime")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Map the ports, or leave nothing behind but the chains that attachments have in common."""
     result = request.require_prev_result("must be called as chained plugin")
     forwardings = _forwardings(request, result)
     if not forwardings:
         return result
-    with Undo(request.stderr) as undo:
+    with Undo(request.log) as undo:
         undo.push(_remove, request)
-        ruleset.establish(request.foreign_host, lambda wanted: _map(request, forwardings, wanted))
+        ruleset.establish(request.host, lambda wanted: _map(request, forwardings, wanted))
         for forwarding in forwardings:
             _forget_connections(request, forwarding.version, forwarding.numbers)
         for forwarding in forwardings:
@@ -94,7 +94,7 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back the attachment's rules, whichever backend they are in, and end what UDP flows they have made."""
     numbers = numbers_of(_ports(request.config))
     if numbers:
@@ -102,28 +102,29 @@ def delete(request: Request) -> None:
         do_all([lambda: _remove(request), *forget])
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """All rules are there, those that attachments have in common included."""
     for forwarding in _forwardings(request, request.require_prev_result()):
         _check(request, forwarding)
 
 
-def gc(request: Request) -> None:
+def gc(request: Request[Conf]) -> None:
     """Take back the rules of attachments that are gone."""
-    conf: Conf = request.config
-    if not conf.has("cni.dev/valid-attachments"):
+    network, valid = request.config.name, request.valid_attachments
+    if valid is None:
         return
-    valid = [(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments if attachment]
+    from cni_plugins.meta.portmap import iptables, nftables
+
     ruleset.in_both_backends(
-        lambda iptables: _layout("iptables").collect(iptables, conf.name, valid),
-        lambda nft: _layout("nftables").collect(nft, conf.name, valid),
-        request.foreign_host,
+        lambda backend: iptables.collect(backend, network, valid),
+        lambda backend: nftables.collect(backend, network, valid),
+        request.host,
     )
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The backend, or one of them if none is named, can be used."""
-    host = request.foreign_host
+    host = request.host
     named = _named_backend(request.config)
     if named != "nftables" and (Iptables(4, host).usable() or Iptables(6, host).usable()):
         return
@@ -137,7 +138,7 @@ def status(request: Request) -> None:
     )
 
 
-def rules(request: Request, wanted: Ruleset) -> None:
+def rules(request: Request[Conf], wanted: Ruleset) -> None:
     """What the attachment has in iptables or nftables."""
     backend = _backend(request.config, wanted)
     for forwarding in _forwardings(request, request.require_prev_result()):
@@ -147,9 +148,9 @@ def rules(request: Request, wanted: Ruleset) -> None:
 # ---- the configuration ----
 
 
-def validate(request: Request) -> list[str]:
+def validate(request: Request[Conf]) -> list[str]:
     """No key contradicts the others; without the capability there is nothing to map."""
-    conf: Conf = request.config
+    conf = request.config
     _ports(conf)
     key = RuntimeConf.portMappings.key
     if conf.capabilities.get(key):
@@ -217,9 +218,9 @@ def _backend(conf: Conf, wanted: Ruleset) -> str:
     return _named_backend(conf) or wanted.default_backend
 
 
-def _forwardings(request: Request, result: Result) -> list[Forwarding]:
+def _forwardings(request: Request[Conf], result: Result) -> list[Forwarding]:
     """What is to be forwarded to the attachment's first address of each family."""
-    conf: Conf = request.config
+    conf = request.config
     ports = _ports(conf)
     addresses: dict[int, IPConfig] = {}
     for ip in result.ips:
@@ -243,7 +244,7 @@ def _forwardings(request: Request, result: Result) -> list[Forwarding]:
     return [forwarding for forwarding in forwardings if forwarding.ports]
 
 
-def _is_containers(request: Request, result: Result, ip: IPConfig) -> bool:
+def _is_containers(request: Request[Conf], result: Result, ip: IPConfig) -> bool:
     """Whether the address is the attachment's: that of a link of the node may be among the result's too."""
     if ip.interface is None or not 0 <= ip.interface < len(result.interfaces):
         return True
@@ -254,7 +255,17 @@ def _is_containers(request: Request, result: Result, ip: IPConfig) -> bool:
 # ---- the rules ----
 
 
-def _layout(backend: str) -> ModuleType:
+if TYPE_CHECKING:
+
+    class _Layout(Protocol):
+        """A backend's module: the rules that map ports there."""
+
+        def describe(self, ruleset: Ruleset, forwarding: Forwarding) -> None: ...
+        def refuse_taken(self, forwarding: Forwarding, host: NetNS | None) -> None: ...
+        def check(self, forwarding: Forwarding, host: NetNS | None) -> None: ...
+
+
+def _layout(backend: str) -> _Layout:
     if backend == "nftables":
         from cni_plugins.meta.portmap import nftables
 
@@ -264,34 +275,36 @@ def _layout(backend: str) -> ModuleType:
     return iptables
 
 
-def _map(request: Request, forwardings: list[Forwarding], wanted: Ruleset) -> None:
+def _map(request: Request[Conf], forwardings: list[Forwarding], wanted: Ruleset) -> None:
     layout = _layout(_backend(request.config, wanted))
 
     def refuse_taken() -> None:
         for forwarding in forwardings:
-            layout.refuse_taken(forwarding, request.foreign_host)
+            layout.refuse_taken(forwarding, request.host)
 
     for forwarding in forwardings:
         layout.describe(wanted, forwarding)
     wanted.afterwards(refuse_taken)
 
 
-def _remove(request: Request) -> None:
+def _remove(request: Request[Conf]) -> None:
     network, container_id = request.config.name, request.container_id
+    from cni_plugins.meta.portmap import iptables, nftables
+
     ruleset.in_both_backends(
-        lambda iptables: _layout("iptables").remove(iptables, network, container_id),
-        lambda nft: _layout("nftables").remove(nft, network, request.ifname, container_id),
-        request.foreign_host,
+        lambda backend: iptables.remove(backend, network, container_id),
+        lambda backend: nftables.remove(backend, network, request.ifname, container_id),
+        request.host,
     )
 
 
-def _check(request: Request, forwarding: Forwarding) -> None:
+def _check(request: Request[Conf], forwarding: Forwarding) -> None:
     """In the backend that is named; without one, either will do."""
     named = _named_backend(request.config)
     failures = []
     for backend in [named] if named else BACKENDS:
         try:
-            _layout(backend).check(forwarding, request.foreign_host)
+            _layout(backend).check(forwarding, request.host)
             return
         except CNIError as error:
             failures.append(error)
@@ -301,19 +314,19 @@ def _check(request: Request, forwarding: Forwarding) -> None:
 # ---- what else has to be so ----
 
 
-def _forget_connections(request: Request, version: int, numbers: dict[str, list[int]]) -> None:
+def _forget_connections(request: Request[Conf], version: int, numbers: dict[str, list[int]]) -> None:
     """UDP has no end of a connection: without this, what a client goes on sending would go where it went before."""
     if "udp" not in numbers:
         return
     from cni_plugins.meta.portmap import conntrack
 
     try:
-        conntrack.delete(request.foreign_host, version, "udp", set(numbers["udp"]))
+        conntrack.delete(request.host, version, "udp", set(numbers["udp"]))
     except OSError as error:
-        request.stderr(f"failed to delete connections to UDP host ports: {error}\n")
+        request.log(f"failed to delete connections to UDP host ports: {error}")
 
 
-def _let_loopback_out(request: Request, forwarding: Forwarding) -> None:
+def _let_loopback_out(request: Request[Conf], forwarding: Forwarding) -> None:
     """What comes from 127.0.0.1 may leave the node for the container."""
     ip = forwarding.address.ip
     with request.host.netlink() as node:

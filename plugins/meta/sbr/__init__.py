@@ -54,15 +54,15 @@ class Conf(Config):
     addSourceHints = Flag("the networks stay in the main table too, each with the address to send from by default")
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Route by source, or leave everything as it was."""
-    conf: Conf = request.config
+    conf = request.config
     result = request.require_prev_result(_UNCHAINED)
     ips = _own_ips(request, result)
     if not ips:
         raise CNIError(f"No IP addresses supplied on interface: {request.ifname}")
     named = _named_gateways(conf)
-    with request.open_container() as container, container.netlink() as inside, Undo(request.stderr) as undo:
+    with request.open_container() as container, container.netlink() as inside, Undo(request.log) as undo:
         _lock(container)
         if conf.table:
             _lead(inside, [(ip.address.ip, conf.table) for ip in ips], undo)
@@ -73,7 +73,7 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take back the rules and move the routes back, as far as there are any."""
     container = request.find_container()
     if container is None:
@@ -93,9 +93,9 @@ def delete(request: Request) -> None:
         )
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """The rules are there, and in the tables what ADD is known to have put there."""
-    conf: Conf = request.config
+    conf = request.config
     result = request.require_prev_result(_UNCHAINED)
     ips = _own_ips(request, result)
     with request.open_container() as container, container.netlink() as inside:
@@ -108,7 +108,7 @@ def check(request: Request) -> None:
             _expect_hints(inside, link, ips)
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The kernel routes by rules."""
     try:
         with request.host.netlink() as node:
@@ -121,7 +121,7 @@ def status(request: Request) -> None:
 # ---- what is given ----
 
 
-def _own_ips(request: Request, result: Result) -> list[IPConfig]:
+def _own_ips(request: Request[Conf], result: Result) -> list[IPConfig]:
     """The result's addresses that are the interface's, or don't say whose they are."""
     return [ip for ip in result.ips if _interface(result, ip) in ("", request.ifname)]
 
@@ -131,12 +131,12 @@ def _interface(result: Result, ip: IPConfig) -> str:
     return result.interfaces[ip.interface or 0].name if named else ""
 
 
-def _recorded(request: Request) -> set[IP]:
+def _recorded(request: Request[Conf]) -> set[IP]:
     result = request.prev_result
     return {ip.address.ip for ip in _own_ips(request, result)} if result else set()
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """The gateways are addresses, at most one of each family."""
     _named_gateways(request.config)
 
@@ -272,9 +272,9 @@ def _restore(inside: Netlink, moved: list[Route]) -> None:
 # ---- DEL ----
 
 
-def _take_back(request: Request, inside: Netlink, link: Link | None, sources: set[IP]) -> None:
+def _take_back(request: Request[Conf], inside: Netlink, link: Link | None, sources: set[IP]) -> None:
     """Remove the rules for these sources. Where ADD filled their tables the link's routes go back to the main one."""
-    conf: Conf = request.config
+    conf = request.config
     rules = [(ip, table) for ip, table in routing.rules(inside) if ip in sources and _is_ours(conf, table)]
     if conf.table or not link:  # if the link is gone, the kernel has removed its routes
         _remove(inside, None, rules)
@@ -283,7 +283,7 @@ def _take_back(request: Request, inside: Netlink, link: Link | None, sources: se
         _give_back(inside, link, rules)
     except OSError as error:
         # Whatever made the link is about to remove it; only where it stays this will be missed.
-        request.stderr(f"{error}\n")
+        request.log(f"{error}")
     _remove(inside, link, rules)
 
 

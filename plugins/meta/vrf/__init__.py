@@ -58,9 +58,8 @@ class Conf(Config):
     )
 
 
-def add(request: Request) -> Result:
+def add(request: Request[Conf]) -> Result:
     """Put the interface into the VRF, or leave all as it was."""
-    _require_name(request.config)
     result = request.require_prev_result("missing prevResult from earlier plugin")
     try:
         _join(request)
@@ -69,9 +68,9 @@ def add(request: Request) -> Result:
     return result
 
 
-def delete(request: Request) -> None:
+def delete(request: Request[Conf]) -> None:
     """Take the interface out of the VRF, and delete that with its last one, whatever is still there of all this."""
-    conf: Conf = request.config
+    conf = request.config
     _require_name(conf)
     container = request.find_container()
     if container is None:
@@ -87,9 +86,9 @@ def delete(request: Request) -> None:
             _delete_if_empty(inside, vrf)
 
 
-def check(request: Request) -> None:
+def check(request: Request[Conf]) -> None:
     """The VRF is up, with its table, in which are the routes of the result, and the interface is in it."""
-    conf: Conf = request.config
+    conf = request.config
     _require_name(conf)
     result = request.require_prev_result("missing prevResult from earlier plugin")
     with request.open_container() as container, container.netlink() as inside:
@@ -103,7 +102,7 @@ def check(request: Request) -> None:
         expect_routes(inside, [_moved(route, _table(vrf)) for route in result.routes])
 
 
-def status(request: Request) -> None:
+def status(request: Request[Conf]) -> None:
     """The kernel has VRFs."""
     _require_name(request.config)
     with request.host.netlink() as node:
@@ -118,12 +117,12 @@ def status(request: Request) -> None:
 # ---- the way in ----
 
 
-def _join(request: Request) -> None:
-    conf: Conf = request.config
+def _join(request: Request[Conf]) -> None:
+    conf = request.config
     with (
         request.open_container() as container,
         container.netlink() as inside,
-        Undo(request.stderr) as undo,
+        Undo(request.log) as undo,
     ):
         _lock(container)
         vrf, link = _find(inside, conf.vrfname, request.ifname)
@@ -214,7 +213,7 @@ def _delete_if_empty(inside: Netlink, vrf: Link) -> None:
 # ---- both ----
 
 
-def validate(request: Request) -> None:
+def validate(request: Request[Conf]) -> None:
     """The VRF has a name."""
     _require_name(request.config)
 
