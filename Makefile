@@ -13,7 +13,7 @@ help:
 	@echo "make demo     two containers join a network and ping each other, in namespaces of their own"
 	@echo "make test     the test-suite (root)"
 	@echo "make bench    attachments beside the Go plugins of Debian (root); ARGS=--help for more"
-	@echo "make lint     ruff and mypy; 'make fix' mends what can be mended"
+	@echo "make lint     ruff, mypy and clang-format; 'make fix' corrects what they can correct"
 	@echo "make docs     the documentation as a site, in build/docs"
 	@echo "make pictures draw the pictures in the documentation anew (root, podman; on an idle machine)"
 	@echo "make develop  build in place; then PYTHONPATH=$$PWD/build/dev"
@@ -33,10 +33,12 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy cni plugins docs/examples tests/unit/test_config.py
+	$(BIN)/clang-format --dry-run --Werror src/*/*.[ch]
 
 fix: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i src/*/*.[ch]
 
 docs: $(VENV)/.test
 	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs build/docs

@@ -17,10 +17,8 @@ const struct cni_pair_kind cni_netkit = {
 
 static struct ifinfomsg header(const struct cni_link *link)
 {
-    return (struct ifinfomsg){.ifi_family = AF_UNSPEC,
-                              .ifi_index = (int)link->index,
-                              .ifi_flags = link->flags,
-                              .ifi_change = link->change};
+    return (struct ifinfomsg){
+        .ifi_family = AF_UNSPEC, .ifi_index = (int)link->index, .ifi_flags = link->flags, .ifi_change = link->change};
 }
 
 static void attributes(struct cni_messages *messages, const struct cni_link *link)

@@ -13,11 +13,11 @@ struct cni_link {
     const char *alias;     /* "" takes it away */
     uint32_t index;
     uint32_t mtu;
-    uint32_t link;   /* the lower device */
-    int64_t master;  /* -1: as it is; 0: none */
-    int64_t txqlen;  /* -1: as it is */
-    int netns;       /* descriptor of the namespace it is born in, or moved to; -1: none */
-    uint32_t flags;  /* IFF_, those in `change` */
+    uint32_t link;  /* the lower device */
+    int64_t master; /* -1: as it is; 0: none */
+    int64_t txqlen; /* -1: as it is */
+    int netns;      /* descriptor of the namespace it is born in, or moved to; -1: none */
+    uint32_t flags; /* IFF_, those in `change` */
     uint32_t change;
 };
 

@@ -357,8 +357,7 @@ static int malformed(struct cni_error *err)
  * and say in `*end` where the last one ends. The kernel serves them in order and
  * tells of what it refuses anyway, so only the last one is acknowledged, if that is
  * how it was built (`*acknowledged`): a get is answered. */
-static uint32_t number(struct cni_netlink *netlink, unsigned char *data, size_t length, size_t *end,
-                       int *acknowledged)
+static uint32_t number(struct cni_netlink *netlink, unsigned char *data, size_t length, size_t *end, int *acknowledged)
 {
     const unsigned char *payload;
     size_t payload_length, start = *end, last = *end;
@@ -495,8 +494,7 @@ int cni_netlink_dump(struct cni_netlink *netlink, struct cni_messages *request, 
     return result == 1 ? cni_fail(err, EAGAIN, "the list changed during each of %d readings", DUMP_TRIES) : result;
 }
 
-int cni_netlink_wait(struct cni_netlink *netlink, struct cni_messages *answers, int milliseconds,
-                     struct cni_error *err)
+int cni_netlink_wait(struct cni_netlink *netlink, struct cni_messages *answers, int milliseconds, struct cni_error *err)
 {
     struct pollfd readable = {.fd = netlink->fd, .events = POLLIN};
     int ready = poll(&readable, 1, milliseconds);

@@ -133,7 +133,8 @@ int cni_netns_socket(int netns, int domain, int type, int protocol, struct cni_e
         return -1;
     fd = socket(domain, type | SOCK_CLOEXEC, protocol);
     leave(home);
-    return fd < 0 ? cni_fail(err, errno, "open a socket (family %d, type %d, protocol %d)", domain, type, protocol) : fd;
+    return fd < 0 ? cni_fail(err, errno, "open a socket (family %d, type %d, protocol %d)", domain, type, protocol)
+                  : fd;
 }
 
 int cni_netns_open_file(int netns, const char *path, int flags, struct cni_error *err)
