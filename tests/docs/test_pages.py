@@ -31,7 +31,7 @@ GENERATED = [ROOT / "docs/reference" / folder for folder in ("plugins", "command
 
 def _pages() -> list[Path]:
     """Those with code."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+    pages = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
     return [path for path in pages if path.parent not in GENERATED and any(Page(path).blocks())]
 
 

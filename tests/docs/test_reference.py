@@ -39,6 +39,14 @@ def test_the_map_names_every_module() -> None:
     assert modules | packages | folders <= words
 
 
+def test_the_tree_in_contributing_names_every_folder() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = {path.parent.name for path in (ROOT / "cni").glob("[a-z]*/__init__.py")}
+    assert set(re.findall(r"^    (\w+)/ ", text, re.MULTILINE)) == packages
+    tests = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name.isalpha()}
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == tests
+
+
 def test_every_plugin_and_command_has_a_line_where_it_should() -> None:
     readme = (ROOT / "README.md").read_text()
     schemas = {path.stem for path in (ROOT / "docs/schemas").glob("*.json")}
