@@ -200,9 +200,19 @@ def lan(node: Node, plugins: Path, go_plugins: Path, tmp_path: Path) -> Iterator
         yield lan
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-recipes",
+        action="store_true",
+        help="skip what needs the scripts that start runtimes and guest kernels, instead of failing without them",
+    )
+
+
 @pytest.fixture(scope="session")
-def recipes() -> Path:
-    """Scripts that start runtimes and guests: beside the project, or where CNI_RECIPES says."""
+def recipes(pytestconfig: pytest.Config) -> Path:
+    """Return the folder of scripts that start runtimes and guests: beside the project, or CNI_RECIPES."""
+    if pytestconfig.getoption("--without-recipes"):
+        pytest.skip("needs the recipes (--without-recipes)")
     folder = Path(os.environ.get("CNI_RECIPES") or BESIDE)
     assert folder.is_dir(), f"the recipes are not in {folder}; CNI_RECIPES can name another folder"
     return folder
