@@ -7,7 +7,6 @@ they are installed under, verbs and codes those of the specification, and what i
 from __future__ import annotations
 
 import io
-import os
 import platform
 import socket
 import sys
@@ -38,6 +37,7 @@ from cni import __version__
 from cni.agent.observer import REASONS, Call, Observer
 from cni.agent.protocol import Request
 from cni.node import pools
+from cni.runtime.conf import conf_dir, load_networks
 from cni.runtime.group_delete import Reaper
 from cni.spec import errors
 from cni.spec.errors import CNIError
@@ -188,9 +188,8 @@ class _Pools(Collector):
 
 
 def _pools(warnings: list[str]) -> list[pools.Pool]:
-    folder = os.environ.get("NETCONFPATH") or pools.DEFAULT_CONF_DIR
     try:
-        return pools.pools(pools.networks(folder, warnings.append), warnings.append)
+        return pools.pools(load_networks(conf_dir(), warnings.append), warnings.append)
     except (CNIError, OSError) as error:
         warnings.append(str(error))
         return []

@@ -23,10 +23,11 @@ from cni.bench.subjects import AGENT, EXEC, FLOOR, IN_PROCESS, LASTING, MODES, P
 from cni.bench.worker import Spec
 from cni.invoke import launcher
 from cni.node import scratch
+from cni.runtime.conf import DEFAULT_PLUGIN_DIR
 from cni.spec.errors import CNIError
 
 _OURS = "ours"
-_PEERS = {"go": ("/usr/lib/cni", "/opt/cni/bin")}  # where distributions have the plugins of the reference
+_PEERS = {"go": ("/usr/lib/cni", DEFAULT_PLUGIN_DIR)}  # where distributions have the plugins of the reference
 _DEFAULT_MODES = (EXEC, AGENT, IN_PROCESS, FLOOR)
 _DEFAULT_VERBS = ("ADD", "CHECK", "DEL", measure.CHURN)
 _INTERRUPTED = 130  # as shells have it: 128 and the signal's number

@@ -6,7 +6,7 @@ import os
 import sys
 
 from cni.netfilter.naming import hashed
-from cni.runtime.conf import load_network_list
+from cni.runtime.conf import conf_dir, load_network_list
 from cni.runtime.operations import CNI, RuntimeConf
 from cni.spec import gojson
 from cni.spec.errors import CNIError, quote
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from cni.runtime.conf import NetworkConfigList
 
-DEFAULT_FOLDER = "/etc/cni/net.d"
 DEFAULT_IFNAME = "eth0"
 
 USAGE = """\
@@ -115,7 +114,7 @@ def _command(words: list[str]) -> tuple[Callable[[CNI, NetworkConfigList, Runtim
 
 def _prepare(name: str, netns: str, ifname: str) -> tuple[NetworkConfigList, RuntimeConf]:
     environ = os.environ
-    network = load_network_list(environ.get("NETCONFPATH") or DEFAULT_FOLDER, name)
+    network = load_network_list(conf_dir(), name)
     capability_args = _capability_args(environ.get("CAP_ARGS", ""))
     args = _args(environ.get("CNI_ARGS", ""))
     ifname = ifname or environ.get("CNI_IFNAME") or DEFAULT_IFNAME

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -23,15 +22,14 @@ from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
 from cni.netfilter.ruleset import Present, Ruleset
 from cni.node.leftovers import Remembered
-from cni.node.pools import DEFAULT_CONF_DIR, Warn, networks
+from cni.node.pools import Warn
 from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
-from cni.runtime.conf import NetworkConfigList
+from cni.runtime.conf import NetworkConfigList, conf_dir, load_networks, plugin_path
 from cni.runtime.operations import RuntimeConf, plugin_config
 from cni.skel.plugin import Plugin
 from cni.skel.request import Request
 from cni.spec.errors import CNIError
 
-_PLUGINS = "/opt/cni/bin"
 _FAILURES = (CNIError, OSError, ValueError)
 
 
@@ -59,7 +57,7 @@ class Attachment:
             netns=self.one.netns,
             ifname=then.ifname,
             args=";".join(f"{key}={value}" for key, value in then.args),
-            paths=(os.environ.get("CNI_PATH") or _PLUGINS).split(os.pathsep),
+            paths=plugin_path(),
         )
         for config in network.plugins:
             plugin = invoke.known(config.type)
@@ -128,7 +126,7 @@ def _warn(text: str) -> None:
 
 
 def _living(folders: list[str], open_requests: ExitStack, warn: Warn) -> list[Attachment]:
-    configured = networks(os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR, warn)
+    configured = load_networks(conf_dir(), warn)
     # As ADD chooses.
     default_backend = "iptables" if Iptables(4).usable() or not Nft().usable() else "nftables"
     found = []

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from cni.node.leftovers import ALIVE, OVER, Node, Remembered, Reserved
 from cni.node.pools import Pool
 from cni.runtime.cache import DEFAULT_FOLDER
+from cni.runtime.conf import plugin_path
 from cni.runtime.operations import CNI, Exec, InProcess, RuntimeConf
 from cni.spec.errors import CNIError
 from cni_plugins.ipam.host_local.store import Store
 
 _GRACE = 600.0  # seconds
 _DEL = 120.0  # seconds that the plugins of one attachment may take
-_PLUGINS = "/opt/cni/bin"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,12 +86,11 @@ def _delete(one: Remembered, node: Node, plugins: Exec) -> None:
     if not one.is_unchanged():
         one.judge(ALIVE, "it has changed meanwhile")
         return
-    path = (os.environ.get("CNI_PATH") or _PLUGINS).split(os.pathsep)
     then = one.attachment
     # Without the namespace, which is gone: something else may be at its path.
     rt = RuntimeConf(then.container_id, "", then.ifname, then.args, then.capability_args)
     try:
-        CNI(path, one.folder, plugins, warn=_warn).delete(one.network(node.configured), rt, _DEL)
+        CNI(plugin_path(), one.folder, plugins, warn=_warn).delete(one.network(node.configured), rt, _DEL)
         one.is_done = True
     except (CNIError, OSError) as error:
         one.failure = str(error)

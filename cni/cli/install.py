@@ -19,9 +19,9 @@ from cni.cli.terminal import in_words
 from cni.install import units
 from cni.install.steps import Step, Write, carry_out, leftovers
 from cni.invoke import launcher
+from cni.runtime.conf import DEFAULT_PLUGIN_DIR
 
 GROUP = "cni.plugins"
-DEFAULT_DIR = "/opt/cni/bin"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``cni install`` and ``cni uninstall`` are about."""
-    parser.add_argument("--dir", default=DEFAULT_DIR, help="the folder of the plugins (default: %(default)s)")
+    parser.add_argument("--dir", default=DEFAULT_PLUGIN_DIR, help="the folder of the plugins (default: %(default)s)")
     parser.add_argument("--agent", action="store_true", help="the agent as well, as a service of systemd's")
     parser.add_argument("--dhcp-daemon", action="store_true", help="the daemon of the plugin dhcp as well")
     parser.add_argument(

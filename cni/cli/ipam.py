@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cni.cli.terminal import age, print_table
-from cni.node.pools import DEFAULT_CONF_DIR, Pool, networks, pools
+from cni.node.pools import Pool, pools
+from cni.runtime.conf import conf_dir, load_networks
 from cni.spec.errors import CNIError
 from cni_plugins.ipam.host_local.holders import boot_time, why_dead
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it. 0, or 1 with words on stderr."""
     try:
-        found = pools(networks(os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR, _warn), _warn)
+        found = pools(load_networks(conf_dir(), _warn), _warn)
         if arguments.what == "list":
             return _list(found, arguments.json)
         return _show(found, arguments.network, arguments.json)

@@ -20,8 +20,8 @@ from cni.install.steps import Remove, Step, carry_out, leftovers
 from cni.invoke import launcher
 from cni.node.attachments import add_cache_argument, cache_dirs
 from cni.node.leftovers import Remembered
-from cni.node.pools import DEFAULT_CONF_DIR, networks
 from cni.runtime.cache import ResultCache
+from cni.runtime.conf import conf_dir, load_networks
 from cni.spec.errors import CNIError
 
 _TOLD = 5  # attachments that are named
@@ -82,7 +82,7 @@ def _launchers(folder: Path) -> Iterator[Path]:
 
 def _needing(plugins: set[str], folders: Iterable[str]) -> Iterator[Remembered]:
     """The attachments that a runtime remembers and that can't be deleted without these plugins. Raises OSError."""
-    configured = networks(os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR, _warn)
+    configured = load_networks(conf_dir(), _warn)
     for folder in folders:
         cache = ResultCache(folder, _warn)
         for one in (Remembered(attachment, cache, folder) for attachment in cache.attachments()):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from cni.cli.terminal import console
-from cni.node.pools import DEFAULT_CONF_DIR
+from cni.runtime.conf import DEFAULT_CONF_DIR, conf_dir, plugin_path
 from cni.validate.findings import Finding
 from cni.validate.network import Network
 from cni.validate.together import Node, check
@@ -19,7 +19,6 @@ from cni.validate.together import Node, check
 if TYPE_CHECKING:
     from cni.validate.plan import Plan
 
-_PLUGINS = "/opt/cni/bin"
 _EXCERPT = 100  # characters of a line
 _STYLES = {"error": "bold red", "warning": "bold yellow"}
 
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it. 0; 1 if there are errors. Raises CNIError, OSError."""
-    paths = arguments.paths or [os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR]
+    paths = arguments.paths or [conf_dir()]
     networks, findings = _checked(paths, files_only=arguments.files_only)
     plans = _plans(networks) if arguments.plan else []
     if arguments.json:
@@ -67,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _checked(paths: Sequence[str], *, files_only: bool) -> tuple[list[Network], list[Finding]]:
     """The networks of files and folders, and all that is found. Raises CNIError, OSError."""
-    search = None if files_only else (os.environ.get("CNI_PATH") or _PLUGINS).split(os.pathsep)
+    search = None if files_only else plugin_path()
     node = None if files_only else Node()
     checked = [check(path, search, node) for path in paths]
     return [one for networks, _ in checked for one in networks], [one for _, found in checked for one in found]

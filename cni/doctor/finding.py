@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 from cni.node.attachments import View
-from cni.node.pools import DEFAULT_CONF_DIR
-from cni.runtime.conf import NetworkConfigList
+from cni.runtime.conf import NetworkConfigList, conf_dir, plugin_path
 from cni.skel.config import Config
 from cni.spec import gojson
 from cni.spec.errors import CNIError
-
-DEFAULT_PATH = "/opt/cni/bin"
 
 
 class Finding:
@@ -45,8 +40,8 @@ class Patient:
     """
 
     def __init__(self, cache_dirs: list[str]) -> None:
-        self.conf_dir = os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR
-        self.paths = (os.environ.get("CNI_PATH") or DEFAULT_PATH).split(os.pathsep)
+        self.conf_dir = conf_dir()
+        self.paths = plugin_path()
         self.warnings: list[str] = []
         self.view: View | None = None
         self.failure = ""

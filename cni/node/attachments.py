@@ -20,7 +20,7 @@ from cni.kernel.netns import NetNS, NetNSNotFound
 from cni.node.leftovers import OVER, Node, Remembered
 from cni.node.pools import Pool, Warn
 from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
-from cni.runtime.conf import NetworkConfigList
+from cni.runtime.conf import NetworkConfigList, plugin_path
 from cni.skel.config import Config, Settings
 from cni.spec import gojson
 from cni.spec.errors import CNIError
@@ -36,7 +36,6 @@ HEALTHY, IMPAIRED, BROKEN, GONE = "healthy", "impaired", "broken", "gone"
 GRACE = 600.0  # seconds that an ADD may be under way
 
 _PAIRS = ("veth", "netkit")
-_PLUGINS = "/opt/cni/bin"
 _SHORT = 12  # characters of a container's id, as other tools cut it
 _ON_MASTER = ("macvlan", "ipvlan", "vlan")
 _LINK_SCOPE = 253  # RT_SCOPE_LINK, linux/rtnetlink.h
@@ -348,7 +347,7 @@ class View:
 
 def cnitool(verbs: Sequence[str], network: str, netns: str, **variables: str) -> str:
     """A command for a person to run: these calls of cnitool, with these variables, and folders as they are here."""
-    folders = {"CNI_PATH": os.environ.get("CNI_PATH") or _PLUGINS, "NETCONFPATH": os.environ.get("NETCONFPATH", "")}
+    folders = {"CNI_PATH": os.pathsep.join(plugin_path()), "NETCONFPATH": os.environ.get("NETCONFPATH", "")}
     environ = [f"{name}={value}" for name, value in {**folders, **variables}.items() if value]
     calls = "; ".join(shlex.join(["cnitool", verb, network, netns]) for verb in verbs)
     return shlex.join(["env", *environ, "sh", "-c", calls])

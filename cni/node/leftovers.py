@@ -29,9 +29,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from cni.node.namespaces import InUse
-from cni.node.pools import DEFAULT_CONF_DIR, Pool, Reservation, Warn, networks, pools
+from cni.node.pools import Pool, Reservation, Warn, pools
 from cni.runtime.cache import Attachment, ResultCache
-from cni.runtime.conf import NetworkConfigList, PluginConfig
+from cni.runtime.conf import NetworkConfigList, PluginConfig, conf_dir, load_networks
 from cni.spec import gojson
 from cni.spec.errors import CNIError
 from cni.spec.names import check_container_id
@@ -178,7 +178,7 @@ class Node:
         self._now = time.time_ns()
         self._grace = grace * 1e9
         self._booted = boot_time()
-        self.configured = networks(os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR, warn)
+        self.configured = load_networks(conf_dir(), warn)
         self.attachments = [
             Remembered(attachment, cache, folder)
             for folder, cache in ((folder, ResultCache(folder, warn)) for folder in cache_dirs)

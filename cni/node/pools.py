@@ -10,14 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cni._core import parse_ip
-from cni.runtime.conf import (
-    LIST_EXTENSIONS,
-    SINGLE_EXTENSIONS,
-    NetworkConfigList,
-    PluginConfig,
-    config_files,
-    inject,
-)
+from cni.runtime.conf import NetworkConfigList, PluginConfig, inject
 from cni.skel.config import Config
 from cni.spec import gojson
 from cni.spec.errors import CNIError, quote
@@ -26,7 +19,6 @@ from cni_plugins.ipam.host_local import Conf, IPAMConf, range_sets
 from cni_plugins.ipam.host_local.ranges import Range, RangeSet
 from cni_plugins.ipam.host_local.store import holder, is_address, is_torn
 
-DEFAULT_CONF_DIR = "/etc/cni/net.d"
 DATA_DIR = Path(str(IPAMConf.dataDir.default))
 
 Warn = Callable[[str], object]
@@ -116,27 +108,6 @@ class Pool:
             return Reservation(name, path.read_bytes().strip(), path.stat().st_mtime_ns)
         except FileNotFoundError:
             return None
-
-
-def networks(folder: str, warn: Warn) -> list[NetworkConfigList]:
-    """All networks configured in a folder; what can't be read is told and left out. Raises CNIError."""
-    found: dict[str, NetworkConfigList] = {}
-    # As a runtime finds them by name: lists before the others, and of several the first.
-    for path in [*config_files(folder, LIST_EXTENSIONS), *config_files(folder, SINGLE_EXTENSIONS)]:
-        try:
-            network = load(path)
-        except CNIError as error:
-            warn(f"{path} is left out: {error.msg}")
-            continue
-        found.setdefault(network.name, network)
-    return list(found.values())
-
-
-def load(path: str) -> NetworkConfigList:
-    """One file's network. Raises CNIError."""
-    if path.endswith(LIST_EXTENSIONS):
-        return NetworkConfigList.from_file(path)
-    return NetworkConfigList.from_plugin(PluginConfig.from_file(path))
 
 
 def pools(configured: Iterable[NetworkConfigList], warn: Warn) -> list[Pool]:

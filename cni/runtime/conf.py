@@ -13,12 +13,25 @@ from cni.spec.errors import DECODING_FAILURE, INVALID_NETWORK_CONFIG, IO_FAILURE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
+
+DEFAULT_CONF_DIR = "/etc/cni/net.d"
+DEFAULT_PLUGIN_DIR = "/opt/cni/bin"
 
 LIST_EXTENSIONS = (".conflist",)
 SINGLE_EXTENSIONS = (".conf", ".json")
 FOLDER_EXTENSIONS = (".conf",)
+
+
+def conf_dir() -> str:
+    """Return the folder of network configurations: NETCONFPATH, or the default."""
+    return os.environ.get("NETCONFPATH") or DEFAULT_CONF_DIR
+
+
+def plugin_path() -> list[str]:
+    """Return the folders of plugins: those of CNI_PATH, or the default."""
+    return (os.environ.get("CNI_PATH") or DEFAULT_PLUGIN_DIR).split(os.pathsep)
 
 
 class NoConfigsFound(CNIError):
@@ -202,6 +215,29 @@ def load_network_list(folder: str, name: str) -> NetworkConfigList:
         if not lists:
             raise
         raise NotFound(folder, name) from None
+
+
+def load_networks(folder: str, warn: Callable[[str], object]) -> list[NetworkConfigList]:
+    """Load every network that is configured in a folder. A file that cannot be read is left out with a warning.
+
+    Of several networks with one name the first is kept, in the order in which load_network_list() searches. Raises
+    CNIError if the folder cannot be read.
+    """
+    networks: dict[str, NetworkConfigList] = {}
+    for path in [*config_files(folder, LIST_EXTENSIONS), *config_files(folder, SINGLE_EXTENSIONS)]:
+        try:
+            network = _load_file(path)
+        except CNIError as error:
+            warn(f"{path} is left out: {error.msg}")
+            continue
+        networks.setdefault(network.name, network)
+    return list(networks.values())
+
+
+def _load_file(path: str) -> NetworkConfigList:
+    if path.endswith(LIST_EXTENSIONS):
+        return NetworkConfigList.from_file(path)
+    return NetworkConfigList.from_plugin(PluginConfig.from_file(path))
 
 
 def load_plugin(folder: str, name: str) -> PluginConfig:

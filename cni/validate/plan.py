@@ -22,14 +22,13 @@ from cni._core import Address, Link, Netlink
 from cni.cli.install import install
 from cni.kernel.netns import NetNS
 from cni.node import scratch as private
-from cni.runtime.conf import NetworkConfigList
+from cni.runtime.conf import NetworkConfigList, plugin_path
 from cni.runtime.operations import CNI, RuntimeConf
 from cni.spec import gojson
 from cni.spec.errors import CNIError
 from cni.validate.changes import View
 from cni.validate.network import Network, Part
 
-_PLUGINS = "/opt/cni/bin"
 _SCRATCH = "/run/cni-plan"
 _CONTAINER = "container"
 _FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
@@ -139,7 +138,7 @@ def _planned(node: _Node) -> dict[str, Any]:
     os.environ["CNI_AGENT_SOCKET"] = ""  # an agent would work on its own node
     bin_folder = Path(_SCRATCH, "bin")
     install(bin_folder)
-    paths = [*filter(None, (os.environ.get("CNI_PATH") or _PLUGINS).split(os.pathsep)), str(bin_folder)]
+    paths = [*filter(None, plugin_path()), str(bin_folder)]
     with NetNS.current() as here, NetNS.create() as beyond, NetNS.create(_CONTAINER) as container:
         _furnish(node, state, here, beyond)
         views = {"node": View(here), "container": View(container)}

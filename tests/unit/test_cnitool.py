@@ -16,7 +16,7 @@ import pytest
 
 from cni.cli import cnitool
 from cni.invoke import launcher
-from cni.runtime import CNI, NetworkConfigList, RuntimeConf
+from cni.runtime import CNI, NetworkConfigList, RuntimeConf, conf
 from cni.spec import errors
 from cni.spec.errors import CNIError
 
@@ -301,7 +301,7 @@ class TestEnvironment:
     def test_the_default_folder(
         self, tool: Tool, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], node: Node
     ) -> None:
-        monkeypatch.setattr(cnitool, "DEFAULT_FOLDER", "/the/default")
+        monkeypatch.setattr(conf, "DEFAULT_CONF_DIR", "/the/default")
         node.environ.pop("NETCONFPATH")
         assert tool("add", "net", NETNS, **environ) == (1, "", "no net configurations found in /the/default\n")
 
