@@ -15,7 +15,6 @@ import time
 import traceback
 from collections import Counter as Tally
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from typing import Any
 
 from prometheus_client import (
@@ -36,6 +35,7 @@ from prometheus_client.registry import Collector
 from cni import __version__
 from cni.agent.observer import REASONS, Call, Observer
 from cni.agent.protocol import Request
+from cni.invoke import registry as plugins
 from cni.node import pools
 from cni.runtime.conf import conf_dir, load_networks
 from cni.runtime.group_delete import Reaper
@@ -61,7 +61,7 @@ class Metrics(Observer):
         # They would be as many series again, which all say when the agent was started.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
-        self._names = {point.value: point.name for point in entry_points(group="cni.plugins")}
+        self._names = {point.value: point.name for point in plugins.entry_points()}
         self._durations = Histogram(
             "cni_request_duration_seconds",
             "How long a plugin took for a call, from its turn to its answer.",

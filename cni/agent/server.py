@@ -18,13 +18,12 @@ import sys
 import threading
 import time
 import traceback
-from importlib.metadata import entry_points
 from typing import Any
 
 from cni._core import netns_identity
 from cni.agent import protocol
 from cni.agent.observer import Observer
-from cni.invoke import launcher
+from cni.invoke import launcher, registry
 from cni.kernel.netns import Home, NetNS
 from cni.runtime import group_delete
 from cni.skel.plugin import Outcome, Plugin
@@ -65,7 +64,7 @@ class Agent:
 
     def start(self) -> None:
         """Import what there is to import, and serve."""
-        for point in entry_points(group="cni.plugins"):
+        for point in registry.entry_points():
             with contextlib.suppress(Exception):  # a broken plugin is told to who calls it
                 self._plugin(point.value)
         gc.collect()

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from cni.invoke import exec as invoke
+from cni.invoke import registry
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
 from cni.netfilter.ruleset import Present, Ruleset
@@ -60,7 +61,7 @@ class Attachment:
             paths=plugin_path(),
         )
         for config in network.plugins:
-            plugin = invoke.known(config.type)
+            plugin = registry.installed(config.type)
             if plugin and plugin.rules:
                 request = plugin.request(environ, plugin_config(network, config, rt, result), _warn)
                 self._calls.append((plugin, open_requests.enter_context(request)))

@@ -11,17 +11,15 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from cni.cli.agent import add_metrics_argument
 from cni.cli.terminal import in_words
 from cni.install import units
 from cni.install.steps import Step, Write, carry_out, leftovers
-from cni.invoke import launcher
+from cni.invoke import launcher, registry
 from cni.runtime.conf import DEFAULT_PLUGIN_DIR
-
-GROUP = "cni.plugins"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +126,7 @@ def _activated(unit_dir: Path, services: dict[str, list[Write]], dry_run: bool) 
 def _trailers() -> Iterator[tuple[str, launcher.Trailer]]:
     interpreter = os.path.realpath(sys.executable)
     shared = [launcher.PACKAGES, *_cffi_folder()]
-    for plugin in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    for plugin in registry.entry_points():
         if "/" in plugin.name or plugin.name[:1] in ("", "."):
             raise ValueError(f"a plugin cannot be called {plugin.name!r} ({plugin.value})")
         folders = dict.fromkeys([*shared, *_folder_of(plugin)])

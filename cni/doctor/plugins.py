@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 
 from cni.doctor.finding import Finding, Patient
 from cni.invoke import exec as invoke
-from cni.invoke import launcher
+from cni.invoke import launcher, registry
 from cni.node.attachments import ERROR, NOTE, OK, WARNING
 from cni.spec.errors import CNIError
 from cni.validate.together import NO_NETWORKS, Node, check
@@ -23,7 +22,7 @@ def check_plugins(patient: Patient) -> Iterator[Finding]:
             cure = f"cni install --dir {path}"
             yield Finding(WARNING, f"the plugins' folder {path} is not there", "nothing is found in it", cure)
     target = folders[0] if folders else next(filter(None, patient.paths), launcher.PACKAGES)
-    ours = {point.name for point in entry_points(group="cni.plugins")}
+    ours = {point.name for point in registry.entry_points()}
     good: list[str] = []
     foreign: dict[tuple[str, str], list[str]] = {}  # by whose they are, and their folder
     for name, networks in sorted(patient.types.items()):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
+from cni.invoke import registry
 from cni.skel.plugin import Plugin
 
-GROUP = "cni.plugins"
 # Where a plugin may stand in a network (skel.Plugin), and what those that stand there are called.
 PLACES = {
     "interface": "Interface plugins",
@@ -35,7 +35,7 @@ def plugins() -> tuple[dict[str, Known], dict[str, str]]:
     """By name those that can be loaded, and why others cannot."""
     found: dict[str, Known] = {}
     broken: dict[str, str] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    for point in registry.entry_points():
         try:
             found[point.name] = _load(point)
         except Exception as error:  # a third party's module may raise anything

@@ -226,25 +226,6 @@ _looked_at: dict[str, tuple[tuple[int, ...] | None, Plugin[Any] | None]] = {}
 _REMEMBERED = 100
 
 
-def known(plugin_type: str) -> Plugin[Any] | None:
-    """A plugin of that name that is installed with this Python, whatever executable has it; None if there is none.
-
-    Raises CNIError where it can't be imported.
-    """
-    if plugin_type not in _known:
-        from importlib.metadata import entry_points  # dear, and for tools alone
-
-        points = tuple(entry_points(group="cni.plugins", name=plugin_type))
-        try:
-            _known[plugin_type] = points[0].load() if points else None
-        except Exception as error:  # a third party's module may raise anything
-            raise CNIError(f"plugin {plugin_type} cannot be loaded: {error}") from error
-    return _known[plugin_type]
-
-
-_known: dict[str, Plugin[Any] | None] = {}
-
-
 def decode_result(output: bytes, config_version: str) -> Result:
     """The result a plugin printed; one that doesn't say its version is of the configuration's. Raises CNIError."""
     try:

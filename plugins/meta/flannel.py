@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import posix
 
-from cni.invoke import exec as invoke
 from cni.skel.config import Config, Object, Text
 from cni.skel.delegation import delegate
 from cni.skel.plugin import Plugin
@@ -117,9 +116,11 @@ def status(request: Request[Conf]) -> None:
 
 def rules(request: Request[Conf], ruleset: Ruleset) -> None:
     """What the delegate has in iptables and nftables for the attachment."""
+    from cni.invoke import registry  # tools call this, no runtime
+
     text = _kept(request)
     config = _parse(text, request) if text else {}
-    plugin = invoke.known(config["type"]) if config else None
+    plugin = registry.installed(config["type"]) if config else None
     if plugin and plugin.rules:
         config["prevResult"] = gojson.get(request.config.raw, "prevResult")
         with plugin.request(request.environ, _text(config), request.log, request.host) as delegated:

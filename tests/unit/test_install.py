@@ -9,13 +9,13 @@ import os
 import stat
 import subprocess
 import sys
+from importlib import metadata
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
 
 from cni.agent.address import Address
-from cni.cli import install as installing
 from cni.cli.main import main
 from cni.install import units
 from cni.invoke import launcher
@@ -150,7 +150,7 @@ class TestExecutables:
     @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", ""])
     def test_names_that_lead_elsewhere(self, machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         points = EntryPoints([EntryPoint(name, "theirs:plugin", "cni.plugins")])
-        monkeypatch.setattr(installing, "entry_points", lambda group: points)
+        monkeypatch.setattr(metadata, "entry_points", lambda group: points)
         status, out, err = machine.run("install")
         assert (status, out) == (1, [])
         assert err == f"cni install: a plugin cannot be called {name!r} (theirs:plugin)\n"
