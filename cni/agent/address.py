@@ -8,6 +8,8 @@ import os
 import socket
 import stat
 
+DEFAULT_SOCKET = "/run/cni/agent.sock"  # as src/launcher has it
+
 _LOOPBACK = "127.0.0.1"
 _LARGEST_PORT = 65535
 

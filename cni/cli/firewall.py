@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
+from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.invoke import exec as invoke
 from cni.invoke import registry
 from cni.netfilter.iptables import Iptables
@@ -24,7 +25,7 @@ from cni.netfilter.nftables import Nft
 from cni.netfilter.ruleset import Present, Ruleset
 from cni.node.leftovers import Remembered
 from cni.node.pools import Warn
-from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
+from cni.runtime.cache import ResultCache
 from cni.runtime.conf import NetworkConfigList, conf_dir, load_networks, plugin_path
 from cni.runtime.operations import RuntimeConf, plugin_config
 from cni.skel.plugin import Plugin
@@ -95,19 +96,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reloading = commands.add_parser("reload", help=meaning, description=f"{meaning.capitalize()}.")
     reloading.add_argument("--dry-run", action="store_true", help="only tell what is missing")
     reloading.add_argument("--json", action="store_true", help="tell it for a program to read")
-    reloading.add_argument(
-        "--cache-dir",
-        action="append",
-        metavar="DIR",
-        help=f"where runtimes remember their attachments; may be repeated (default: {DEFAULT_FOLDER})",
-    )
+    add_cache_argument(reloading)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it. 0, or 1 with words on stderr for what could not be restored."""
     with ExitStack() as open_requests:
         try:
-            attachments = _living(arguments.cache_dir or [DEFAULT_FOLDER], open_requests, _warn)
+            attachments = _living(cache_dirs(arguments), open_requests, _warn)
         except (CNIError, OSError) as error:
             _warn(str(error))
             return 1

@@ -12,9 +12,9 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.node.leftovers import ALIVE, OVER, Node, Remembered, Reserved
 from cni.node.pools import Pool
-from cni.runtime.cache import DEFAULT_FOLDER
 from cni.runtime.conf import plugin_path
 from cni.runtime.operations import CNI, Exec, InProcess, RuntimeConf
 from cni.spec.errors import CNIError
@@ -35,12 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="leave alone what is younger and remembered by nobody, as its ADD may be under way (default: %(default)g)",
     )
-    parser.add_argument(
-        "--cache-dir",
-        action="append",
-        metavar="DIR",
-        help=f"where runtimes remember their attachments; may be repeated (default: {DEFAULT_FOLDER})",
-    )
+    add_cache_argument(parser)
     parser.add_argument(
         "--trust-cache",
         action="store_true",
@@ -50,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it. 0, or 1 with words on stderr for what failed."""
-    caches = arguments.cache_dir or [DEFAULT_FOLDER]
+    caches = cache_dirs(arguments)
     try:
         node = Node(caches, arguments.grace, trusted=arguments.trust_cache, warn=_warn)
     except (CNIError, OSError) as error:

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.cli.terminal import console
-from cni.node.attachments import BROKEN, GONE, IMPAIRED, Attached, View, add_cache_argument, cache_dirs
+from cni.node.attachments import BROKEN, GONE, IMPAIRED, Attached, View
 from cni.node.topology import UNUSED, UP, Segment, Topology, Uplink, lines, published
 
 if TYPE_CHECKING:

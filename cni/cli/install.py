@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from cni.cli.agent import add_metrics_argument
-from cni.cli.terminal import in_words
+from cni.cli.arguments import add_metrics_argument
 from cni.install import units
 from cni.install.steps import Step, Write, carry_out, leftovers
 from cni.invoke import launcher, registry
 from cni.runtime.conf import DEFAULT_PLUGIN_DIR
+from cni.spec.errors import describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             carry_out(_executables(folder), dry_run=arguments.dry_run)
         carry_out(_activated(Path(arguments.unit_dir), services, arguments.dry_run), dry_run=arguments.dry_run)
     except (OSError, ValueError) as error:
-        print(f"cni install: {in_words(error)}", file=sys.stderr)
+        print(f"cni install: {describe(error)}", file=sys.stderr)
         return 1
     if services and not units.is_running():
         names = " ".join(f"{name}.socket {name}.service" for name in services)

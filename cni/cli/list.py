@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.cli.terminal import age, console, print_table
 from cni.node.attachments import (
     BROKEN,
@@ -16,8 +17,6 @@ from cni.node.attachments import (
     IMPAIRED,
     Attached,
     View,
-    add_cache_argument,
-    cache_dirs,
     port_text,
 )
 

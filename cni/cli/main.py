@@ -10,8 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from cni.cli.terminal import in_words
-from cni.spec.errors import CNIError
+from cni.spec.errors import CNIError, describe
 
 # Name, module below cni.cli, what it does.
 COMMANDS = (
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read it has seen enough
         status = _UNREAD
     except (CNIError, OSError) as error:
-        print(f"cni {arguments.command}: {in_words(error)}", file=sys.stderr)
+        print(f"cni {arguments.command}: {describe(error)}", file=sys.stderr)
         status = 1
     _drop_unwritten()
     return status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,12 +26,6 @@ def age(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
-
-
-def in_words(error: Exception) -> str:
-    """An error, and where it is one of permissions, what that means."""
-    takes_root = isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES)
-    return f"{error}; this takes root" if takes_root else str(error)
 
 
 def console(file: TextIO | None = None, *, soft_wrap: bool = False) -> Console:

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.cli.install import add_shared_arguments
 from cni.install import units
 from cni.install.steps import Remove, Step, carry_out, leftovers
 from cni.invoke import launcher
-from cni.node.attachments import add_cache_argument, cache_dirs
 from cni.node.leftovers import Remembered
 from cni.runtime.cache import ResultCache
 from cni.runtime.conf import conf_dir, load_networks

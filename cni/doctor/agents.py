@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 
 from cni.agent import protocol
-from cni.cli.agent import DEFAULT_SOCKET
+from cni.agent.address import DEFAULT_SOCKET
 from cni.doctor import metrics
 from cni.doctor.finding import Finding, Patient
 from cni.invoke import exec as invoke

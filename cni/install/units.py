@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cni.agent.address import Address
+from cni.agent.address import DEFAULT_SOCKET, Address
 from cni.install.steps import Remove, Run, Step, Write
 
 DEFAULT_DIR = "/etc/systemd/system"
@@ -115,7 +115,7 @@ def agent(folder: Path, metrics: Address | None = None) -> list[Write]:
     socket = _SOCKET.format(
         description="Socket of the CNI agent",
         documentation="man:cni-agent(1)",
-        path="/run/cni/agent.sock",
+        path=DEFAULT_SOCKET,
         backlog=256,
     )
     service = _SERVICE.format(

@@ -6,7 +6,6 @@ It is gathered once, on top of what leftovers.py judges, for the commands that s
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -15,15 +14,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cni._core import Link, Netlink
-from cni.cli.terminal import in_words
 from cni.kernel.netns import NetNS, NetNSNotFound
 from cni.node.leftovers import OVER, Node, Remembered
 from cni.node.pools import Pool, Warn
-from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
+from cni.runtime.cache import ResultCache
 from cni.runtime.conf import NetworkConfigList, plugin_path
 from cni.skel.config import Config, Settings
 from cni.spec import gojson
-from cni.spec.errors import CNIError
+from cni.spec.errors import CNIError, describe
 from cni.spec.ip import CIDR, IP
 from cni.spec.result import Interface, Result
 from cni.spec.version import CURRENT
@@ -209,7 +207,7 @@ class Attached:
             self._note(ERROR, f"its namespace {path} is gone", "cni gc")
             return
         except OSError as error:
-            self._note(WARNING, f"its namespace cannot be looked into: {in_words(error)}")
+            self._note(WARNING, f"its namespace cannot be looked into: {describe(error)}")
             return
         self._compare_on_node(links)
         self._compare_reservations(pools, owners)
@@ -351,21 +349,6 @@ def cnitool(verbs: Sequence[str], network: str, netns: str, **variables: str) ->
     environ = [f"{name}={value}" for name, value in {**folders, **variables}.items() if value]
     calls = "; ".join(shlex.join(["cnitool", verb, network, netns]) for verb in verbs)
     return shlex.join(["env", *environ, "sh", "-c", calls])
-
-
-def add_cache_argument(parser: argparse.ArgumentParser) -> None:
-    """--cache-dir, as all commands that look at attachments take it."""
-    parser.add_argument(
-        "--cache-dir",
-        action="append",
-        metavar="DIR",
-        help=f"where runtimes remember their attachments; may be repeated (default: {DEFAULT_FOLDER})",
-    )
-
-
-def cache_dirs(arguments: argparse.Namespace) -> list[str]:
-    """The folders asked for, or the default one."""
-    return arguments.cache_dir or [DEFAULT_FOLDER]
 
 
 def port_text(port: Mapping) -> str:

@@ -87,6 +87,14 @@ def joined(errors: Iterable[Exception], separator: str = "\n") -> CNIError:
     return CNIError(separator.join(map(str, errors)), next(codes, INTERNAL))
 
 
+def describe(error: Exception) -> str:
+    """Return an error's text, and for a permission error that root is needed."""
+    import errno
+
+    needs_root = isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES)
+    return f"{error}; this takes root" if needs_root else str(error)
+
+
 def bracketed(items: Iterable[object]) -> str:
     """A list as Go's %v prints it: [a b]."""
     return f"[{' '.join(map(str, items))}]"
