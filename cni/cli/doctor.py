@@ -11,7 +11,7 @@ from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.cli.terminal import console
 from cni.doctor import agents, firewalls, host, kernel, plugins, state
 from cni.doctor.finding import Finding, Patient
-from cni.node.attachments import ERROR, NOTE, OK, WARNING
+from cni.node.severity import ERROR, NOTE, OK, WARNING
 from cni.spec.errors import CNIError
 
 _EXAMINATIONS: tuple[tuple[str, Callable[[Patient], Iterator[Finding]]], ...] = (

@@ -13,7 +13,7 @@ from cni.doctor import metrics
 from cni.doctor.finding import Finding, Patient
 from cni.invoke import exec as invoke
 from cni.invoke import launcher
-from cni.node.attachments import ERROR, NOTE, OK, WARNING
+from cni.node.severity import ERROR, NOTE, OK, WARNING
 from cni.spec import gojson
 from cni.spec.errors import CNIError
 from cni.spec.version import CURRENT

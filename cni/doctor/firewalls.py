@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from cni.cli import firewall
 from cni.doctor.finding import Finding, Patient
 from cni.doctor.forwarding import ACCEPT, DROP, PERHAPS, Nftables, Packet, of_iptables
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
-from cni.node.attachments import ERROR, NOTE, OK, WARNING, Attached, View
+from cni.node import rules
+from cni.node.attachments import Attached, View
+from cni.node.severity import ERROR, NOTE, OK, WARNING
 from cni.spec.errors import CNIError
 from cni.spec.ip import IP
 from cni.system import process
@@ -161,11 +162,11 @@ def _flushed(patient: Patient) -> Iterator[Finding]:
     if patient.view is None:
         return
     folders = sorted({one.one.folder for one in patient.view.attached})
-    for each in firewall.examine(folders, lambda _: None):
+    for each in rules.examine(folders, lambda _: None):
         if each.missing and not each.failure:
             yield Finding(
                 ERROR,
-                f"{len(each.missing)} rules of {each.one} are gone, such as: {each.missing[0]}",
+                f"{len(each.missing)} rules of {each.remembered} are gone, such as: {each.missing[0]}",
                 "someone has flushed the firewall since its ADD",
                 "cni firewall reload",
             )

@@ -11,7 +11,8 @@ from cni.doctor.finding import Finding, Patient
 from cni.kernel import sysctl
 from cni.kernel.netns import NetNS
 from cni.netfilter.nftables import Nft
-from cni.node.attachments import ERROR, NOTE, OK, WARNING, Attached, View
+from cni.node.attachments import Attached, View
+from cni.node.severity import ERROR, NOTE, OK, WARNING
 from cni.spec.ip import CIDR
 
 _CAPABILITIES = {  # linux/capability.h

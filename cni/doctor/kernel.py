@@ -11,7 +11,7 @@ from cni.doctor.finding import Finding, Patient
 from cni.kernel.netns import NetNS
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
-from cni.node.attachments import ERROR, NOTE, OK
+from cni.node.severity import ERROR, NOTE, OK
 from cni.runtime.conf import PluginConfig
 from cni.spec import gojson
 from cni.spec.errors import CNIError

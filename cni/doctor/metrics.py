@@ -9,7 +9,7 @@ from pathlib import Path
 from cni.agent.address import Address
 from cni.doctor.finding import Finding
 from cni.install import units
-from cni.node.attachments import ERROR, OK, WARNING
+from cni.node.severity import ERROR, OK, WARNING
 
 _PATIENCE = 2.0  # seconds
 _NAME = "cni_build_info"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from cni.doctor.finding import Finding, Patient
 from cni.invoke import exec as invoke
 from cni.invoke import launcher, registry
-from cni.node.attachments import ERROR, NOTE, OK, WARNING
+from cni.node.severity import ERROR, NOTE, OK, WARNING
 from cni.spec.errors import CNIError
 from cni.validate.together import NO_NETWORKS, Node, check
 

@@ -10,8 +10,9 @@ from cni._core import Link
 from cni.doctor.finding import Finding, Patient
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
-from cni.node.attachments import ERROR, NOTE, OK, WARNING, View, cnitool
+from cni.node.attachments import View, cnitool
 from cni.node.leftovers import OVER, UNKNOWN
+from cni.node.severity import ERROR, NOTE, OK, WARNING
 from cni.node.topology import MISSING, Topology
 from cni.spec.errors import CNIError
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from cni._core import Link, Netlink
 from cni.kernel.netns import NetNS, NetNSNotFound
-from cni.node.leftovers import OVER, Node, Remembered
+from cni.node.leftovers import GRACE, OVER, Node, Remembered
 from cni.node.pools import Pool, Warn
+from cni.node.severity import ERROR, WARNING
 from cni.runtime.cache import ResultCache
 from cni.runtime.conf import NetworkConfigList, plugin_path
 from cni.skel.config import Config, Settings
@@ -28,10 +29,7 @@ from cni.spec.version import CURRENT
 from cni_plugins.main.bridge import Conf as BridgeConf
 from cni_plugins.meta.portmap import Mapping
 
-ERROR, WARNING, NOTE, OK = "error", "warning", "note", "ok"
 HEALTHY, IMPAIRED, BROKEN, GONE = "healthy", "impaired", "broken", "gone"
-
-GRACE = 600.0  # seconds that an ADD may be under way
 
 _PAIRS = ("veth", "netkit")
 _SHORT = 12  # characters of a container's id, as other tools cut it

@@ -40,6 +40,7 @@ from cni.spec.version import CURRENT
 from cni_plugins.ipam.host_local.holders import boot_time, is_netns
 
 ALIVE, OVER, UNKNOWN = "alive", "over", "unknown"
+GRACE = 600.0  # seconds that an ADD may be under way
 
 
 class Finding:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-ERROR, WARNING = "error", "warning"
+from cni.node.severity import ERROR
+
 _ALIKE = 0.66  # of difflib's measure: two letters of three that are in the wrong order still are
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cni.explain.tables import table_of
+from cni.node.severity import ERROR, WARNING
 from cni.skel.config import Field, Settings
 from cni.spec import gojson
 from cni.spec.errors import ConfigError
 from cni.validate.document import joined
-from cni.validate.findings import ERROR, WARNING, Problem, meant
+from cni.validate.findings import Problem, meant
 
 # Free metadata: every plugin looks there for its own, and some are a runtime's.
 _FREE = ("args", "args.cni", "runtimeConfig")

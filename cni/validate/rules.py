@@ -9,11 +9,12 @@ from functools import cache
 from cni.explain.known import Known, plugins
 from cni.explain.tables import ListConf, together
 from cni.invoke import exec as invoke
+from cni.node.severity import WARNING
 from cni.runtime.conf import FOLDER_EXTENSIONS, PluginConfig, config_files, inject
 from cni.spec import gojson, version
 from cni.spec.errors import CNIError, ConfigError, quote
 from cni.spec.names import check_network_name
-from cni.validate.findings import WARNING, Problem, meant
+from cni.validate.findings import Problem, meant
 from cni.validate.keys import Reader
 from cni.validate.network import Network, Part, text
 

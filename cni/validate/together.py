@@ -10,11 +10,12 @@ from typing import Any
 
 from cni._core import Link, Route
 from cni.kernel.netns import NetNS
+from cni.node.severity import WARNING
 from cni.runtime.conf import FOLDER_EXTENSIONS, config_files
 from cni.spec.errors import CNIError, quote
 from cni.spec.ip import CIDR, IP
 from cni.validate import rules
-from cni.validate.findings import WARNING, Finding, Problem
+from cni.validate.findings import Finding, Problem
 from cni.validate.network import EXTENSIONS, Network, Part
 from cni_plugins.ipam import host_local
 from cni_plugins.ipam.host_local.ranges import Range

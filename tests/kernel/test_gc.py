@@ -17,6 +17,7 @@ import pytest
 
 from cni.kernel.netns import NetNS
 from cni.node import leftovers, namespaces
+from cni.node.collect import collect
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -342,8 +343,6 @@ def test_misuse(host: Host, words: list[str]) -> None:
 
 
 def test_what_changes_between_judging_and_doing_stays(host: Host, ended: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cni.cli import gc
-
     address = host.attach(ended)
     torn = host.reserve(50, "", age=0)
     remove(ended)
@@ -354,7 +353,7 @@ def test_what_changes_between_judging_and_doing_stays(host: Host, ended: Node, m
     host.reserve(50, "c9\r\neth0", age=0)
     os.utime(host.pool / address)
     os.utime(host.cache / "results" / f"pods-{ended.name}-eth0")
-    gc._collect(node)
+    collect(node, warned.append)
     assert host.held() == sorted([address, torn])
     one = node.attachments[0]
     assert (one.verdict, one.reason, one.failure) == ("alive", "it has changed meanwhile", "")
