@@ -19,7 +19,7 @@ from typing import Any
 
 from cni.bench import Failed, crew
 from cni.bench.network import DEFAULT, Network
-from cni.cli.install import install
+from cni.install.executables import install
 from cni.invoke import exec as invoke
 from cni.invoke import launcher
 from cni.kernel import hwaddr

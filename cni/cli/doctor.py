@@ -5,35 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
 
 from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.cli.terminal import console
-from cni.doctor import agents, firewalls, host, kernel, plugins, state
-from cni.doctor.finding import Finding, Patient
+from cni.doctor.examination import TOPICS, examine
+from cni.doctor.finding import Finding
 from cni.node.severity import ERROR, NOTE, OK, WARNING
-from cni.spec.errors import CNIError
 
-_EXAMINATIONS: tuple[tuple[str, Callable[[Patient], Iterator[Finding]]], ...] = (
-    ("kernel", kernel.check),
-    ("tools", host.check_tools),
-    ("permissions", host.check_permissions),
-    ("sysctls", host.check_sysctls),
-    ("plugins", plugins.check_plugins),
-    ("configuration", plugins.check_configuration),
-    ("agent", agents.check),
-    ("attachments", state.check_attachments),
-    ("leftovers", state.check_leftovers),
-    ("firewall", firewalls.check),
-)
 _INDENT = 10
 _MARKS = {ERROR: ("error", "bold red"), WARNING: ("warning", "yellow"), NOTE: ("note", "cyan"), OK: ("ok", "green")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of ``cni doctor``."""
-    topics = [topic for topic, _ in _EXAMINATIONS]
-    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"look at this alone: {', '.join(topics)}")
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"look at this alone: {', '.join(TOPICS)}")
     parser.add_argument("--json", action="store_true", help="print the findings for a program to read")
     parser.add_argument("--quiet", action="store_true", help="leave out what is fine, and notes")
     add_cache_argument(parser)
@@ -41,12 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it. 0 if there are no errors, 1 if there are, 2 for a topic that does not exist."""
-    known = [topic for topic, _ in _EXAMINATIONS]
-    unknown = [topic for topic in arguments.topics if topic not in known]
+    unknown = [topic for topic in arguments.topics if topic not in TOPICS]
     if unknown:
-        print(f"cni doctor: there is no topic {unknown[0]}; there are {', '.join(known)}", file=sys.stderr)
+        print(f"cni doctor: there is no topic {unknown[0]}; there are {', '.join(TOPICS)}", file=sys.stderr)
         return 2
-    findings = examine(cache_dirs(arguments), arguments.topics or known)
+    findings = examine(cache_dirs(arguments), arguments.topics or TOPICS)
     if arguments.quiet:
         findings = [finding for finding in findings if finding.severity in (ERROR, WARNING)]
     if arguments.json:
@@ -54,26 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _tell(findings)
     return 1 if any(finding.severity == ERROR for finding in findings) else 0
-
-
-def examine(folders: list[str], topics: list[str]) -> list[Finding]:
-    """All findings, by topic. One examination that fails does not end the others."""
-    patient = Patient(folders)
-    findings = []
-    for topic, check in _EXAMINATIONS:
-        if topic not in topics:
-            continue
-        for finding in _guarded(check, patient):
-            finding.topic = topic
-            findings.append(finding)
-    return findings
-
-
-def _guarded(check: Callable[[Patient], Iterator[Finding]], patient: Patient) -> Iterator[Finding]:
-    try:
-        yield from check(patient)
-    except (CNIError, OSError) as error:
-        yield Finding(ERROR, f"this could not be looked at: {error}", "", "run this as root")
 
 
 def _tell(findings: list[Finding]) -> None:

@@ -8,20 +8,15 @@ runtime remembers attachments made by them, it takes --force.
 from __future__ import annotations
 
 import argparse
-import os
-import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from cni.cli.arguments import add_cache_argument, cache_dirs
-from cni.cli.install import add_shared_arguments
-from cni.install import units
-from cni.install.steps import Remove, Step, carry_out, leftovers
-from cni.invoke import launcher
+from cni.cli.install import add_shared_arguments, carry_out
+from cni.install import executables, units
+from cni.install.steps import Step
 from cni.node.leftovers import Remembered
-from cni.runtime.cache import ResultCache
-from cni.runtime.conf import conf_dir, load_networks
 from cni.spec.errors import CNIError
 
 _TOLD = 5  # attachments that are named
@@ -38,8 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it. 0, or 1 with words on stderr."""
     folder, unit_dir = Path(arguments.dir), Path(arguments.unit_dir)
     try:
-        plugins = list(_launchers(folder))
-        needing = list(_needing({path.name for path in plugins}, cache_dirs(arguments)))
+        plugins = executables.launchers(folder)
+        names = {path.name for path in plugins}
+        needing = list(executables.attachments_that_need(names, cache_dirs(arguments), _warn))
         if needing:
             _warn(_told(needing))
             if not arguments.force and not arguments.dry_run:
@@ -65,33 +61,7 @@ def _steps(folder: Path, unit_dir: Path, plugins: list[Path], arguments: argpars
     for name, wanted, _ in _services(arguments):
         if wanted:
             yield from units.removal(unit_dir, name)
-    yield from leftovers(folder)
-    yield from map(Remove, plugins)
-
-
-def _launchers(folder: Path) -> Iterator[Path]:
-    """The executables that end as ours do, whichever installation they start. Raises OSError."""
-    try:
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return
-    for path in (folder / name for name in names):
-        if stat.S_ISREG(path.lstat().st_mode) and launcher.read(str(path)):
-            yield path
-
-
-def _needing(plugins: set[str], folders: Iterable[str]) -> Iterator[Remembered]:
-    """The attachments that a runtime remembers and that can't be deleted without these plugins. Raises OSError."""
-    configured = load_networks(conf_dir(), _warn)
-    for folder in folders:
-        cache = ResultCache(folder, _warn)
-        for one in (Remembered(attachment, cache, folder) for attachment in cache.attachments()):
-            try:
-                types = {plugin.type for plugin in one.network(configured).plugins}
-            except CNIError:
-                types = plugins  # nobody knows any more
-            if types & plugins:
-                yield one
+    yield from executables.removal(folder, plugins)
 
 
 def _told(needing: list[Remembered]) -> str:

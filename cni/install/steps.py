@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -79,12 +79,6 @@ class Run:
         if done.returncode and not self._optional:
             raise OSError(f"{' '.join(self.argv)} ended with {done.returncode}: {done.stderr.strip()}")
         return " ".join(self.argv)
-
-
-def carry_out(steps: Iterable[Step], *, dry_run: bool) -> None:
-    """Do the steps, or only tell them. Raises OSError: the steps before are done then, the others not."""
-    for step in steps:
-        print(f"would {step}" if dry_run else step.do())
 
 
 def leftovers(folder: Path) -> Iterator[Step]:

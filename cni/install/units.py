@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cni.agent.address import DEFAULT_SOCKET, Address
@@ -187,7 +187,15 @@ def refuse_foreign(units: list[Write]) -> None:
             raise OSError(f"{unit.path} has not been written by `cni install`: move it away first")
 
 
-def activation(name: str) -> list[Step]:
+def installation(services: Mapping[str, Iterable[Write]]) -> Iterator[Step]:
+    """Yield the steps that write the services' units and, where systemd runs, start them."""
+    for name, files in services.items():
+        yield from files
+        if is_running():
+            yield from _activation(name)
+
+
+def _activation(name: str) -> list[Step]:
     """From the units' files to a service that runs this code; its socket is open all along."""
     return [
         Run("systemctl", "daemon-reload"),

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cni._core import Address, Link, Netlink
-from cni.cli.install import install
+from cni.install.executables import install
 from cni.kernel.netns import NetNS
 from cni.node import scratch as private
 from cni.runtime.conf import NetworkConfigList, plugin_path

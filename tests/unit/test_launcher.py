@@ -367,7 +367,7 @@ class TestInstall:
         code = f"""
         import sys
         from pathlib import Path
-        from cni.cli.install import install
+        from cni.install.executables import install
         for _ in range(50):
             install(Path({str(folder)!r}))
         """
