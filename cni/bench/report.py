@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -13,8 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cni.bench import figures
+from cni.bench import Failed, figures, measure
 from cni.bench.measure import CHURN, Options, Setting, Soak, Times
+from cni.node import scratch
 
 GROWTH_LIMIT = 5_000_000  # bytes between an early and a late reading, above which memory is lost
 POOLED = 8  # threads more, with a descriptor each, by which a server's pools may differ from one moment to another
@@ -151,6 +153,33 @@ class Report:
 
     def _place(self, setting: Setting) -> tuple[int, int, int]:
         return (*self.options.verbs, CHURN).index(setting.verb), setting.density, setting.concurrency
+
+
+def measured(options: Options, bases: Sequence[str], progress: AbstractContextManager[measure.Show]) -> Report:
+    """Measure on a private node, and return the report. Raises Failed, OSError.
+
+    What `progress` yields is called with each Progress. It is entered after the fork, because it may start threads.
+    """
+    if os.geteuid():
+        raise Failed("making namespaces takes root")
+    times, soaks = [], []
+    is_complete = False
+    with scratch.started(lambda connection: measure.run(options, connection)) as messages, progress as show:
+        for message in messages:
+            match message:
+                case Times():
+                    times.append(message)
+                case Soak():
+                    soaks.append(message)
+                case measure.Progress():
+                    show(message)
+                case measure.Done():
+                    is_complete = True
+                case Failed():
+                    raise message
+    if not is_complete:
+        raise Failed("the process that measures ended before its time")
+    return Report(options, times, soaks, bases)
 
 
 def lost(soak: Soak) -> dict[str, int]:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cni.bench import Failed, measure, plot
 from cni.bench.network import BUILT_IN, DEFAULT, Network
-from cni.bench.report import Report
+from cni.bench.report import measured
 from cni.bench.subjects import AGENT, EXEC, FLOOR, IN_PROCESS, LASTING, MODES, PYROUTE2, PYTHON, WITH_PLUGINS
 from cni.bench.worker import Spec
 from cni.invoke import launcher
@@ -130,7 +130,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _warn(str(error))
         return 2
     try:
-        report = _measured(options, bases)
+        report = measured(options, bases, _progress())
         if arguments.json:
             print(json.dumps(report.as_dict(), indent=2))
         else:
@@ -148,29 +148,6 @@ def _warn(text: str) -> None:
 
 
 # ---- doing it ----
-
-
-def _measured(options: measure.Options, bases: Sequence[str]) -> Report:
-    if os.geteuid():
-        raise Failed("making namespaces takes root")
-    times, soaks = [], []
-    is_complete = False
-    with scratch.started(lambda connection: measure.run(options, connection)) as messages, _progress() as show:
-        for message in messages:
-            match message:
-                case measure.Times():
-                    times.append(message)
-                case measure.Soak():
-                    soaks.append(message)
-                case measure.Progress():
-                    show(message)
-                case measure.Done():
-                    is_complete = True
-                case Failed():
-                    raise message
-    if not is_complete:
-        raise Failed("the process that measures ended before its time")
-    return Report(options, times, soaks, bases)
 
 
 @contextlib.contextmanager

@@ -8,14 +8,13 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from cni.cli.terminal import age, print_table
 from cni.node.pools import Pool, pools
 from cni.runtime.conf import conf_dir, load_networks
 from cni.spec.errors import CNIError
-from cni_plugins.ipam.host_local.holders import boot_time, why_dead
 
 _MANY = 10**9  # addresses; nobody counts further
 
@@ -49,7 +48,7 @@ def _warn(text: str) -> None:
 
 
 def _list(found: list[Pool], as_json: bool) -> int:
-    usages = [_usage(pool) for pool in found]
+    usages = [pool.as_dict() for pool in found]
     if as_json:
         print(json.dumps(usages, indent=2))
         return 0
@@ -63,7 +62,7 @@ def _show(found: list[Pool], name: str, as_json: bool) -> int:
     if not wanted:
         _warn(f"no network {name} is configured for host-local, or has addresses reserved")
         return 1
-    shown = [_details(pool) for pool in wanted]
+    shown = [pool.details() for pool in wanted]
     if as_json:
         print(json.dumps(shown, indent=2))
         return 0
@@ -75,38 +74,6 @@ def _show(found: list[Pool], name: str, as_json: bool) -> int:
             print()
             print_table([("ADDRESS", "CONTAINER", "INTERFACE", "SINCE", "NOTE"), *map(_row, usage["reservations"])])
     return 0
-
-
-def _usage(pool: Pool) -> dict[str, Any]:
-    """A pool for a program: how much of each range set is held, and how much is not."""
-    usage = pool.usage()
-    return {
-        "network": pool.network,
-        "folder": str(pool.folder),
-        "configured": pool.configured,
-        "held": usage.held,
-        "heldElsewhere": usage.elsewhere,
-        "ranges": [
-            {"ranges": each.ranges, "size": each.size, "held": each.held, "free": each.free} for each in usage.sets
-        ],
-    }
-
-
-def _details(pool: Pool) -> dict[str, Any]:
-    booted = boot_time()
-    return {
-        **_usage(pool),
-        "reservations": [
-            {
-                "address": each.address,
-                "containerID": each.container_id,
-                "ifname": each.ifname,
-                "since": datetime.fromtimestamp(each.made / 1e9, UTC).isoformat(timespec="seconds"),
-                "note": why_dead(pool.network, each.owner, each.made, booted),
-            }
-            for each in pool.reservations()
-        ],
-    }
 
 
 def _range_rows(usage: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _tell(networks, findings)
         for plan in plans:
-            plan.tell(console(soft_wrap=True))
+            _tell_plan(plan)
     failed = any(plan.failure for plan in plans)
     return 1 if failed or any(finding.is_error for finding in findings) else 0
 
@@ -92,6 +92,19 @@ def _tell(networks: Sequence[Network], findings: Sequence[Finding]) -> None:
             line, caret = _excerpt(finding.excerpt, finding.column)
             screen.print(Text(f"    {line}"), Text(f"\n    {caret}", style), sep="")
     screen.print(Text(_summary(networks, findings)))
+
+
+def _tell_plan(plan: Plan) -> None:
+    screen = console(soft_wrap=True)
+    screen.print()
+    screen.print(Text(f"ADD to network {plan.network} ({plan.file})", "bold"))
+    if plan.failure:
+        screen.print(Text(f"  would fail: {plan.failure}", "bold red"))
+    for place, parts in plan.places.items():
+        for part, lines in parts.items():
+            screen.print(Text(f"  {place}: {part}" if part else f"  {place}", "cyan"))
+            for line in lines:
+                screen.print(Text(f"    {line}"))
 
 
 def _excerpt(line: str, column: int) -> tuple[str, str]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cni._core import parse_ip
 from cni.runtime.conf import NetworkConfigList, PluginConfig, inject
@@ -16,6 +18,7 @@ from cni.spec import gojson
 from cni.spec.errors import CNIError, quote
 from cni.spec.ip import IP
 from cni_plugins.ipam.host_local import Conf, IPAMConf, range_sets
+from cni_plugins.ipam.host_local.holders import boot_time, why_dead
 from cni_plugins.ipam.host_local.ranges import Range, RangeSet
 from cni_plugins.ipam.host_local.store import holder, is_address, is_torn
 
@@ -92,6 +95,37 @@ class Pool:
         """All of them, by address. Raises OSError."""
         found = (self._read(name) for name in sorted(self._names(), key=IP.parse))
         return [reservation for reservation in found if reservation]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return for a program how much of each range set is held, and how much is free. Raises OSError."""
+        usage = self.usage()
+        return {
+            "network": self.network,
+            "folder": str(self.folder),
+            "configured": self.configured,
+            "held": usage.held,
+            "heldElsewhere": usage.elsewhere,
+            "ranges": [
+                {"ranges": each.ranges, "size": each.size, "held": each.held, "free": each.free} for each in usage.sets
+            ],
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Return as_dict(), and the reservations: by whom, since when, why one looks dead. Raises OSError."""
+        booted = boot_time()
+        return {
+            **self.as_dict(),
+            "reservations": [
+                {
+                    "address": each.address,
+                    "containerID": each.container_id,
+                    "ifname": each.ifname,
+                    "since": datetime.fromtimestamp(each.made / 1e9, UTC).isoformat(timespec="seconds"),
+                    "note": why_dead(self.network, each.owner, each.made, booted),
+                }
+                for each in self.reservations()
+            ],
+        }
 
     def _names(self) -> list[str]:
         try:

@@ -15,9 +15,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from cni._core import Address, Link, Netlink
 from cni.install.executables import install
 from cni.kernel.netns import NetNS
@@ -49,18 +46,6 @@ class Plan:
         """All of it for a program."""
         failure = {"failure": self.failure} if self.failure else {}
         return {"network": self.network, "file": self.file, **failure, **self.places, "result": self.result}
-
-    def tell(self, console: Console) -> None:
-        """All of it for a person."""
-        console.print()
-        console.print(Text(f"ADD to network {self.network} ({self.file})", "bold"))
-        if self.failure:
-            console.print(Text(f"  would fail: {self.failure}", "bold red"))
-        for place, parts in self.places.items():
-            for what, words in parts.items():
-                console.print(Text(f"  {place}: {what}" if what else f"  {place}", "cyan"))
-                for line in words:
-                    console.print(Text(f"    {line}"))
 
 
 def of(network: Network) -> Plan:

@@ -380,7 +380,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Options, lis
     """What is measured for a command line, and what is compared with."""
     found: list[tuple[Options, list[str]]] = []
 
-    def instead(options: Options, bases: list[str]) -> None:
+    def instead(options: Options, bases: list[str], progress: object) -> None:
         found.append((options, bases))
         raise Failed("enough")
 
@@ -388,7 +388,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Options, lis
         assert main(["bench", *words]) == 1
         return found.pop()
 
-    monkeypatch.setattr(bench, "_measured", instead)
+    monkeypatch.setattr(bench, "measured", instead)
     return parse
 
 
