@@ -17,17 +17,6 @@ from setuptools.command.build_ext import build_ext
 
 CORE = Path("src/_cnicore")
 LAUNCHER = Path("src/launcher")
-SERVICES = (
-    "cni/agent/",
-    "cni/bench/",
-    "cni/cli/",
-    "cni/doctor/",
-    "cni/explain/",
-    "cni/install/",
-    "cni/node/",
-    "cni/runtime/",
-    "cni/validate/",
-)  # no plugin imports them
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 
 
@@ -53,12 +42,9 @@ class BuildNative(build_ext):
             self.build_bundle(Path(self.build_lib))
 
     def build_bundle(self, root: Path) -> None:
-        """All that plugins import, in one file (cni/invoke/bundle.py)."""
-        files = (path for top in ("cni", "cni_plugins") for path in root.glob(f"{top}/**/*.py"))
-        names = sorted(path.relative_to(root).as_posix() for path in files)
-        names = [name for name in names if not name.startswith(SERVICES)]
+        """Write all that plugins import into one file (cni/invoke/bundle.py)."""
         # The columns of every instruction, for tracebacks, are a fifth of the code.
-        subprocess.run([sys.executable, "-X", "no_debug_ranges", "cni/invoke/bundle.py", str(root), *names], check=True)
+        subprocess.run([sys.executable, "-X", "no_debug_ranges", "cni/invoke/bundle.py", str(root)], check=True)
 
     def build_launcher(self, target: Path) -> None:
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")

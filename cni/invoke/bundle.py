@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
     Index = dict[str, tuple[str, int, int, tuple[str, ...]]]
 
+# The packages below cni that a plugin's process may load, from the bottom up: each imports those before it alone. The
+# bundle holds them and the plugins; every other package below cni belongs to services and tools.
+HOT = ("spec", "system", "kernel", "netfilter", "invoke", "skel")
+
 # In the package's folder, named after the version of Python as compiled files are.
 NAME = f"_bundle.{sys.implementation.cache_tag}"
 
@@ -112,6 +116,14 @@ def install(path: str, head: int, index: Index, folder: str) -> None:
     sys.meta_path.insert(0, Finder(path, placed, folder))
 
 
+def hot_files(folder: str) -> list[str]:
+    """Return the files below `folder` that the bundle holds, as names such as ``cni/skel/plugin.py``."""
+    from pathlib import Path
+
+    patterns = ("cni/*.py", *(f"cni/{package}/**/*.py" for package in HOT), "cni_plugins/**/*.py")
+    return sorted(path.relative_to(folder).as_posix() for pattern in patterns for path in Path(folder).glob(pattern))
+
+
 def write(folder: str, names: Iterable[str]) -> None:
     """Make the bundle of the modules with these file names (``cni/skel/plugin.py``) below ``folder``."""
     files = {name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name for name in names}
@@ -181,4 +193,4 @@ def _compiled(tree: ast.Module, name: str) -> CodeType:
 
 
 if __name__ == "__main__":
-    write(sys.argv[1], sys.argv[2:])
+    write(sys.argv[1], hot_files(sys.argv[1]))

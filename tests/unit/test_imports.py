@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cni
-import cni_plugins
+from cni.invoke import bundle
 
 Foreign = Callable[[set[str]], set[str]]
 
@@ -21,21 +21,8 @@ DHCP_DAEMON = tuple(
     f"cni_plugins.ipam.dhcp.{name}" for name in ("daemon", "flags", "lease", "leases", "link", "server", "store")
 )
 
-# Commands, services and the runtime library are no part of a plugin; _nftables needs a folder that a launcher names.
-APART = (
-    "cni.agent",
-    "cni.bench",
-    "cni.cli",
-    "cni.doctor",
-    "cni.explain",
-    "cni.install",
-    "cni.node",
-    "cni.runtime",
-    "cni.validate",
-    "cni.__main__",
-    "cni._nftables",
-    *DHCP_DAEMON,
-)
+# `python -m cni` runs the first; the second needs a folder that a launcher names.
+APART = ("cni.__main__", "cni._nftables", *DHCP_DAEMON)
 
 PROGRAM = """
 import sys
@@ -46,14 +33,10 @@ print(*sorted(sys.modules))
 
 
 def hot_modules() -> list[str]:
-    """All that plugins may reach, by name."""
-    found = []
-    for package in (cni, cni_plugins):
-        root = Path(package.__path__[0])
-        for path in sorted(root.rglob("*.py")):
-            parts = path.relative_to(root).with_suffix("").parts
-            found.append(".".join([package.__name__, *parts]).removesuffix(".__init__"))
-    return [name for name in found if not name.startswith(APART)]
+    """Return the names of the bundle's modules: all that plugins may import."""
+    files = bundle.hot_files(str(FOLDER))
+    names = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files]
+    return [name for name in names if name not in APART]
 
 
 def imported_by(module: str) -> set[str]:
