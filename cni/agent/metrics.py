@@ -33,8 +33,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from cni import __version__
-from cni.agent.observer import REASONS, Call, Observer
 from cni.agent.protocol import Request
+from cni.agent.server import REASONS, Call, Observer
 from cni.invoke import registry as plugins
 from cni.node import pools
 from cni.runtime.conf import conf_dir, load_networks

@@ -22,11 +22,11 @@ from typing import Any
 
 from cni._core import netns_identity
 from cni.agent import protocol
-from cni.agent.observer import Observer
 from cni.invoke import launcher, registry
 from cni.kernel.netns import Home, NetNS
 from cni.runtime import group_delete
 from cni.skel.plugin import Outcome, Plugin
+from cni.spec.errors import CNIError
 from cni.system import process
 
 _CONNECTIONS = 256  # at once, waiting ones included
@@ -219,6 +219,42 @@ class Agent:
             loaded: Any = launcher.load(reference)
             self._plugins[reference] = plugin = loaded
         return plugin
+
+
+# Why a call is left to its launcher, in the words that metrics have for it.
+REASONS = ("other_files", "other_installation", "too_large", "no_plugin", "no_place", "no_turn")
+
+
+class Call:
+    """One observed call, from its arrival (`with`) to its answer. No method raises; here none does anything."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return
+
+    def begin(self) -> None:
+        """Note that the call has its turn and its place."""
+
+    def end(self, error: CNIError | None) -> None:
+        """Note the end of the plugin's work, and the error it answered with, if any."""
+
+
+class Observer:
+    """The observer of an agent's calls that ignores them; metrics.py counts them."""
+
+    def call(self, request: protocol.Request) -> Call:  # noqa: ARG002
+        """Return the observed call for a request that has arrived."""
+        return _UNOBSERVED
+
+    def declined(self, reason: str) -> None:
+        """Note a call that is left to its launcher; `reason` is one of REASONS."""
+
+
+_UNOBSERVED = Call()
 
 
 class _Declined(Exception):

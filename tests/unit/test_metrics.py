@@ -24,7 +24,7 @@ from cni.agent import metrics as module
 from cni.agent import server
 from cni.agent.address import Address
 from cni.agent.metrics import BUCKETS, Metrics
-from cni.agent.observer import REASONS
+from cni.agent.server import REASONS
 from cni.node import pools
 from cni.runtime.group_delete import Reaper
 from cni.spec import errors
