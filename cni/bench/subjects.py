@@ -25,7 +25,7 @@ from cni.invoke import launcher
 from cni.kernel import hwaddr
 from cni.kernel.netns import NetNS
 from cni.spec.errors import CNIError
-from cni.spec.ip import IP
+from cni.spec.ip import AF_INET, IP
 from cni.system import process
 
 MODES = ("exec", "agent", "in-process", "floor", "pyroute2", "python")
@@ -44,7 +44,6 @@ _READY = 20.0  # seconds that an agent may take to start, and to stop
 _FIRST_ADDRESS = IP.parse("10.66.0.2")
 _GATEWAY = IP.parse("10.66.0.1")
 _PREFIX = 16
-_AF_INET = 2
 
 
 class Attachment:
@@ -275,7 +274,7 @@ class Pyroute2:
             (index,) = inside.link_lookup(ifname=IFNAME)
             inside.addr("add", index=index, address=str(address), prefixlen=_PREFIX)
             inside.link("set", index=index, state="up")
-            inside.route("add", dst="default", gateway=str(_GATEWAY), family=_AF_INET)
+            inside.route("add", dst="default", gateway=str(_GATEWAY), family=AF_INET)
 
     def _delete(self, attachment: Attachment) -> None:
         node = self._netlink()

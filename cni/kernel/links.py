@@ -9,6 +9,7 @@ import time
 from cni._core import Batch, Netlink, NetlinkError, u8, u32
 from cni.kernel import sysctl
 from cni.spec.errors import CNIError, quote
+from cni.spec.ip import AF_INET, AF_INET6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ _IFLA_INET_CONF = 1
 _IPV4_DEVCONF_ARP_NOTIFY = 22  # linux/ip.h
 _IFLA_INET6_ADDR_GEN_MODE = 8
 _IN6_ADDR_GEN_MODE_NONE = 1
-_AF_INET = 2
-_AF_INET6 = 10
 _RTM_NEWLINK = 16
 _RTNLGRP_LINK = 1
 
@@ -171,7 +170,7 @@ def without_own_address(batch: Batch, link: Link) -> Batch:
 
     For a bridge's port, where that is of no use, but is made, announced and detected while others wait for the lock.
     """
-    attributes = [(_IFLA_AF_SPEC, [(_AF_INET6, [(_IFLA_INET6_ADDR_GEN_MODE, u8(_IN6_ADDR_GEN_MODE_NONE))])])]
+    attributes = [(_IFLA_AF_SPEC, [(AF_INET6, [(_IFLA_INET6_ADDR_GEN_MODE, u8(_IN6_ADDR_GEN_MODE_NONE))])])]
     lacks_ipv6 = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
     what = "have %s get no link-local address"
     return batch.request(_RTM_NEWLINK, 0, _about(link), attributes, what, (link.name,), lacks_ipv6)
@@ -183,7 +182,7 @@ def announce_by_arp(batch: Batch, link: Link) -> Batch:
     It is the parameter arp_notify, which can be set by netlink, unlike those of IPv6 (`announce`).
     """
     conf = [(_IFLA_INET_CONF, [(_IPV4_DEVCONF_ARP_NOTIFY, u32(1))])]
-    attributes = [(_IFLA_AF_SPEC, [(_AF_INET, conf)])]
+    attributes = [(_IFLA_AF_SPEC, [(AF_INET, conf)])]
     return batch.request(_RTM_NEWLINK, 0, _about(link), attributes, "have %s announced by ARP", (link.name,))
 
 

@@ -10,6 +10,7 @@ import errno
 from sys import byteorder
 
 from cni._core import parse_attributes, u32
+from cni.spec.ip import AF_INET, AF_INET6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,9 +49,6 @@ _USER_HZ = 100  # ticks of a second, as the kernel counts them for programs
 
 # What a next hop that is an object of its own (ip-nexthop(8)) says, and the kernel wants to hear from it alone.
 _OF_NEXTHOP = {_RTA_OIF, _RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH, _RTA_ENCAP, _RTA_ENCAP_TYPE}
-
-_AF_INET = 2
-_AF_INET6 = 10
 
 
 class Route:
@@ -128,7 +126,7 @@ class Route:
 
 def read(place: Netlink, *, described: bool = False) -> list[Route]:
     """All routes of IPv4 and IPv6, what may lead to a gateway before what goes by one. Raises NetlinkError."""
-    seen = [route for family in (_AF_INET, _AF_INET6) for route in place.routes(family, _ALL_TABLES)]
+    seen = [route for family in (AF_INET, AF_INET6) for route in place.routes(family, _ALL_TABLES)]
     return sorted((Route(route, described=described) for route in seen), key=lambda route: route.is_indirect)
 
 

@@ -6,6 +6,7 @@ import posix
 
 from cni import _core
 from cni.kernel.netns import LINK_PARAMETERS
+from cni.spec.ip import FAMILY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from cni.kernel.netns import NetNS
 
 _FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
-_FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 
 # linux/netconf.h, rtnetlink.h
 _RTM_GETNETCONF = 82
@@ -73,7 +73,7 @@ def ensure_forwarding(netns: NetNS, place: Netlink, version: int) -> None:
 
 def _forwards(place: Netlink, version: int) -> bool:
     """As far as netlink tells, which takes a tenth of the time of a file, and less where there are many namespaces."""
-    header = bytes([_FAMILY[version], 0, 0, 0])  # struct netconfmsg, aligned
+    header = bytes([FAMILY[version], 0, 0, 0])  # struct netconfmsg, aligned
     everywhere = [(_NETCONFA_IFINDEX, _core.u32(_NETCONFA_IFINDEX_ALL))]
     try:
         batch = place.batch()

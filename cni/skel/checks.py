@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni.spec.errors import CNIError, quote
-from cni.spec.ip import CIDR, IP
+from cni.spec.ip import CIDR, FAMILY, IP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from cni.skel.request import Request
     from cni.spec.result import Interface, IPConfig, Result, Route
 
-_FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 _ALL_TABLES = 0
 _RTN_UNICAST = 1  # linux/rtnetlink.h
 
@@ -88,7 +87,7 @@ def expect_routes(inside: Netlink, routes: list[Route]) -> None:
 
 def _routes_to(inside: Netlink, network: CIDR, table: int | None = None) -> list[_core.Route]:
     # Of a route to the main table any will do: later plugins of the list, sbr and vrf, move it to one of their own.
-    routes = inside.routes(_FAMILY[network.version], table or _ALL_TABLES)
+    routes = inside.routes(FAMILY[network.version], table or _ALL_TABLES)
     found = [route for route in routes if route.prefix == network.prefix and route.dst == network.ip.packed]
     return [route for route in found if route.type == _RTN_UNICAST]
 

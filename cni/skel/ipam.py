@@ -7,7 +7,7 @@ import time
 from cni.kernel import links, sysctl
 from cni.skel.delegation import delegate
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
-from cni.spec.ip import IP
+from cni.spec.ip import AF_INET6, IP
 from cni.spec.result import Interface, Result
 
 TYPE_CHECKING = False
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 # linux/if_addr.h, rtnetlink.h
 _IFA_F_DADFAILED = 0x08
 _IFA_F_TENTATIVE = 0x40
-_AF_INET6 = 10
 _RTNLGRP_IPV6_IFADDR = 9
 _RTNH_F_ONLINK = 4
 
@@ -240,7 +239,7 @@ def settle(container: NetNS, inside: Netlink, link: Link) -> None:
 
 
 def _tentative(inside: Netlink, link: Link) -> bool:
-    addresses = inside.addresses(link.index, _AF_INET6)
+    addresses = inside.addresses(link.index, AF_INET6)
     for address in addresses:
         if address.flags & _IFA_F_DADFAILED:
             taken = IP(address.packed)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from cni._core import format_ip, parse_ip
 
+AF_INET, AF_INET6 = 2, 10  # linux/socket.h
+FAMILY = {4: AF_INET, 6: AF_INET6}  # by the IP version
+
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 

@@ -21,7 +21,7 @@ from cni.skel.config import Flag, Integer, LinkName, ListOf, Section, Settings, 
 from cni.skel.plugin import Plugin
 from cni.spec import gojson
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
-from cni.spec.ip import CIDR, IP
+from cni.spec.ip import CIDR, FAMILY, IP
 from cni.spec.result import Interface, Route
 from cni.system.undo import Undo, do_all
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from cni.spec.result import Result
     from cni_plugins.main.bridge.vlans import VLANs
 
-_FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 _EVERYWHERE = {4: CIDR(IP(bytes(4)), 0), 6: CIDR(IP(bytes(16)), 0)}
 _CONTAINER = 2  # the container's interface among the result's
 _LAST_VLAN = 4094
@@ -317,7 +316,7 @@ def _ensure_gateways(conf: Conf, host: NetNS, node: Netlink, bridge: Link, gatew
         from cni_plugins.main.bridge.vlans import ensure_gateway
 
         link = ensure_gateway(node, host, bridge, conf.vlan, mac=mac, keep_default=keep_default)
-    for version in _FAMILY:
+    for version in FAMILY:
         of_family = [gateway for gateway in gateways if gateway.version == version]
         for gateway in of_family:
             _ensure_address(conf, node, link, gateway, mac if gateway.ip == first else None)
@@ -330,7 +329,7 @@ def _ensure_gateways(conf: Conf, host: NetNS, node: Netlink, bridge: Link, gatew
 
 
 def _ensure_address(conf: Conf, node: Netlink, link: Link, gateway: CIDR, mac: str | None) -> None:
-    present = [CIDR(IP(a.packed), a.prefix) for a in node.addresses(link.index, _FAMILY[gateway.version])]
+    present = [CIDR(IP(a.packed), a.prefix) for a in node.addresses(link.index, FAMILY[gateway.version])]
     if gateway in present:
         return
     batch = node.batch()

@@ -18,6 +18,7 @@ from cni.skel.config import Address, Choice, Config, Field, Flag, Integer, ListO
 from cni.skel.plugin import Plugin
 from cni.spec import gojson
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, bracketed
+from cni.spec.ip import AF_INET
 from cni.system.undo import Undo, do_all
 from cni_plugins.meta.portmap.forwarding import Forwarding, Port, numbers_of
 
@@ -36,7 +37,6 @@ BACKENDS = ("iptables", "nftables")
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _LAST_PORT = 65535
 _MARK_BIT = 13
-_AF_INET = 2
 _UNICAST = 1  # RTN_UNICAST, linux/rtnetlink.h
 
 
@@ -332,7 +332,7 @@ def _let_loopback_out(request: Request[Conf], forwarding: Forwarding) -> None:
     with request.host.netlink() as node:
         routes = [
             (route.prefix, -route.priority, route.index)
-            for route in node.routes(_AF_INET, table=0)
+            for route in node.routes(AF_INET, table=0)
             if route.type == _UNICAST and int.from_bytes(route.dst) >> 32 - route.prefix == int(ip) >> 32 - route.prefix
         ]
         if not routes:

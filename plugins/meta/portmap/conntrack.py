@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from cni._core import Netlink, parse_attributes
+from cni.spec.ip import FAMILY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ _CTA_TUPLE_ORIG, _CTA_ID, _CTA_ZONE = 1, 12, 18
 _CTA_TUPLE_PROTO = 2
 _CTA_PROTO_NUM, _CTA_PROTO_DST_PORT = 1, 3
 
-_FAMILIES = {4: 2, 6: 10}  # AF_INET, AF_INET6
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _HEADER_LENGTH = 4  # struct nfgenmsg
 
@@ -31,7 +31,7 @@ def delete(host: NetNS | None, version: int, protocol: str, ports: Collection[in
     `host` is the network namespace; None is this process's own. The list is gone through once, however many ports
     there are. Raises OSError.
     """
-    header = bytes((_FAMILIES[version], 0, 0, 0))
+    header = bytes((FAMILY[version], 0, 0, 0))
     with Netlink(host.fd if host else -1, _NETLINK_NETFILTER) as netfilter:
         batch = netfilter.batch()
         wanted = {(_PROTOCOLS[protocol], port) for port in ports}

@@ -15,7 +15,7 @@ from cni.kernel.routes import MAIN
 from cni.skel.config import Config, Flag, Integer, ListOf, Text
 from cni.skel.plugin import Plugin
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError
-from cni.spec.ip import CIDR, IP
+from cni.spec.ip import AF_INET, CIDR, IP
 from cni.system import locks
 from cni.system.undo import Undo, do_all
 from cni_plugins.meta.sbr import routing
@@ -38,7 +38,6 @@ _SYSTEM_TABLES = {253, 254, 255}  # default, main and local, wherever rules lead
 _RT_SCOPE_LINK = 253
 _IP6_RT_PRIO_USER = 1024  # the metric of an IPv6 route that is given none
 
-_AF_INET = 2
 
 _PATIENCE = 30.0  # seconds that others may hold the lock; Go's plugin waits for ever
 
@@ -112,7 +111,7 @@ def status(request: Request[Conf]) -> None:
     """The kernel routes by rules."""
     try:
         with request.host.netlink() as node:
-            routing.rules(node, _AF_INET)
+            routing.rules(node, AF_INET)
     except OSError as error:
         details = "sbr needs policy routing: CONFIG_IP_MULTIPLE_TABLES"
         raise CNIError(f"this kernel has no routing rules: {error}", PLUGIN_NOT_AVAILABLE, details) from error

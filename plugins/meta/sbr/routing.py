@@ -6,7 +6,7 @@ import errno
 from sys import byteorder
 
 from cni._core import parse_attributes, u32
-from cni.spec.ip import IP
+from cni.spec.ip import FAMILY, IP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _RULE_HEADER = 12  # bytes of struct fib_rule_hdr
 _NLM_F_EXCL = 0x200
 _NLM_F_CREATE = 0x400
 
-_FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 
 # What the kernel says of a rule that asks for the source alone; -1: it passes over no route.
 _SAID_OF_ALL = {_FRA_SRC, _FRA_PRIORITY, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL}
@@ -63,7 +62,7 @@ def _read_rule(payload: bytes) -> tuple[IP | None, int]:
         table = int.from_bytes(attributes[_FRA_TABLE], byteorder)
     source = attributes.get(_FRA_SRC, b"")
     is_plain = (
-        family in _FAMILY.values()
+        family in FAMILY.values()
         and (to_length, from_length, tos, action) == (0, 8 * len(source), 0, _FR_ACT_TO_TBL)
         and not any(payload[8:_RULE_HEADER])
         and attributes.keys() <= _SAID_OF_ALL
@@ -86,7 +85,7 @@ def delete_rule(batch: Batch, source: IP, table: int) -> None:
 
 
 def _rule(source: IP, table: int) -> tuple[bytes, list[tuple[int, bytes]]]:
-    header = bytes([_FAMILY[source.version], 0, source.bits, 0, 0, 0, 0, _FR_ACT_TO_TBL]) + u32(0)
+    header = bytes([FAMILY[source.version], 0, source.bits, 0, 0, 0, 0, _FR_ACT_TO_TBL]) + u32(0)
     return header, [(_FRA_SRC, source.packed), (_FRA_TABLE, u32(table))]
 
 
@@ -96,6 +95,6 @@ def _rule(source: IP, table: int) -> tuple[bytes, list[tuple[int, bytes]]]:
 def add_default(batch: Batch, gateway: IP, index: int, table: int) -> None:
     """Queue a default route by ``gateway``."""
     what = "Failed to add default route to %s: table %d"
-    header = bytes([_FAMILY[gateway.version], 0, 0, 0, 0, _RTPROT_BOOT, 0, _RTN_UNICAST]) + u32(0)
+    header = bytes([FAMILY[gateway.version], 0, 0, 0, 0, _RTPROT_BOOT, 0, _RTN_UNICAST]) + u32(0)
     attributes = [(_RTA_TABLE, u32(table)), (_RTA_OIF, u32(index)), (_RTA_GATEWAY, gateway.packed)]
     batch.request(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_EXCL, header, attributes, what, (gateway.packed, table))

@@ -14,6 +14,7 @@ from cni._core import format_ip, parse_attributes, u32
 from cni.kernel import routes
 from cni.kernel.routes import MAIN
 from cni.spec.errors import CNIError
+from cni.spec.ip import AF_INET6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ _IFA_F_NODAD = 0x02
 _IFA_F_DADFAILED = 0x08
 _IFA_F_TENTATIVE = 0x40
 
-_AF_INET6 = 10
 
 _WORK = 5.0  # seconds that the kernel may take until it takes packets to new addresses, which it does apart
 
@@ -60,7 +60,7 @@ class Belongings:
 
     def __init__(self, inside: Netlink, link: Link, *, with_routes: bool = True) -> None:
         self.link = link
-        seen = filter(_is_kept, inside.addresses(link.index, _AF_INET6))
+        seen = filter(_is_kept, inside.addresses(link.index, AF_INET6))
         # The kernel puts a new one before the others, and the first is what packets are sent from in doubt.
         self.addresses = [Address(one) for one in seen][::-1]
         told = routes.read(inside, described=True) if with_routes else []
@@ -119,7 +119,7 @@ class Belongings:
                 news.wait(remaining)
 
     def _local(self, inside: Netlink, table: int) -> set[bytes]:
-        found = inside.routes(_AF_INET6, table, index=self.link.index)
+        found = inside.routes(AF_INET6, table, index=self.link.index)
         return {route.dst for route in found if route.type == _RTN_LOCAL}
 
 
