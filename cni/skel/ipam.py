@@ -9,6 +9,7 @@ from cni.skel.delegation import delegate
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
 from cni.spec.ip import AF_INET6, IP
 from cni.spec.result import Interface, Result
+from cni.system.undo import do_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ def require_ipam_before_0_3_0(request: Request) -> None:
     """Raise CNIError if the result will have no addresses, as without an IPAM plugin, but its version must have one."""
     if not request.config.ipam.type:
         Result([Interface(request.ifname)]).encode(request.version)
+
+
+def detach(request: Request) -> None:
+    """Serve DEL: delete the link and its addresses, whichever are still there. Raises all failures as one CNIError."""
+    do_all(removal(request))
 
 
 def removal(request: Request, delete_link: Callable[[], object] | None = None) -> list[Callable[[], object]]:

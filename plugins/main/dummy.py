@@ -11,7 +11,7 @@ from cni.skel.checks import container_link, expect_addresses, expect_routes, exp
 from cni.skel.config import Config, Flag
 from cni.skel.plugin import Plugin
 from cni.spec.errors import CNIError
-from cni.system.undo import Undo, do_all
+from cni.system.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ def add(request: Request[Conf]) -> Result:
     return result
 
 
-def delete(request: Request[Conf]) -> None:
-    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request))
-
-
 def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so."""
     _require_ipam(request.config)
@@ -56,11 +51,6 @@ def check(request: Request[Conf]) -> None:
         expect_up(link)
         expect_addresses(inside, request.ifname, result.ips)
         expect_routes(inside, result.routes)
-
-
-def gc(request: Request[Conf]) -> None:
-    """Take back addresses of attachments that are gone. Their links went with their namespaces."""
-    ipam.gc(request)
 
 
 def status(request: Request[Conf]) -> None:
@@ -83,9 +73,9 @@ plugin = Plugin(
     "dummy",
     config=Conf,
     add=add,
-    delete=delete,
+    delete=ipam.detach,
     check=check,
-    gc=gc,
+    gc=ipam.gc,
     status=status,
     netconf_error="failed to parse network config: ",
     place="interface",

@@ -97,11 +97,6 @@ def check(request: Request[Conf]) -> None:
         expect_routes(inside, result.routes)
 
 
-def gc(request: Request[Conf]) -> None:
-    """Take back addresses of attachments that are gone. The kernel has taken their devices out of their namespaces."""
-    ipam.gc(request)
-
-
 def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready. A device that is not there may be with a container, which is no fault."""
     ipam.status(request)
@@ -332,7 +327,7 @@ plugin = Plugin(
     add=add,
     delete=delete,
     check=check,
-    gc=gc,
+    gc=ipam.gc,
     status=status,
     place="interface",
     validate=validate,

@@ -12,19 +12,11 @@ import sys
 
 from cni._core import u16
 from cni.kernel import links
-from cni.skel import ipam
-from cni.skel import master as masters
-from cni.skel.checks import (
-    container_link,
-    expect_addresses,
-    expect_mtu,
-    expect_routes,
-    expect_up,
-)
-from cni.skel.config import Choice, Config, Flag, Integer, Text
+from cni.skel import ipam, masters
+from cni.skel.config import Choice, Text
 from cni.skel.plugin import Plugin
 from cni.spec.errors import CNIError
-from cni.system.undo import Undo, do_all
+from cni.system.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,13 +29,11 @@ _IFLA_IPVLAN_MODE = 1
 _MODES = ("l2", "l3", "l3s")  # IPVLAN_MODE_L2 and so on: 0, 1, 2
 
 
-class Conf(Config):
+class Conf(masters.OnMaster):
     """The configuration of ipvlan."""
 
     master = Text("", "the device to stand on; chained, the previous result's; else that of the default route")
     mode = Choice("l2", _MODES, "what the master does between containers: switch (l2), route (l3, l3s with netfilter)")
-    mtu = Integer(0, "MTU in bytes, at most the master's; 0 is the master's")
-    linkInContainer = Flag("the master is in the container's namespace")
 
 
 def add(request: Request[Conf]) -> Result:
@@ -55,9 +45,9 @@ def add(request: Request[Conf]) -> Result:
         container.netlink() as inside,
         Undo(request.log) as undo,
     ):
-        place = inside if conf.linkInContainer else node
+        place = masters.place(request, node, inside)
         master = _master(request, place)
-        masters.expect_mtu(conf.mtu, master)
+        masters.expect_room(conf.mtu, master)
         links.refuse_existing(inside, request.ifname)
         result = _chained_result(request) or ipam.add_first(request, undo, required=True)
         mode = [(_IFLA_IPVLAN_MODE, u16(_MODES.index(conf.mode)))]
@@ -69,40 +59,14 @@ def add(request: Request[Conf]) -> Result:
     return result
 
 
-def delete(request: Request[Conf]) -> None:
-    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request))
-
-
 def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so."""
-    conf = request.config
-    with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
-        ipam.check(request)
-        result = request.require_prev_result()
-        link = container_link(request, inside, result, "ipvlan")
-        if conf.master:  # else ADD chose one, which the result doesn't tell
-            master = masters.find(inside if conf.linkInContainer else node, conf.master)
-            masters.expect(link, master, inside=conf.linkInContainer)
-        _expect_mode(link, conf.mode)
-        expect_mtu(link, conf.mtu)
-        expect_up(link)
-        expect_addresses(inside, request.ifname, result.ips)
-        expect_routes(inside, result.routes)
-
-
-def gc(request: Request[Conf]) -> None:
-    """Take back addresses of attachments that are gone. Their links went with their namespaces."""
-    ipam.gc(request)
+    masters.check(request, "ipvlan", lambda link: _expect_mode(link, request.config.mode))
 
 
 def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready, and the master, if the node has to have one of that name, is there."""
-    conf = request.config
-    ipam.status(request)
-    if conf.master and not conf.linkInContainer:
-        with request.host.netlink() as node:
-            masters.expect_ready(node, conf.master)
+    masters.status(request)
 
 
 def _master(request: Request[Conf], place: Netlink) -> Link:
@@ -132,4 +96,4 @@ def _expect_mode(link: Link, expected: str) -> None:
         raise CNIError(f"Container IPVlan mode {mode} does not match expected value: {expected}")
 
 
-plugin = Plugin("ipvlan", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status)
+plugin = Plugin("ipvlan", config=Conf, add=add, delete=ipam.detach, check=check, gc=ipam.gc, status=status)

@@ -13,13 +13,11 @@ import sys
 
 from cni._core import NetlinkError, parse_hwaddr, u32
 from cni.kernel import hwaddr, links
-from cni.skel import ipam
-from cni.skel import master as masters
-from cni.skel.checks import container_link, expect_addresses, expect_mtu, expect_routes, expect_up
-from cni.skel.config import Choice, Config, Flag, Integer, ListOf, Section, Settings, Text
+from cni.skel import ipam, masters
+from cni.skel.config import Choice, Flag, Integer, ListOf, Section, Settings, Text
 from cni.skel.plugin import Plugin
 from cni.spec.errors import CNIError, ConfigError, quote
-from cni.system.undo import Undo, do_all
+from cni.system.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,15 +46,13 @@ class RuntimeConf(Settings):
     mac = Text("", "the MAC of the container's interface; goes before MAC in CNI_ARGS, and that before the key mac")
 
 
-class Conf(Config):
+class Conf(masters.OnMaster):
     """The configuration of macvlan."""
 
     master = Text("", "the device to stand on; if none is named, that of the default route")
     mode = Choice("bridge", tuple(_MODES), "who on the master reaches whom; source takes only what sourceMACs send")
     sourceMACs = ListOf(Text(), "in mode source: the senders from whom the container's interface takes packets")
-    mtu = Integer(0, "MTU in bytes, at most the master's; 0 is the master's")
     mac = Text("", "the MAC of the container's interface")
-    linkInContainer = Flag("the master is in the container's namespace")
     bcqueuelen = Integer(
         0, "broadcasts that may wait on the master; 0 is the kernel's default", minimum=0, maximum=2**32 - 1
     )
@@ -81,9 +77,9 @@ def add(request: Request[Conf]) -> Result:
         container.netlink() as inside,
         Undo(request.log) as undo,
     ):
-        place = inside if conf.linkInContainer else node
+        place = masters.place(request, node, inside)
         master = _master(conf, place)
-        masters.expect_mtu(conf.mtu, master)
+        masters.expect_room(conf.mtu, master)
         links.refuse_existing(inside, request.ifname)
 
         def make(mac: str) -> Link:
@@ -119,39 +115,14 @@ def add(request: Request[Conf]) -> Result:
     return result
 
 
-def delete(request: Request[Conf]) -> None:
-    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request))
-
-
 def check(request: Request[Conf]) -> None:
     """Everything that ADD made is still so."""
-    conf = request.config
-    with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
-        ipam.check(request)
-        result = request.require_prev_result()
-        link = container_link(request, inside, result, "macvlan")
-        if conf.master:  # else ADD chose one, which the result does not tell
-            _expect_master(conf, link, inside if conf.linkInContainer else node)
-        _expect_mode(link, conf.mode)
-        expect_mtu(link, conf.mtu)
-        expect_up(link)
-        expect_addresses(inside, request.ifname, result.ips)
-        expect_routes(inside, result.routes)
-
-
-def gc(request: Request[Conf]) -> None:
-    """Take back addresses of attachments that are gone. Their links went with their namespaces."""
-    ipam.gc(request)
+    masters.check(request, "macvlan", lambda link: _expect_mode(link, request.config.mode))
 
 
 def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready, and the master, if the node has to have one of that name, is there."""
-    conf = request.config
-    ipam.status(request)
-    if conf.master and not conf.linkInContainer:
-        with request.host.netlink() as node:
-            masters.expect_ready(node, conf.master)
+    masters.status(request)
 
 
 # ---- the configuration ----
@@ -228,13 +199,6 @@ def _expect_cutoff(request: Request[Conf], link: Link) -> None:
 # ---- CHECK ----
 
 
-def _expect_master(conf: Conf, link: Link, place: Netlink) -> None:
-    master = masters.find(place, conf.master)
-    masters.expect_mtu(conf.mtu, master)
-    if master.kind != "macvlan":  # else the link stands on what that one stands on
-        masters.expect(link, master, inside=conf.linkInContainer)
-
-
 def _expect_mode(link: Link, expected: str) -> None:
     number = int.from_bytes(link.data.get(_IFLA_MACVLAN_MODE, b""), sys.byteorder)
     mode = next((name for name, value in _MODES.items() if value == number), str(number))
@@ -246,9 +210,9 @@ plugin = Plugin(
     "macvlan",
     config=Conf,
     add=add,
-    delete=delete,
+    delete=ipam.detach,
     check=check,
-    gc=gc,
+    gc=ipam.gc,
     status=status,
     place="interface",
     validate=validate,

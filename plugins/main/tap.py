@@ -23,7 +23,7 @@ from cni.skel.plugin import Plugin
 from cni.spec import gojson
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, CNIError, quote
 from cni.system import process
-from cni.system.undo import Undo, do_all
+from cni.system.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,11 +114,6 @@ def add(request: Request[Conf]) -> Result:
     return result
 
 
-def delete(request: Request[Conf]) -> None:
-    """Take back device and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request))
-
-
 def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so, and the device is what the configuration asks for."""
     conf = request.config
@@ -132,11 +127,6 @@ def check(request: Request[Conf]) -> None:
             raise CNIError(f"Interface {link.name} is not a port of bridge {conf.bridge}")
         expect_addresses(inside, request.ifname, result.ips)
         expect_routes(inside, result.routes)
-
-
-def gc(request: Request[Conf]) -> None:
-    """Take back addresses of attachments that are gone. Their devices went with their namespaces."""
-    ipam.gc(request)
 
 
 def status(request: Request[Conf]) -> None:
@@ -284,9 +274,9 @@ plugin = Plugin(
     "tap",
     config=Conf,
     add=add,
-    delete=delete,
+    delete=ipam.detach,
     check=check,
-    gc=gc,
+    gc=ipam.gc,
     status=status,
     place="interface",
     validate=validate,

@@ -10,19 +10,11 @@ import sys
 
 from cni._core import u16
 from cni.kernel import hwaddr, links
-from cni.skel import ipam
-from cni.skel import master as masters
-from cni.skel.checks import (
-    container_link,
-    expect_addresses,
-    expect_mtu,
-    expect_routes,
-    expect_up,
-)
-from cni.skel.config import Config, Flag, Integer, Text
+from cni.skel import ipam, masters
+from cni.skel.config import Flag, Integer, Text
 from cni.skel.plugin import Plugin
 from cni.spec.errors import CNIError
-from cni.system.undo import Undo, do_all
+from cni.system.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,13 +25,11 @@ if TYPE_CHECKING:
 _IFLA_VLAN_ID = 1  # linux/if_link.h
 
 
-class Conf(Config):
+class Conf(masters.OnMaster):
     """The configuration of vlan."""
 
     master = Text("", "the device to stand on")
     vlanId = Integer(0, "the VLAN's number", minimum=0, maximum=4094)
-    mtu = Integer(0, "MTU in bytes, at most the master's; 0 is the master's")
-    linkInContainer = Flag("the master is in the container's namespace")
     deterministicMAC = Flag("the MAC follows from the IP address; false makes it the master's", default=True)
 
 
@@ -52,9 +42,9 @@ def add(request: Request[Conf]) -> Result:
         container.netlink() as inside,
         Undo(request.log) as undo,
     ):
-        place = inside if conf.linkInContainer else node
+        place = masters.place(request, node, inside)
         master = masters.find(place, conf.master)
-        masters.expect_mtu(conf.mtu, master)
+        masters.expect_room(conf.mtu, master)
         links.refuse_existing(inside, request.ifname)
         result = ipam.add_first(request, undo, required=True)
         links.make(
@@ -74,41 +64,16 @@ def add(request: Request[Conf]) -> Result:
     return result
 
 
-def delete(request: Request[Conf]) -> None:
-    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request))
-
-
 def check(request: Request[Conf]) -> None:
     """Everything that ADD reported is still so."""
-    conf = request.config
-    _require_master(conf)
-    with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
-        ipam.check(request)
-        result = request.require_prev_result()
-        master = masters.find(inside if conf.linkInContainer else node, conf.master)
-        link = container_link(request, inside, result, "vlan")
-        masters.expect(link, master, inside=conf.linkInContainer)
-        _expect_id(link, conf.vlanId)
-        expect_mtu(link, conf.mtu)
-        expect_up(link)
-        expect_addresses(inside, request.ifname, result.ips)
-        expect_routes(inside, result.routes)
-
-
-def gc(request: Request[Conf]) -> None:
-    """Take back addresses of attachments that are gone. Their links went with their namespaces."""
-    ipam.gc(request)
+    _require_master(request.config)
+    masters.check(request, "vlan", lambda link: _expect_id(link, request.config.vlanId))
 
 
 def status(request: Request[Conf]) -> None:
     """The IPAM plugin is ready, and the master, if it is to be the node's, is there."""
-    conf = request.config
-    _require_master(conf)
-    ipam.status(request, required=True)
-    if not conf.linkInContainer:
-        with request.host.netlink() as node:
-            masters.expect_ready(node, conf.master)
+    _require_master(request.config)
+    masters.status(request, ipam_required=True)
 
 
 def validate(request: Request[Conf]) -> None:
@@ -131,9 +96,9 @@ plugin = Plugin(
     "vlan",
     config=Conf,
     add=add,
-    delete=delete,
+    delete=ipam.detach,
     check=check,
-    gc=gc,
+    gc=ipam.gc,
     status=status,
     place="interface",
     validate=validate,

@@ -498,7 +498,7 @@ TAMPERED = [
     ),
     ("network's route", "ip route delete 10.1.2.0/24", "", "Failed to find Gateway 10.1.2.1 for interface eth0"),
     ("route", "ip route delete default", "", "Expected Route 0.0.0.0/0 not found in routing table"),
-    ("master gone", "", "ip link delete up0", "Container interface eth0 not found in "),
+    ("master gone", "", "ip link delete up0", 'failed to lookup master "up0": Link not found'),
     (
         "master with another name",
         "",
@@ -511,7 +511,7 @@ TAMPERED = [
         "ip link set up0 down && ip link set up0 name up1 && ip link add up0 type veth peer up2",
         "Container interface eth0 does not stand on master up0",
     ),
-    ("master's MTU", "", "ip link set up0 mtu 1000", "invalid MTU 1400, must be [0, master MTU(1000)]"),
+    ("master's MTU", "", "ip link set up0 mtu 1000", "Interface eth0 MTU 1000 does not match configured MTU: 1400"),
     (
         "address given up",
         "",
