@@ -1,7 +1,103 @@
-"""The Container Network Interface for Python.
+"""The Container Network Interface for Python: the names that a program which attaches containers needs.
 
-``cni.kernel.netns`` has network namespaces as objects, ``cni.runtime`` what a container runtime needs, ``cni.skel`` the
-frame of a plugin; docs/explanation/architecture.md tells where the rest is.
+    from cni import CNI, NetNS, RuntimeConf, load_network_list
+
+`cni.skel` has the names for writing a plugin, `cni.kernel` those for links, addresses and routes. All public names are
+in docs/reference/python.md; docs/explanation/architecture.md says where everything else is.
 """
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def lazy_names(
+    namespace: "dict[str, object]", modules: "Mapping[str, str]"
+) -> "tuple[list[str], Callable[[str], object], Callable[[], list[str]]]":
+    """Return `__all__`, `__getattr__` and `__dir__` of a package whose names are imported at their first use (PEP 562).
+
+    `namespace` is the package's, `modules` maps modules to the names that are taken from them, separated by spaces.
+    """
+    module_of = {name: module for module, names in modules.items() for name in names.split()}
+
+    def import_name(name: str) -> object:
+        if name not in module_of:
+            raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
+        value: object = getattr(__import__(module_of[name], fromlist=(name,)), name)
+        namespace[name] = value
+        return value
+
+    return list(module_of), import_name, lambda: sorted({*namespace, *module_of})
+
+
+if TYPE_CHECKING:
+    from cni.kernel.netns import NetNS as NetNS
+    from cni.kernel.netns import NetNSNotFound as NetNSNotFound
+    from cni.kernel.netns import NotANetNS as NotANetNS
+    from cni.runtime.aio import AsyncCNI as AsyncCNI
+    from cni.runtime.attachment import Attachment as Attachment
+    from cni.runtime.attachment import RuntimeConf as RuntimeConf
+    from cni.runtime.cache import ResultCache as ResultCache
+    from cni.runtime.conf import NetworkConfigList as NetworkConfigList
+    from cni.runtime.conf import NoConfigsFound as NoConfigsFound
+    from cni.runtime.conf import NotFound as NotFound
+    from cni.runtime.conf import PluginConfig as PluginConfig
+    from cni.runtime.conf import config_files as config_files
+    from cni.runtime.conf import inject as inject
+    from cni.runtime.conf import load_network_list as load_network_list
+    from cni.runtime.conf import load_plugin as load_plugin
+    from cni.runtime.exec import Exec as Exec
+    from cni.runtime.exec import InProcess as InProcess
+    from cni.runtime.operations import CNI as CNI
+    from cni.runtime.operations import CheckNotSupported as CheckNotSupported
+    from cni.runtime.operations import PluginFailed as PluginFailed
+    from cni.spec.errors import DECODING_FAILURE as DECODING_FAILURE
+    from cni.spec.errors import INCOMPATIBLE_CNI_VERSION as INCOMPATIBLE_CNI_VERSION
+    from cni.spec.errors import INTERNAL as INTERNAL
+    from cni.spec.errors import INVALID_ENVIRONMENT_VARIABLES as INVALID_ENVIRONMENT_VARIABLES
+    from cni.spec.errors import INVALID_NETNS as INVALID_NETNS
+    from cni.spec.errors import INVALID_NETWORK_CONFIG as INVALID_NETWORK_CONFIG
+    from cni.spec.errors import IO_FAILURE as IO_FAILURE
+    from cni.spec.errors import LIMITED_CONNECTIVITY as LIMITED_CONNECTIVITY
+    from cni.spec.errors import PLUGIN_NOT_AVAILABLE as PLUGIN_NOT_AVAILABLE
+    from cni.spec.errors import TRY_AGAIN_LATER as TRY_AGAIN_LATER
+    from cni.spec.errors import UNKNOWN as UNKNOWN
+    from cni.spec.errors import UNKNOWN_CONTAINER as UNKNOWN_CONTAINER
+    from cni.spec.errors import UNSUPPORTED_FIELD as UNSUPPORTED_FIELD
+    from cni.spec.errors import CNIError as CNIError
+    from cni.spec.errors import ConfigError as ConfigError
+    from cni.spec.errors import DeadlineExceeded as DeadlineExceeded
+    from cni.spec.ip import CIDR as CIDR
+    from cni.spec.ip import IP as IP
+    from cni.spec.result import DNS as DNS
+    from cni.spec.result import Interface as Interface
+    from cni.spec.result import IPConfig as IPConfig
+    from cni.spec.result import Result as Result
+    from cni.spec.result import Route as Route
+    from cni.spec.version import PluginInfo as PluginInfo
+else:
+    __all__, __getattr__, __dir__ = lazy_names(
+        globals(),
+        {
+            "cni.kernel.netns": "NetNS NetNSNotFound NotANetNS",
+            "cni.runtime.aio": "AsyncCNI",
+            "cni.runtime.attachment": "Attachment RuntimeConf",
+            "cni.runtime.cache": "ResultCache",
+            "cni.runtime.conf": (
+                "NetworkConfigList NoConfigsFound NotFound PluginConfig config_files inject load_network_list "
+                "load_plugin"
+            ),
+            "cni.runtime.exec": "Exec InProcess",
+            "cni.runtime.operations": "CNI CheckNotSupported PluginFailed",
+            "cni.spec.errors": (
+                "DECODING_FAILURE INCOMPATIBLE_CNI_VERSION INTERNAL INVALID_ENVIRONMENT_VARIABLES INVALID_NETNS "
+                "INVALID_NETWORK_CONFIG IO_FAILURE LIMITED_CONNECTIVITY PLUGIN_NOT_AVAILABLE TRY_AGAIN_LATER "
+                "UNKNOWN UNKNOWN_CONTAINER UNSUPPORTED_FIELD CNIError ConfigError DeadlineExceeded"
+            ),
+            "cni.spec.ip": "CIDR IP",
+            "cni.spec.result": "DNS IPConfig Interface Result Route",
+            "cni.spec.version": "PluginInfo",
+        },
+    )

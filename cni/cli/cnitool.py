@@ -6,8 +6,8 @@ import os
 import sys
 
 from cni.netfilter.naming import hashed
-from cni.runtime.conf import conf_dir, load_network_list
-from cni.runtime.operations import CNI, RuntimeConf
+from cni.runtime import CNI, RuntimeConf, load_network_list
+from cni.runtime.conf import conf_dir
 from cni.spec import gojson
 from cni.spec.errors import CNIError, quote
 from cni.system.process import write_all

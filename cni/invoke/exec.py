@@ -10,7 +10,7 @@ import time
 
 from cni.invoke import launcher
 from cni.spec import gojson, version
-from cni.spec.errors import UNKNOWN, CNIError, bracketed, quote
+from cni.spec.errors import UNKNOWN, CNIError, DeadlineExceeded, bracketed, quote
 from cni.spec.result import Result
 from cni.system import process
 
@@ -128,7 +128,8 @@ def complete(
     try:
         done = _start(path, config, environ, timeout, netns)
     except TimeoutError as error:
-        raise CNIError(f"netplugin failed: {error}", UNKNOWN) from error
+        verb = environ.get("CNI_COMMAND", "")
+        raise DeadlineExceeded(f"netplugin failed: {verb} of {error}", UNKNOWN) from error
     except OSError as error:
         reason = posix.strerror(error.errno).lower() if error.errno else str(error)
         raise _failure(f"fork/exec {path}: {reason}", b"", b"") from error

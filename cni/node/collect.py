@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from cni.node.leftovers import ALIVE, OVER, Node, Remembered, Reserved
 from cni.node.pools import Pool, Warn
+from cni.runtime import CNI, Exec, InProcess, RuntimeConf
 from cni.runtime.conf import plugin_path
-from cni.runtime.operations import CNI, Exec, InProcess, RuntimeConf
 from cni.spec.errors import CNIError
 from cni_plugins.ipam.host_local.store import Store
 

@@ -30,13 +30,13 @@ from typing import Any
 
 from cni.node.namespaces import InUse
 from cni.node.pools import Pool, Reservation, Warn, pools
-from cni.runtime.cache import Attachment, ResultCache
+from cni.runtime.attachment import Attachment
+from cni.runtime.cache import ResultCache
 from cni.runtime.conf import NetworkConfigList, PluginConfig, conf_dir, load_networks
 from cni.spec import gojson
 from cni.spec.errors import CNIError
 from cni.spec.names import check_container_id
 from cni.spec.result import Result
-from cni.spec.version import CURRENT
 from cni_plugins.ipam.host_local.holders import boot_time, is_netns
 
 ALIVE, OVER, UNKNOWN = "alive", "over", "unknown"
@@ -112,7 +112,7 @@ class Remembered(Finding):
 
     def _result(self) -> Result:
         try:
-            return self._cache.result(*self.key, CURRENT) or Result()
+            return self.attachment.result or Result()
         except CNIError:
             return Result()
 

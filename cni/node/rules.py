@@ -22,9 +22,10 @@ from cni.netfilter.nftables import Nft
 from cni.netfilter.ruleset import Present, Ruleset
 from cni.node.leftovers import Remembered
 from cni.node.pools import Warn
+from cni.runtime.attachment import RuntimeConf
 from cni.runtime.cache import ResultCache
 from cni.runtime.conf import NetworkConfigList, conf_dir, load_networks, plugin_path
-from cni.runtime.operations import RuntimeConf, plugin_config
+from cni.runtime.operations import plugin_config
 from cni.skel.plugin import Plugin
 from cni.skel.request import Request
 from cni.spec.errors import CNIError

@@ -1,7 +1,7 @@
-"""Network configurations as a runtime reads them: a list of plugins, or one plugin alone (spec section 4).
+"""Network configurations as a runtime reads them: a list of plugins, or a single plugin (spec section 4).
 
-Messages are those of the Go library, so that what greps a log keeps working; the file a message is about is in the
-error's details.
+Messages are those of the Go library, so that programs which search logs keep working; the file that a message is about
+is in the error's details.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def plugin_path() -> list[str]:
 
 
 class NoConfigsFound(CNIError):
-    """The folder holds no configuration at all."""
+    """The folder contains no configuration at all."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(f"no net configurations found in {folder}", INVALID_NETWORK_CONFIG)
@@ -43,7 +43,7 @@ class NoConfigsFound(CNIError):
 
 
 class NotFound(CNIError):
-    """The folder holds configurations, but none of this network."""
+    """The folder contains configurations, but none of this network."""
 
     def __init__(self, folder: str, name: str) -> None:
         super().__init__(f'no net configuration with name "{name}" in {folder}', INVALID_NETWORK_CONFIG)
@@ -52,9 +52,9 @@ class NotFound(CNIError):
 
 
 class PluginConfig:
-    """One plugin's configuration: the keys a runtime needs, and the text that the plugin will get.
+    """One plugin's configuration: the keys that a runtime needs, and the text from which the plugin's is derived.
 
-    ``raw`` is the JSON object as loaded; ``capabilities`` maps a capability's name to whether the plugin has it.
+    `raw` is the JSON object as loaded; `capabilities` maps a capability's name to whether it is enabled.
     """
 
     __slots__ = ("capabilities", "cni_version", "name", "raw", "type")
@@ -73,22 +73,26 @@ class PluginConfig:
         self.cni_version = cni_version
         self.capabilities = dict(capabilities or {})
 
+    def __repr__(self) -> str:
+        network = f" of network {self.name!r}" if self.name else ""
+        return f"<PluginConfig {self.type!r}{network}{_of_version(self.cni_version)}>"
+
     @classmethod
     def from_bytes(cls, data: bytes) -> PluginConfig:
-        """Read one plugin's JSON object. Raises CNIError ``error parsing configuration: ...``."""
+        """Read one plugin's JSON object. Raises CNIError `error parsing configuration: ...`."""
         try:
             obj = gojson.loads(data)
-            head = gojson.Fields({} if obj is None else obj, "")
+            fields = gojson.Fields({} if obj is None else obj, "")
             plugin = cls(
                 data,
-                head.get("type", gojson.text, ""),
-                head.get("name", gojson.text, ""),
-                head.get("cniVersion", gojson.text, ""),
-                head.get("capabilities", _capabilities, {}),
+                fields.get("type", gojson.text, ""),
+                fields.get("name", gojson.text, ""),
+                fields.get("cniVersion", gojson.text, ""),
+                fields.get("capabilities", _capabilities, {}),
             )
-            head.get("ipam", _ipam, None)
-            head.get("dns", gojson.table, None)
-            head.get("prevResult", gojson.table, None)
+            fields.get("ipam", _ipam, None)
+            fields.get("dns", gojson.table, None)
+            fields.get("prevResult", gojson.table, None)
         except (ValueError, CNIError) as error:
             raise CNIError(f"error parsing configuration: {error}", DECODING_FAILURE) from error
         if not plugin.type:
@@ -97,26 +101,27 @@ class PluginConfig:
 
     @classmethod
     def from_file(cls, path: str) -> PluginConfig:
-        """Read a file with one plugin's JSON object (``.conf``, ``.json``)."""
+        """Read a file with one plugin's JSON object (`.conf`, `.json`). Raises CNIError."""
         data = _read(path)
         try:
             return cls.from_bytes(data)
         except CNIError as error:
             raise _in_file(path, error) from error
 
-    # A single configuration is the list of its one plugin: the operations ask no more of a network than these.
+    # A single configuration is the list of its one plugin: the operations need no more of a network than these.
     disable_check = False
     disable_gc = False
 
     @property
     def plugins(self) -> Sequence[PluginConfig]:
+        """The plugin itself, as the only one of its network."""
         return (self,)
 
 
 class NetworkConfigList:
-    """A network: its name, the version its plugins are asked in, and the plugins in the order of ADD.
+    """A network: its name, the version in which its plugins are called, and the plugins in the order of ADD.
 
-    ``raw`` is the text as loaded, untouched: it is what the result cache keeps.
+    `raw` is the text as loaded, unchanged: it is stored in the result cache.
     """
 
     __slots__ = ("cni_version", "disable_check", "disable_gc", "load_only_inlined_plugins", "name", "plugins", "raw")
@@ -140,11 +145,15 @@ class NetworkConfigList:
         self.disable_gc = disable_gc
         self.load_only_inlined_plugins = load_only_inlined_plugins
 
+    def __repr__(self) -> str:
+        types = ", ".join(plugin.type for plugin in self.plugins)
+        return f"<NetworkConfigList {self.name!r}{_of_version(self.cni_version)}: {types or 'no plugins'}>"
+
     @classmethod
     def from_bytes(cls, data: bytes) -> NetworkConfigList:
-        """Read a network's JSON object; its plugins may be none, when they are to come from the sibling folder.
+        """Read a network's JSON object; without plugins, they are expected in the sibling folder (`from_file`).
 
-        Raises CNIError ``error parsing configuration list: ...`` or ``failed to parse plugin config I: ...``.
+        Raises CNIError `error parsing configuration list: ...` or `failed to parse plugin config I: ...`.
         """
         try:
             network, elements = cls._head(data)
@@ -155,8 +164,8 @@ class NetworkConfigList:
 
     @classmethod
     def from_file(cls, path: str) -> NetworkConfigList:
-        """Read a ``.conflist`` file and, unless it says loadOnlyInlinedPlugins, the ``.conf`` files of the folder
-        beside it that bears the network's name.
+        """Read a `.conflist` file and, unless it sets loadOnlyInlinedPlugins, the `.conf` files of the folder beside it
+        that has the network's name. Raises CNIError.
         """
         data = _read(path)
         try:
@@ -171,7 +180,7 @@ class NetworkConfigList:
 
     @classmethod
     def from_plugin(cls, plugin: PluginConfig) -> NetworkConfigList:
-        """The list form of a single configuration; keys of the list, such as disableCheck, are not lifted from it."""
+        """Convert a single configuration to a list; keys of lists in it, such as disableCheck, have no effect."""
         obj = {"name": plugin.name, "cniVersion": plugin.cni_version, "plugins": [gojson.loads(plugin.raw)]}
         return cls.from_bytes(_canonical(obj))
 
@@ -199,10 +208,10 @@ class NetworkConfigList:
 
 
 def load_network_list(folder: str, name: str) -> NetworkConfigList:
-    """Find a network by name in a folder: first among the ``.conflist`` files, then the single configurations.
+    """Load a network by name from a folder: first from the `.conflist` files, then from single configurations.
 
-    A file that cannot be read ends the search, even when it is of another network: which network it was meant for
-    cannot be known. Raises NoConfigsFound, NotFound, CNIError.
+    A file that cannot be read ends the search, since it may be the network's. Raises NoConfigsFound, NotFound,
+    CNIError.
     """
     lists = config_files(folder, LIST_EXTENSIONS)
     for path in lists:
@@ -241,7 +250,7 @@ def _load_file(path: str) -> NetworkConfigList:
 
 
 def load_plugin(folder: str, name: str) -> PluginConfig:
-    """Find a single configuration (``.conf``, ``.json``) by name. Raises NoConfigsFound, NotFound, CNIError."""
+    """Load a single configuration (`.conf`, `.json`) by name. Raises NoConfigsFound, NotFound, CNIError."""
     paths = config_files(folder, SINGLE_EXTENSIONS)
     if not paths:
         raise NoConfigsFound(folder)
@@ -253,10 +262,13 @@ def load_plugin(folder: str, name: str) -> PluginConfig:
 
 
 def config_files(folder: str, extensions: Sequence[str]) -> list[str]:
-    """The files of a folder that end so, in the order of their names' bytes; none when there is no such folder.
+    """Return the paths of a folder's files with these extensions, ordered by the bytes of their names.
 
-    Folders are passed over (a link to one is not). Raises CNIError when the folder is there but cannot be read.
+    A missing folder has none. Subfolders are ignored (links to folders are not). Raises CNIError if the folder exists
+    but cannot be read.
     """
+    if isinstance(extensions, str):
+        raise TypeError(f'extensions must be a list, not a string: did you mean ["{extensions}"]?')
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
@@ -264,15 +276,15 @@ def config_files(folder: str, extensions: Sequence[str]) -> list[str]:
         return []
     except OSError as error:
         raise CNIError(f"cannot list {folder}: {error.strerror}", IO_FAILURE) from error
-    wanted = [name for name in names if name[name.rfind(".") :] in extensions and "." in name]
-    return [os.path.join(folder, name) for name in sorted(wanted, key=os.fsencode)]
+    matching = [name for name in names if name[name.rfind(".") :] in extensions and "." in name]
+    return [os.path.join(folder, name) for name in sorted(matching, key=os.fsencode)]
 
 
 def inject(plugin: PluginConfig, values: Mapping[str, Any]) -> PluginConfig:
-    """A copy of the configuration in which these top-level keys are set.
+    """Return a copy of the configuration in which these top-level keys are set.
 
-    Keys come out sorted, so that of `cniVersion` and a user's `CNIVersion` a decoder that minds no case takes ours.
-    Raises CNIError on an empty key, a None value or a configuration that is no JSON object.
+    Keys are sorted, so that of `cniVersion` and a user's `CNIVersion` a case-insensitive decoder takes ours.
+    Raises CNIError for an empty key, a None value or a configuration that is not a JSON object.
     """
     try:
         obj = gojson.table(gojson.loads(plugin.raw), "")
@@ -296,6 +308,10 @@ _GO_TYPES = {
     list: "[]interface {}",
     dict: "map[string]interface {}",
 }
+
+
+def _of_version(text: str) -> str:
+    return f" {text}" if text else ""
 
 
 def _go_type(value: object) -> str:
@@ -324,9 +340,9 @@ def _flag(obj: dict[str, Any], key: str) -> bool:
 
 
 def _choose_version(obj: dict[str, Any]) -> str:
-    """The version its plugins are asked in: the greatest of cniVersion and cniVersions that this library knows.
+    """Return the version in which plugins are called: the newest of cniVersion and cniVersions that we support.
 
-    Without cniVersions the text of cniVersion stands as it is, known or not: the plugins will say so.
+    Without cniVersions the text of cniVersion is taken unchanged: plugins refuse a version that they do not support.
     """
     stated = obj.get("cniVersion", "")
     if not isinstance(stated, str):
@@ -336,13 +352,13 @@ def _choose_version(obj: dict[str, Any]) -> str:
     offered = obj["cniVersions"]
     if not isinstance(offered, list):
         raise ValueError("invalid type for cniVersions: []interface {}")
-    known = [entry for index, entry in enumerate(offered) if _is_known(entry, index)]
+    supported = [entry for index, entry in enumerate(offered) if _is_supported(entry, index)]
     if stated and _not_newer(stated, f"invalid cniVersion {stated}"):
-        known.append(stated)
-    return max(known, key=version.parse, default=stated)
+        supported.append(stated)
+    return max(supported, key=version.parse, default=stated)
 
 
-def _is_known(entry: object, index: int) -> bool:
+def _is_supported(entry: object, index: int) -> bool:
     if not isinstance(entry, str):
         raise ValueError(f"invalid type for cniVersions index {index}: {_go_type(entry)}")
     return _not_newer(entry, f"invalid cniVersions entry {entry} at index {index}")
@@ -371,7 +387,7 @@ def _inlined(index: int, element: object) -> PluginConfig:
 
 
 def _folder_plugins(folder: str, name: str) -> list[PluginConfig]:
-    """The plugins of the folder that bears the network's name. A name that would lead elsewhere has no folder."""
+    """Read the plugins of the folder with the network's name. A name that would lead elsewhere has no folder."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         return []
     path = os.path.join(folder, name)

@@ -1,7 +1,7 @@
 """The operations on a network: ADD, CHECK, DEL, GC, STATUS and VERSION (spec sections 3 and 4).
 
-Each runs the plugins of a network one after the other, with the configuration each is to get, and keeps the result of
-ADD until DEL. A network is a NetworkConfigList or, as before 0.3.0, a PluginConfig alone.
+Each operation runs the plugins of a network one after the other, with the configuration derived for each, and the
+result of ADD is cached until DEL. A network is a NetworkConfigList or, as before 0.3.0, a single PluginConfig.
 """
 
 from __future__ import annotations
@@ -12,10 +12,21 @@ import time
 
 from cni._core import observed, observer
 from cni.invoke import exec as invoke
-from cni.runtime.cache import DEFAULT_FOLDER, Attachment, ResultCache
+from cni.runtime.attachment import Attachment, RuntimeConf
+from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
 from cni.runtime.conf import inject
+from cni.runtime.exec import Exec
 from cni.spec import names, version
-from cni.spec.errors import INCOMPATIBLE_CNI_VERSION, INVALID_NETWORK_CONFIG, CNIError, bracketed, joined, quote
+from cni.spec.errors import (
+    INCOMPATIBLE_CNI_VERSION,
+    INVALID_NETWORK_CONFIG,
+    CNIError,
+    DeadlineExceeded,
+    bracketed,
+    joined,
+    quote,
+    summarized,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,20 +39,19 @@ if TYPE_CHECKING:
 
     Network: TypeAlias = NetworkConfigList | PluginConfig
 
-# What running a plugin may raise; an exec of the caller's own need not raise CNIError alone.
+# The exceptions that running a plugin may raise; an exec of the caller's own need not raise CNIError alone.
 _FAILURES = (CNIError, OSError, ValueError)
 
 
-class DeadlineExceeded(CNIError):
-    """The operation's time-out was used up before all of its plugins had been started."""
-
-
 class CheckNotSupported(CNIError):
-    """The network's version is from before CHECK (0.4.0)."""
+    """The network's version is older than CHECK (0.4.0)."""
 
 
 class PluginFailed(CNIError):
-    """A plugin of a list failed. Code and details are the plugin's; ``cause`` is what it raised."""
+    """A plugin of a list failed. Code and details are the plugin's; `cause` is the exception that it raised.
+
+    If the plugin ran out of time, the error is a DeadlineExceeded as well.
+    """
 
     def __init__(self, plugin: PluginConfig, verb: str, cause: Exception) -> None:
         failure = _structured(cause)
@@ -53,78 +63,12 @@ class PluginFailed(CNIError):
         self.cause = cause
 
 
-class RuntimeConf:
-    """One attachment as the runtime asks for it.
-
-    ``netns`` is a path, ``args`` the pairs of CNI_ARGS, ``capability_args`` what each capability is given: a plugin
-    gets what its configuration has the capability for. ``cache_dir`` counts where the CNI object names none.
-    """
-
-    __slots__ = ("args", "cache_dir", "capability_args", "container_id", "ifname", "netns")
-
-    def __init__(
-        self,
-        container_id: str,
-        netns: str,
-        ifname: str,
-        args: Iterable[tuple[str, str]] = (),
-        capability_args: Mapping[str, Any] | None = None,
-        cache_dir: str = "",
-    ) -> None:
-        self.container_id = container_id
-        self.netns = netns
-        self.ifname = ifname
-        self.args = list(args)
-        self.capability_args = dict(capability_args or {})
-        self.cache_dir = cache_dir
-
-
-class Exec:
-    """How plugins are found and run. Override what is to be done in another way, by a test for example.
-
-    ``at_once`` is how many attachments are deleted side by side, where many are to be; more than 1 takes threads.
-    """
-
-    at_once = 1
-
-    def find(self, plugin_type: str, path: Sequence[str]) -> str:
-        """The plugin's executable. Raises CNIError."""
-        return invoke.find(plugin_type, path)
-
-    def execute(self, path: str, config: bytes, environ: Mapping[str, str], timeout: float | None) -> bytes:
-        """Run it for at most ``timeout`` seconds and return what it printed. Raises CNIError."""
-        return invoke.execute(path, config, environ, timeout)
-
-    def probe_version(self, path: str, timeout: float | None) -> version.PluginInfo:
-        """Ask it which versions it speaks. Raises CNIError."""
-        return invoke.probe_version(path, timeout)
-
-
-class InProcess(Exec):
-    """Runs this package's plugins within this process, which saves nearly all of their time, and others as processes.
-
-    The answers are the same, and so is what is kept on disk; but what runs in this process can't be killed when its
-    time is up. Attachments that are deleted at the same time have their links deleted as one group.
-    """
-
-    at_once = 64
-
-    def __init__(self) -> None:
-        from cni.runtime import group_delete
-
-        group_delete.install()
-
-    def execute(self, path: str, config: bytes, environ: Mapping[str, str], timeout: float | None) -> bytes:
-        """Run it, if it has to be as a process for at most ``timeout`` seconds. Raises CNIError."""
-        return invoke.run(path, config, environ, timeout)
-
-    def probe_version(self, path: str, timeout: float | None) -> version.PluginInfo:
-        """Ask it which versions it speaks. Raises CNIError."""
-        return invoke.probe_version(path, timeout, invoke.run)
+class PluginTimedOut(PluginFailed, DeadlineExceeded):
+    """A plugin of a list was killed or not started, because the operation's timeout had expired."""
 
 
 class _Deadline:
-    """The time an operation has left, in seconds; its plugins share it."""
+    """The time that an operation has left, in seconds; its plugins share it."""
 
     __slots__ = ("_end", "_timeout")
 
@@ -132,12 +76,13 @@ class _Deadline:
         self._timeout = timeout
         self._end = None if timeout is None else time.monotonic() + timeout
 
-    def remaining(self, plugin_type: str) -> float | None:
+    def remaining(self, plugin_type: str, verb: str) -> float | None:
         if self._end is None:
             return None
         left = self._end - time.monotonic()
         if left <= 0:
-            raise DeadlineExceeded(f"plugin {plugin_type} was not started: the {self._timeout:g} s for all are used up")
+            text = f"{plugin_type} {verb} was not started: the operation's timeout of {self._timeout:g} s has expired"
+            raise DeadlineExceeded(text)
         return left
 
 
@@ -146,15 +91,15 @@ def _to_stderr(text: str) -> None:
 
 
 class CNI:
-    """Runs the plugins found in the folders ``path`` and remembers their results below ``cache_dir``.
+    """Runs the plugins found in the folders `path` and caches their results below `cache_dir`.
 
-    ``exec`` replaces how plugins are found and run. ``warn`` takes a line about what was passed over, such as a
-    cache entry that cannot be read; it goes to stderr by default. ``trace`` gives the W3C trace context of the moment
-    (traceparent, tracestate, baggage), for the plugins to see. Without it a TRACEPARENT in the environment is what the
-    operations are part of: each is a span, and so is each plugin that it runs (cni/trace.py).
+    `exec` replaces how plugins are found and run. `warn` takes a line about a problem that does not stop the operation,
+    such as an unreadable cache entry; the default writes it to stderr. `trace` returns the current W3C trace context
+    (traceparent, tracestate, baggage), which is passed to the plugins. Without `trace` the operations belong to the
+    TRACEPARENT in the environment: each operation is a span, and so is each plugin that it runs (system/tracing.py).
 
-    Every operation takes a ``timeout`` in seconds for the whole of it; a plugin that is running when it ends is
-    killed. All raise CNIError: a plugin's own failure keeps its code and details.
+    Every operation takes a `timeout` in seconds for the whole of it and raises DeadlineExceeded when it expires; a
+    plugin that is running then is killed. All raise CNIError: a plugin's own failure keeps its code and details.
     """
 
     def __init__(
@@ -166,16 +111,22 @@ class CNI:
         warn: Callable[[str], object] = _to_stderr,
         trace: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
-        self.path = list(path)
-        self.cache_dir = cache_dir
+        if isinstance(path, (str, bytes, os.PathLike)):
+            folder = os.fsdecode(path)
+            raise TypeError(f"path must be a list of folders, not a single one: did you mean [{quote(folder)}]?")
+        self.path = list(map(os.fspath, path))
+        self.cache_dir = os.fspath(cache_dir)
         self._exec = exec or Exec()
         self._warn = warn
         self._trace = trace
 
+    def __repr__(self) -> str:
+        return f"<CNI path={self.path!r} cache_dir={self.cache_dir or DEFAULT_FOLDER!r} exec={self._exec!r}>"
+
     def add(self, network: Network, rt: RuntimeConf, timeout: float | None = None) -> Result:
         """Attach the container: run the plugins in order, each with the result of the one before.
 
-        Nothing is undone on failure: the caller is to ``delete`` (spec section 3).
+        Nothing is rolled back on failure: the caller must call `delete` (spec section 3).
         """
         with self._observed("ADD", network, rt):
             result = self._add_all(network, rt, _Deadline(timeout))
@@ -183,7 +134,7 @@ class CNI:
             return result
 
     def check(self, network: Network, rt: RuntimeConf, timeout: float | None = None) -> None:
-        """Ask the plugins, in order, whether the attachment is as ADD left it; the first that says no ends it."""
+        """Ask the plugins, in order, whether the attachment is as ADD left it, and raise the first failure."""
         if not _at_least(network, "0.4.0"):
             text = f"configuration version {quote(network.cni_version)} does not support the CHECK command"
             raise CheckNotSupported(text, INCOMPATIBLE_CNI_VERSION)
@@ -201,49 +152,51 @@ class CNI:
     def delete(self, network: Network, rt: RuntimeConf, timeout: float | None = None) -> None:
         """Detach the container: run the plugins in reverse order, each with the final result of ADD.
 
-        Goes on past failures and raises them as one; the attachment then stays remembered, to be deleted again.
+        Continues after failures and raises them as one; the attachment then stays cached, to be deleted again.
         """
         self._delete(network, rt, _Deadline(timeout))
 
     def delete_all(self, attachments: Iterable[tuple[Network, RuntimeConf]], timeout: float | None = None) -> None:
-        """``delete`` many attachments, as many side by side as the exec allows.
+        """Call `delete` for many pairs of network and attachment, as many at once as the exec allows.
 
-        Goes on past failures and raises them as one; ``timeout`` is for all of them.
+        Continues after failures and raises them as one; `timeout` applies to all of them together.
         """
         deadline = _Deadline(timeout)
-        errors = self._delete_each(list(attachments), deadline)
+        pairs = list(attachments)
+        for pair in pairs:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], RuntimeConf)):
+                raise TypeError(f"attachments must be pairs (network, RuntimeConf or Attachment), not {pair!r}")
+        errors = self._delete_each(pairs, deadline)
         if errors:
             raise joined(errors)
 
-    def gc(
-        self,
-        network: Network,
-        valid_attachments: Iterable[tuple[str, str]] | None = None,
-        timeout: float | None = None,
-    ) -> None:
-        """Delete the network's attachments that are not among ``valid_attachments``, pairs of container id and
-        interface name, and have the plugins collect theirs. None means that nothing is valid any more.
+    def gc(self, network: Network, valid: Iterable[RuntimeConf] | None = None, timeout: float | None = None) -> None:
+        """Delete the network's attachments that are not among `valid`, and run the plugins' GC.
 
-        Goes on past failures and raises them as one.
+        Attachments are compared by container id and interface name; None means that no attachment is valid any more.
+        Continues after failures and raises them as one.
         """
+        valid = None if valid is None else list(valid)
+        for rt in valid or ():
+            if not isinstance(rt, RuntimeConf):
+                raise TypeError(f"valid must hold RuntimeConf or Attachment objects, not {rt!r}")
         if network.disable_gc:
             return
         deadline = _Deadline(timeout)
-        valid = None if valid_attachments is None else [(container, ifname) for container, ifname in valid_attachments]
         try:
             attachments = self.cached_attachments()
         except OSError as error:
             self._warn(f"GC of network {quote(network.name)} does nothing: {error}")
             return
         with self._observed("GC", network):
-            errors = self._delete_stale(network, attachments, set(valid or ()), deadline)
+            errors = self._delete_stale(network, attachments, valid or [], deadline)
             if _speaks_1_1(network):
                 errors += self._collect(network, valid, deadline)
             if errors:
                 raise joined(errors)
 
     def status(self, network: Network, timeout: float | None = None) -> None:
-        """Ask the plugins, in order, whether they are ready for ADD; raises the first one's refusal, code and all."""
+        """Ask the plugins, in order, whether they are ready for ADD, and raise the first failure unchanged."""
         if not _speaks_1_1(network):
             return
         deadline = _Deadline(timeout)
@@ -257,9 +210,9 @@ class CNI:
                 self._execute("STATUS", plugin, config, None, deadline)
 
     def validate(self, network: Network, timeout: float | None = None) -> list[str]:
-        """Look for every plugin and ask it whether it speaks the network's version.
+        """Find every plugin and ask it whether it supports the network's version.
 
-        Returns the names of the capabilities the network has. Raises the failures of all plugins as one.
+        Returns the names of the network's enabled capabilities. Raises the failures of all plugins as one.
         """
         deadline = _Deadline(timeout)
         errors = []
@@ -271,21 +224,22 @@ class CNI:
                     raise
                 errors.append(_structured(error))
         if errors:
-            raise CNIError(bracketed(errors), joined(errors).code)
-        return sorted({name for plugin in network.plugins for name, on in plugin.capabilities.items() if on})
+            raise summarized(errors, bracketed(errors))
+        capabilities = (item for plugin in network.plugins for item in plugin.capabilities.items())
+        return sorted({name for name, is_enabled in capabilities if is_enabled})
 
     def version_info(self, plugin_type: str, timeout: float | None = None) -> version.PluginInfo:
-        """The versions a plugin speaks."""
+        """Ask a plugin which versions it supports."""
         return self._probe(plugin_type, _Deadline(timeout))
 
     def cached_result(self, network: Network, rt: RuntimeConf) -> Result | None:
-        """What ADD returned, as of the network's version of now; None where nothing is remembered."""
+        """Return the result of ADD, converted to the network's present version; None if none is cached."""
         return self._cache(rt).result(network.name, rt.container_id, rt.ifname, network.cni_version)
 
     def cached_config(self, network: Network, rt: RuntimeConf) -> tuple[bytes, RuntimeConf] | None:
-        """The configuration that ADD was called with and ``rt`` with its arguments; None where nothing is remembered.
+        """Return the configuration that ADD was called with, and `rt` with ADD's arguments; None if none is cached.
 
-        The remembered capability arguments replace the caller's even where there are none.
+        The cached capability arguments replace the caller's even if there are none.
         """
         cached = self._cache(rt).attachment(network.name, rt.container_id, rt.ifname)
         if cached is None:
@@ -295,11 +249,11 @@ class CNI:
         return cached.config, then
 
     def cached_attachments(self, container_id: str = "") -> list[Attachment]:
-        """What is remembered of all attachments, or of one container's. Raises OSError."""
+        """Return the cached attachments of all containers, or of one. Raises OSError."""
         return ResultCache(self.cache_dir or DEFAULT_FOLDER, self._warn).attachments(container_id)
 
     def _observed(self, verb: str, network: Network, rt: RuntimeConf | None = None) -> AbstractContextManager[object]:
-        """Shows the operation's steps to who asks for it in the environment; within another one it is a step itself."""
+        """Trace the operation if the environment asks for it; within another traced operation it is a step."""
         is_wanted = "TRACEPARENT" in os.environ or os.environ.get("CNI_LOG") == "debug"
         if not is_wanted or observer():
             return observed("network", f"network {network.name} {verb}")
@@ -307,7 +261,7 @@ class CNI:
 
         environ = dict(os.environ)
         if self._trace:
-            environ.pop("TRACEPARENT", None)  # the caller has spans of his own, which the plugins belong to
+            environ.pop("TRACEPARENT", None)  # the plugins belong to the caller's own spans
         subject = {"container_id": rt.container_id, "ifname": rt.ifname, "netns": rt.netns} if rt else {}
         return Trace.of_network(network.name, verb, environ, lambda line: self._warn(line.rstrip("\n")), **subject)
 
@@ -319,21 +273,21 @@ class CNI:
             except _FAILURES as error:
                 if plugin is network:
                     raise
-                raise PluginFailed(plugin, "add", error) from error
+                raise _plugin_failed(plugin, "add", error) from error
         if result is None:
             raise CNIError(f"network {quote(network.name)} has no plugins", INVALID_NETWORK_CONFIG)
         return result
 
     def _add(
-        self, network: Network, plugin: PluginConfig, rt: RuntimeConf, before: Result | None, deadline: _Deadline
+        self, network: Network, plugin: PluginConfig, rt: RuntimeConf, previous: Result | None, deadline: _Deadline
     ) -> Result:
-        # The names are checked after the look-up, as Go's library does: that is the error its callers expect first.
+        # The names are checked after the lookup, as in Go's library: callers expect the lookup's error first.
         path = self._exec.find(plugin.type, self.path)
         names.check_container_id(rt.container_id)
         names.check_network_name(network.name)
         names.check_ifname(rt.ifname)
-        config = plugin_config(network, plugin, rt, before)
-        output = self._exec.execute(path, config, self._environ("ADD", rt), deadline.remaining(plugin.type))
+        config = plugin_config(network, plugin, rt, previous)
+        output = self._exec.execute(path, config, self._environ("ADD", rt), deadline.remaining(plugin.type, "ADD"))
         return invoke.decode_result(output, network.cni_version)
 
     def _delete(self, network: Network, rt: RuntimeConf, deadline: _Deadline) -> None:
@@ -341,20 +295,20 @@ class CNI:
             self._delete_observed(network, rt, deadline)
 
     def _delete_observed(self, network: Network, rt: RuntimeConf, deadline: _Deadline) -> None:
-        """Every plugin gets its DEL: one that fails must not keep the others' addresses and rules (Go stops there)."""
+        """Run DEL of every plugin: a failure must not leave the others' addresses and rules behind (Go stops there)."""
         result = self._result_for_delete(network, rt) if _at_least(network, "0.4.0") else None
         failures: list[Exception] = []
         for plugin in reversed(network.plugins):
             try:
                 self._ask("DEL", network, plugin, rt, result, deadline)
             except _FAILURES as error:
-                failures.append(error if plugin is network else PluginFailed(plugin, "delete", error))
+                failures.append(error if plugin is network else _plugin_failed(plugin, "delete", error))
         if failures:
             raise joined(failures)
         self._cache(rt).remove(network.name, rt.container_id, rt.ifname)
 
     def _result_for_delete(self, network: Network, rt: RuntimeConf) -> Result | None:
-        """The cached result; one that cannot be read must not keep a container from being deleted."""
+        """Return the cached result; if it cannot be read, the container must still be deleted."""
         try:
             return self.cached_result(network, rt)
         except CNIError as error:
@@ -363,49 +317,50 @@ class CNI:
             return None
 
     def _delete_stale(
-        self, network: Network, attachments: list[Attachment], valid: set[tuple[str, str]], deadline: _Deadline
+        self, network: Network, attachments: list[Attachment], valid: list[RuntimeConf], deadline: _Deadline
     ) -> list[CNIError]:
-        stale = [
-            (network, RuntimeConf(each.container_id, each.netns, each.ifname, each.args, each.capability_args))
-            for each in attachments
-            if each.network == network.name and (each.container_id, each.ifname) not in valid
+        names_of_valid = {(rt.container_id, rt.ifname) for rt in valid}
+        stale: list[tuple[Network, RuntimeConf]] = [
+            (network, attachment)
+            for attachment in attachments
+            if attachment.network == network.name and (attachment.container_id, attachment.ifname) not in names_of_valid
         ]
         return [error.prefixed("failed to delete stale attachment ") for error in self._delete_each(stale, deadline)]
 
-    def _delete_each(self, attachments: list[tuple[Network, RuntimeConf]], deadline: _Deadline) -> list[CNIError]:
-        """The failures, each beginning with the attachment that it is about."""
+    def _delete_each(self, pairs: list[tuple[Network, RuntimeConf]], deadline: _Deadline) -> list[CNIError]:
+        """Delete the attachments and return the failures, each beginning with the attachment's names."""
 
-        def delete(attachment: tuple[Network, RuntimeConf]) -> CNIError | None:
-            network, rt = attachment
+        def delete(pair: tuple[Network, RuntimeConf]) -> CNIError | None:
+            network, rt = pair
             try:
                 self._delete(network, rt, deadline)
             except _FAILURES as error:
                 return _structured(error).prefixed(f"{rt.container_id} {rt.ifname}: ")
             return None
 
-        if self._exec.at_once == 1 or len(attachments) < 2:
-            return list(filter(None, map(delete, attachments)))
+        if self._exec.at_once == 1 or len(pairs) < 2:
+            return list(filter(None, map(delete, pairs)))
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(self._exec.at_once) as threads:
-            return list(filter(None, threads.map(delete, attachments)))
+            return list(filter(None, threads.map(delete, pairs)))
 
-    def _collect(self, network: Network, valid: list[tuple[str, str]] | None, deadline: _Deadline) -> list[CNIError]:
-        """Run GC of every plugin; ``valid`` None sends no list at all."""
+    def _collect(self, network: Network, valid: list[RuntimeConf] | None, deadline: _Deadline) -> list[CNIError]:
+        """Run GC of every plugin and return the failures; with `valid` None no list is sent at all."""
         values = _identity(network)
         if valid is not None:
-            attachments = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in valid]
-            # The second key is what the text of 1.1.0 called it by mistake.
+            attachments = [{"containerID": rt.container_id, "ifname": rt.ifname} for rt in valid]
+            # The second key is the name that the text of 1.1.0 gave it by mistake.
             values |= {"cni.dev/valid-attachments": attachments, "cni.dev/attachments": attachments}
         errors = []
         for plugin in network.plugins:
-            doing = f"failed to generate configuration to GC plugin {plugin.type}: "
+            failure = f"failed to generate configuration to GC plugin {plugin.type}: "
             try:
                 config = inject(plugin, values).raw
-                doing = f"failed to GC plugin {plugin.type}: "
+                failure = f"failed to GC plugin {plugin.type}: "
                 self._execute("GC", plugin, config, None, deadline)
             except _FAILURES as error:
-                errors.append(_structured(error).prefixed(doing))
+                errors.append(_structured(error).prefixed(failure))
         return errors
 
     def _ask(
@@ -424,7 +379,7 @@ class CNI:
     ) -> None:
         """Run a verb that has no result."""
         path = self._exec.find(plugin.type, self.path)
-        self._exec.execute(path, config, self._environ(verb, rt), deadline.remaining(plugin.type))
+        self._exec.execute(path, config, self._environ(verb, rt), deadline.remaining(plugin.type, verb))
 
     def _validate(self, plugin: PluginConfig, wanted: str, deadline: _Deadline) -> None:
         if wanted not in self._probe(plugin.type, deadline).supported:
@@ -433,13 +388,13 @@ class CNI:
 
     def _probe(self, plugin_type: str, deadline: _Deadline) -> version.PluginInfo:
         path = self._exec.find(plugin_type, self.path)
-        return self._exec.probe_version(path, deadline.remaining(plugin_type))
+        return self._exec.probe_version(path, deadline.remaining(plugin_type, "VERSION"))
 
     def _environ(self, verb: str, rt: RuntimeConf | None) -> dict[str, str]:
-        """The plugin's environment; GC and STATUS are not about an attachment and leave its variables empty."""
+        """Return the plugin's environment; GC and STATUS concern no attachment, so its variables are empty then."""
         trace = self._trace() if self._trace else None
-        told = observer()
-        span = told.variables() if told else {}
+        tracing = observer()
+        span = tracing.variables() if tracing else {}
         if rt is None:
             return invoke.environment(verb, paths=self.path, trace=trace) | span
         environ = invoke.environment(
@@ -474,17 +429,17 @@ class CNI:
 
 
 def plugin_config(network: Network, plugin: PluginConfig, rt: RuntimeConf, result: Result | None) -> bytes:
-    """The configuration a plugin gets for an attachment (spec section 3, "Deriving execution configuration").
+    """Return the configuration a plugin gets for an attachment (spec section 3, "Deriving execution configuration").
 
     Raises CNIError.
     """
     values = _identity(network)
     if result is not None:
         values["prevResult"] = result.encode(result.version)
-    given = rt.capability_args
-    granted = {name: given[name] for name, on in plugin.capabilities.items() if on and name in given}
-    if granted:
-        values["runtimeConfig"] = granted
+    enabled = [name for name, is_enabled in plugin.capabilities.items() if is_enabled]
+    runtime_config = {name: rt.capability_args[name] for name in enabled if name in rt.capability_args}
+    if runtime_config:
+        values["runtimeConfig"] = runtime_config
     return inject(plugin, values).raw
 
 
@@ -500,11 +455,16 @@ def _at_least(network: Network, minimum: str) -> bool:
 
 
 def _speaks_1_1(network: Network) -> bool:
-    """Whether GC and STATUS may be asked for; a version that cannot be read is none that has them."""
+    """Return whether the network's version has GC and STATUS; a version that cannot be parsed has neither."""
     try:
         return version.at_least(network.cni_version, "1.1.0")
     except ValueError:
         return False
+
+
+def _plugin_failed(plugin: PluginConfig, verb: str, cause: Exception) -> PluginFailed:
+    failure = PluginTimedOut if isinstance(cause, DeadlineExceeded) else PluginFailed
+    return failure(plugin, verb, cause)
 
 
 def _structured(error: Exception) -> CNIError:

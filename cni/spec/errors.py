@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
 UNKNOWN = 0
@@ -66,6 +66,14 @@ class CNIError(Exception):
         return CNIError(msg, code, details)
 
 
+class DeadlineExceeded(CNIError):
+    """A plugin, or the operation it was part of, did not finish within the caller's timeout."""
+
+    def prefixed(self, prefix: str) -> DeadlineExceeded:
+        """Return the same failure with `prefix` before the message."""
+        return DeadlineExceeded(prefix + self.msg, self.code, self.details)
+
+
 class ConfigError(CNIError):
     """A value in a configuration or result that cannot be used: `path` says where, `problem` why.
 
@@ -79,12 +87,21 @@ class ConfigError(CNIError):
 
 
 def joined(errors: Iterable[Exception], separator: str = "\n") -> CNIError:
-    """Several failures as one: all the texts, and the first code that says more than INTERNAL."""
+    """Return several failures as one, whose message is all of theirs; a single CNIError is returned as it is."""
     errors = list(errors)
     if len(errors) == 1 and isinstance(errors[0], CNIError):
         return errors[0]
+    return summarized(errors, separator.join(map(str, errors)))
+
+
+def summarized(errors: Sequence[Exception], msg: str) -> CNIError:
+    """Return one error with this message for several failures: DeadlineExceeded if all of them are.
+
+    Its code is the first that says more than INTERNAL.
+    """
     codes = (error.code for error in errors if isinstance(error, CNIError) and error.code != INTERNAL)
-    return CNIError(separator.join(map(str, errors)), next(codes, INTERNAL))
+    kind = DeadlineExceeded if all(isinstance(error, DeadlineExceeded) for error in errors) else CNIError
+    return kind(msg, next(codes, INTERNAL))
 
 
 def describe(error: Exception) -> str:

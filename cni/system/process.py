@@ -151,6 +151,6 @@ def _kill_after(timeout: float, pid: int, program: str) -> None:
         if not poll.poll(timeout * 1000):
             posix.kill(pid, _signal.SIGKILL)
             posix.waitpid(pid, 0)
-            raise TimeoutError(f"{program} was killed: it had not finished after {timeout:g} s")
+            raise TimeoutError(f"{program} was killed: it had not finished after {round(timeout, 3):g} s")
     finally:
         posix.close(pidfd)

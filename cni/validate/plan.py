@@ -19,8 +19,9 @@ from cni._core import Address, Link, Netlink
 from cni.install.executables import install
 from cni.kernel.netns import NetNS
 from cni.node import scratch as private
+from cni.runtime.attachment import RuntimeConf
 from cni.runtime.conf import NetworkConfigList, plugin_path
-from cni.runtime.operations import CNI, RuntimeConf
+from cni.runtime.operations import CNI
 from cni.spec import gojson
 from cni.spec.errors import CNIError
 from cni.validate.changes import View

@@ -13,6 +13,7 @@ import pytest
 
 from cni.runtime import (
     CNI,
+    AsyncCNI,
     CheckNotSupported,
     DeadlineExceeded,
     Exec,
@@ -20,6 +21,7 @@ from cni.runtime import (
     PluginConfig,
     PluginFailed,
     RuntimeConf,
+    config_files,
 )
 from cni.spec import errors
 from cni.spec.errors import CNIError
@@ -494,7 +496,7 @@ class TestGC:
         assert sorted(os.listdir(node.folder / "results")) == ["net-one-one-eth0", "other-one-eth0"]
 
     def test_request_and_environment(self, node: Node) -> None:
-        node.cni.gc(config_list({"type": "a", "k": 1, "capabilities": {"mac": True}}), [("one", "eth0")])
+        node.cni.gc(config_list({"type": "a", "k": 1, "capabilities": {"mac": True}}), [runtime_conf("one")])
         [call] = node.plugins.calls
         valid = [{"containerID": "one", "ifname": "eth0"}]
         assert call.config == {
@@ -515,7 +517,8 @@ class TestGC:
     def test_valid_ones_stay(self, node: Node) -> None:
         network = config_list("a")
         self.setup_attachments(node, network)
-        node.cni.gc(network, [("two", "eth0"), ("one", "eth1")])
+        [two] = node.cni.cached_attachments("two")
+        node.cni.gc(network, iter([two, runtime_conf("one", "eth1")]))
         assert node.plugins.done == ["DEL a", "GC a"]
         assert node.plugins.calls[0].environ["CNI_CONTAINERID"] == "one"
         assert os.listdir(node.folder / "results") == ["net-two-eth0"]
@@ -680,6 +683,39 @@ class TestCached:
         assert (attachment.network, attachment.config) == ("net", network.raw)
         assert node.cni.cached_attachments("other") == []
 
+    def test_an_attachment_has_its_result(self, node: Node) -> None:
+        """Decoded at the first use, so that a damaged result is its own problem alone."""
+        network = config_list()
+        node.cni.add(network, runtime_conf())
+        [attachment] = node.cni.cached_attachments()
+        cached = node.cni.cached_result(network, attachment)
+        assert cached
+        assert attachment.result
+        assert attachment.result.encode("1.1.0") == cached.encode("1.1.0")
+        assert attachment.result is attachment.result
+        entry = json.loads(node.cached().read_text())
+        node.write_cached({**entry, "result": {"cniVersion": "1.0.0", "ips": 5}})
+        [damaged] = node.cni.cached_attachments()
+        with pytest.raises(CNIError, match="ips"):
+            _ = damaged.result
+        node.write_cached({key: value for key, value in entry.items() if key != "result"})
+        assert node.cni.cached_attachments()[0].result is None
+
+    def test_an_attachment_serves_as_a_runtime_conf(self, node: Node, tmp_path: Path) -> None:
+        """With what ADD was given, and in the cache that it is from."""
+        other = str(tmp_path / "other")
+        network = config_list({"type": "a", "capabilities": {"mac": True}})
+        rt = runtime_conf(args=[("A", "1")], capability_args={"mac": "m"}, cache_dir=other)
+        CNI(["/bin"], "", node.plugins).add(network, rt)
+        [attachment] = CNI([], other).cached_attachments()
+        cni = CNI(["/bin"], "", node.plugins)
+        cni.check(network, attachment)
+        cni.delete(network, attachment)
+        for call in node.plugins.calls[1:]:
+            assert (call.environ["CNI_NETNS"], call.environ["CNI_ARGS"]) == ("/run/netns/x", "A=1")
+            assert call.config["runtimeConfig"] == {"mac": "m"}
+        assert CNI([], other).cached_attachments() == []
+
     def test_arguments_that_were_not_given(self, node: Node) -> None:
         node.cni.add(single(), runtime_conf())
         cached = node.cni.cached_config(single(), runtime_conf(args=[("B", "2")], capability_args={"dns": 1}))
@@ -691,6 +727,62 @@ class TestCached:
         CNI(["/bin"], "", node.plugins).add(single(), runtime_conf(cache_dir=other))
         assert node.cni.cached_attachments() == []
         assert len(CNI([], other).cached_attachments()) == 1
+
+
+class TestDeleteAll:
+    def test_runtime_confs_and_attachments(self, node: Node) -> None:
+        network = config_list("a")
+        for container_id in ("one", "two"):
+            node.cni.add(network, runtime_conf(container_id))
+        [one] = node.cni.cached_attachments("one")
+        node.cni.delete_all(iter([(network, one), (network, runtime_conf("two"))]))
+        assert node.plugins.done[2:] == ["DEL a", "DEL a"]
+        assert node.cni.cached_attachments() == []
+
+    def test_goes_on_and_tells_all(self, node: Node) -> None:
+        node.plugins.answers["DEL a"] = lambda call: fail_for(call, "one", CNIError("stuck", 11))
+        with pytest.raises(CNIError, match='^one eth0: plugin type="a" failed .delete.: stuck$') as caught:
+            node.cni.delete_all([(config_list("a"), runtime_conf(name)) for name in ("one", "two")])
+        assert caught.value.code == 11
+        assert node.plugins.done == ["DEL a", "DEL a"]
+
+
+class TestMisuse:
+    """What would otherwise be taken apart letter by letter, or fail later and elsewhere, is a TypeError at once."""
+
+    @pytest.mark.parametrize("kind", [CNI, AsyncCNI])
+    @pytest.mark.parametrize("path", ["/opt/cni/bin", b"/opt/cni/bin", Path("/opt/cni/bin")])
+    def test_a_folder_for_a_list_of_folders(self, kind: type, path: Any) -> None:
+        with pytest.raises(TypeError, match=r'must be a list of folders.*: did you mean \["/opt/cni/bin"\]\?$'):
+            kind(path)
+
+    def test_folders_may_be_paths(self, tmp_path: Path) -> None:
+        cni = CNI([Path("/opt/cni/bin")], cache_dir=tmp_path)  # type: ignore[list-item,arg-type]
+        assert (cni.path, cni.cache_dir) == (["/opt/cni/bin"], str(tmp_path))
+
+    @pytest.mark.parametrize("args", ["A=1", {"A": "1"}])
+    def test_arguments_that_are_no_pairs(self, args: Any) -> None:
+        with pytest.raises(TypeError, match=r"^args must be a list of pairs such as .*, not "):
+            runtime_conf(args=args)
+
+    @pytest.mark.parametrize("valid", ["one eth0", [("one", "eth0")], ["one"]])
+    def test_names_for_valid_attachments(self, node: Node, valid: Any) -> None:
+        node.cni.add(config_list("a"), runtime_conf("one"))
+        with pytest.raises(TypeError, match=r"^valid must hold RuntimeConf or Attachment objects, not "):
+            node.cni.gc(config_list("a"), valid)
+        assert node.plugins.done == ["ADD a"]
+
+    def test_attachments_that_are_no_pairs(self, node: Node) -> None:
+        network, rt = config_list("a"), runtime_conf()
+        text = r"^attachments must be pairs \(network, RuntimeConf or Attachment\), not "
+        for attachments in ("one", [rt], (network, rt), [(rt, network)], [(network, "cid")]):
+            with pytest.raises(TypeError, match=text):
+                node.cni.delete_all(attachments)  # type: ignore[arg-type]
+        assert node.plugins.done == []
+
+    def test_a_string_for_a_list_of_extensions(self, tmp_path: Path) -> None:
+        with pytest.raises(TypeError, match=r'did you mean \[".conflist"\]\?$'):
+            config_files(str(tmp_path), ".conflist")
 
 
 class TestTimeout:
@@ -719,23 +811,50 @@ class TestTimeout:
             assert [call.timeout for call in node.plugins.calls] == [10.0, 8.0, 6.0]
         for operation in operations:
             node.plugins.calls.clear()
-            with pytest.raises(CNIError, match=r"was not started: the 3 s for all are used up"):
+            text = r"\w (ADD|CHECK|DEL|GC|STATUS) was not started: the operation's timeout of 3 s has expired"
+            with pytest.raises(DeadlineExceeded, match=text):
                 operation(3.0)
             assert [call.timeout for call in node.plugins.calls] == [3.0, 1.0]
 
     def test_one_that_is_used_up(self, node: Node) -> None:
         for operation in (node.cni.status, node.cni.validate):
-            with pytest.raises(CNIError, match="used up"):
+            with pytest.raises(DeadlineExceeded, match="a (STATUS|VERSION) was not started"):
                 operation(config_list("a"), 0)
+            with pytest.raises(DeadlineExceeded, match="b (STATUS|VERSION) was not started|a STATUS"):
+                operation(config_list("a", "b"), 0)
         with pytest.raises(DeadlineExceeded):
             node.cni.version_info("a", -1)
         assert node.plugins.calls == []
 
+    def test_a_plugin_of_a_list_that_is_killed(self, node: Node) -> None:
+        """The caller may catch what happened, or where: the error is both."""
+        killed = DeadlineExceeded("netplugin failed: ADD of /bin/b was killed: it had not finished after 1 s", 0)
+        node.plugins.answers |= {"ADD b": killed, "DEL b": killed}
+        for operation, verb in ((node.cni.add, "add"), (node.cni.delete, "delete")):
+            with pytest.raises(DeadlineExceeded) as caught:
+                operation(config_list("a", "b"), runtime_conf())
+            assert isinstance(caught.value, PluginFailed)
+            assert caught.value.plugin.type == "b"
+            assert str(caught.value) == f'plugin type="b" failed ({verb}): {killed}'
+            assert caught.value.code == 0
+
+    def test_another_failure_beside_it(self, node: Node) -> None:
+        """It is a timeout if every failure is one."""
+        killed = DeadlineExceeded("killed")
+        node.plugins.answers |= {"DEL a": killed, "DEL b": killed}
+        with pytest.raises(DeadlineExceeded, match=r"killed\n.*killed"):
+            node.cni.delete(config_list("a", "b"), runtime_conf())
+        node.plugins.answers |= {"DEL a": CNIError("broken", 7)}
+        with pytest.raises(CNIError, match=r"killed\n.*broken") as caught:
+            node.cni.delete(config_list("a", "b"), runtime_conf())
+        assert not isinstance(caught.value, DeadlineExceeded)
+        assert caught.value.code == 7
+
     def test_stale_attachments_share_it(self, node: Node) -> None:
         node.cni.add(config_list("a"), runtime_conf())
-        with pytest.raises(CNIError) as caught:
+        with pytest.raises(DeadlineExceeded) as caught:
             node.cni.gc(config_list("a"), timeout=0)
-        assert str(caught.value).count("used up") == 2
+        assert str(caught.value).count("has expired") == 2
         assert node.cached().exists()
 
     def test_none(self, node: Node) -> None:
