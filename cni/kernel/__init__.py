@@ -1,1 +1,5 @@
 """The kernel's network side in Python words: namespaces, links, routes, sysctls, MAC addresses."""
+
+from cni._core import Address, Batch, KernelError, Link, Netlink, NetlinkError, Route
+
+__all__ = ["Address", "Batch", "KernelError", "Link", "Netlink", "NetlinkError", "Route"]
