@@ -182,7 +182,7 @@ class Link:
     def is_promiscuous(self) -> bool: ...
 
 class Address:
-    """An address of a link (RTM_NEWADDR); ``prefix`` in bits, ``flags`` are IFA_F_ bits.
+    """An address of a link (RTM_NEWADDR); ``prefix`` in bits, ``flags`` are those of linux/if_addr.h.
 
     ``message`` is all that the kernel told: struct ifaddrmsg and attributes.
     """
@@ -231,7 +231,7 @@ def parse_messages(data: bytes) -> list[Link | Address | Route | tuple[int, byte
 class Netlink:
     """A netlink socket, bound for good to the namespace it is opened in.
 
-    It speaks rtnetlink; of another ``protocol`` (NETLINK_ numbers of linux/netlink.h) it takes raw requests and dumps.
+    It speaks rtnetlink; of another ``protocol`` (a number of linux/netlink.h) it takes raw requests and dumps.
 
     Threads may share one: each conversation is whole. Raises KernelError.
     """
@@ -259,7 +259,7 @@ class Netlink:
         """Any list, asked for again while the kernel says that it changed; NetlinkError EAGAIN if it never rests."""
 
     def subscribe(self, group: int) -> None:
-        """Hear of changes: an RTNLGRP_ number. From then on the socket is for ``wait`` alone."""
+        """Receive a group's notifications (linux/rtnetlink.h, enum rtnetlink_groups); the socket is for ``wait`` then."""
 
     def wait(self, seconds: float) -> list[Any]:
         """The next notification's objects; empty when the time is up, a signal came, or

@@ -24,8 +24,11 @@ myst_enable_extensions = ["attrs_inline"]
 default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 python_use_unqualified_type_names = True
 nitpicky = True
 # The standard library's pages are elsewhere, and nothing is fetched to build these.
-nitpick_ignore_regex = [(r"py:.*", r"(?!cni\b).*")]
+# Public signatures name a few types that are internal.
+nitpick_ignore_regex = [(r"py:.*", r"(?!cni\b).*"), (r"py:class", r"cni\.(_core|netfilter)\..*")]
+suppress_warnings = ["ref.python"]  # "Route" in a signature may be a result's or the kernel's

@@ -41,8 +41,12 @@ class Iptables:
         self.version = version
         self.netns = netns
 
+    def __repr__(self) -> str:
+        return f"<Iptables version={self.version} netns={self.netns}>"
+
     @property
     def command(self) -> str:
+        """The program's name."""
         return "iptables" if self.version == 4 else "ip6tables"
 
     def usable(self) -> bool:

@@ -73,8 +73,12 @@ class Layout:
         self.chains = chains
         self.sets = sets or {}
 
+    def __repr__(self) -> str:
+        return f"<Layout {self.family} {self.table}>"
+
     @property
     def open_chains(self) -> list[str]:
+        """The names of the chains that hold attachments' rules."""
         return [name for name, (_, _, rules) in self.chains.items() if rules is None]
 
     def merged(self, other: Layout) -> Layout:
@@ -116,6 +120,9 @@ class Nft:
 
     def __init__(self, netns: NetNS | None = None) -> None:
         self.netns = netns
+
+    def __repr__(self) -> str:
+        return f"<Nft netns={self.netns}>"
 
     def run(self, commands: str) -> str:
         """Run `commands` (nft(8)'s language) as one transaction and return what they print, handles included.

@@ -96,6 +96,9 @@ class Ruleset:
         self._nftables: dict[tuple[str, str], _NftTable] = {}
         self._steps: list[tuple[Callable[[], object], Callable[[], object] | None]] = []
 
+    def __repr__(self) -> str:
+        return f"<Ruleset host={self.host} default_backend={self.default_backend!r}>"
+
     def ensure_iptables(
         self,
         version: int,

@@ -115,6 +115,9 @@ class Field(_Typed[V, A]):
         self.choices = choices
         self.bounds = bounds
 
+    def __repr__(self) -> str:
+        return f"<Field {self.key!r}: {self.kind}>"
+
     def __set_name__(self, owner: type[Settings], name: str) -> None:
         self.name = name
         self.key = self.key or name
@@ -279,6 +282,10 @@ class Settings:
         cls._fields = tuple(fields.values())
         cls._by_key = {field.folded: field for field in cls._fields}
         cls._constants = {name: field.default for name, field in fields.items() if field.is_constant}
+
+    def __repr__(self) -> str:
+        given = (field.name for field in self._fields if field.folded in self._given)
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in given)})"
 
     @classmethod
     def fields(cls) -> tuple[Field[Any, Any], ...]:

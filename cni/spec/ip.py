@@ -51,14 +51,17 @@ class IP:
 
     @property
     def is_unspecified(self) -> bool:
+        """0.0.0.0 or ::."""
         return not any(self.packed)
 
     @property
     def is_loopback(self) -> bool:
+        """127.0.0.0/8 or ::1."""
         return self.packed[0] == 127 if self.version == 4 else int(self) == 1
 
     @property
     def is_multicast(self) -> bool:
+        """224.0.0.0/4 or ff00::/8."""
         return self.packed[0] & 0xF0 == 0xE0 if self.version == 4 else self.packed[0] == 0xFF
 
     @property

@@ -112,6 +112,7 @@ class Route(_Value):
         )
 
     def encode(self) -> dict[str, Any]:
+        """Return the route as an object of JSON, without unset keys."""
         return _present(
             dst=str(self.dst),
             gw=_text(self.gw),
@@ -157,6 +158,7 @@ class DNS(_Value):
         )
 
     def encode(self) -> dict[str, Any]:
+        """Return the settings as an object of JSON, without unset keys."""
         return _present(
             nameservers=self.nameservers or None,
             domain=self.domain or None,

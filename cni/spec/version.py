@@ -83,6 +83,9 @@ class PluginInfo:
         self.supported = tuple(supported)
         self.cni_version = cni_version
 
+    def __repr__(self) -> str:
+        return f"PluginInfo({self.supported}, {self.cni_version!r})"
+
     def encode(self) -> str:
         """The text a plugin prints: one line, as Go's do."""
         return gojson.dumps({"cniVersion": self.cni_version, "supportedVersions": self.supported}) + "\n"

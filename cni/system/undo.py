@@ -30,6 +30,9 @@ class Undo:
         self._log = log
         self._steps: list[Callable[[], object]] = []
 
+    def __repr__(self) -> str:
+        return f"<Undo steps={len(self._steps)}>"
+
     def push(self, step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Remember to call ``step`` with these arguments."""
         self._steps.append(lambda: step(*args, **kwargs))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cni import kernel
 from cni.cli import grammar
 from cni.cli.cnitool import USAGE
 from cni.cli.grammar import Argument, Command
@@ -18,8 +19,18 @@ if TYPE_CHECKING:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Have the pages written before the sources are looked for."""
+    document_core()
     app.connect("builder-inited", lambda app: write(Path(app.srcdir, "reference")))
     return {"parallel_read_safe": True}
+
+
+def document_core() -> None:
+    """Let autodoc find the classes of the native core as their stub declares them: it has the docstrings and types."""
+    path = Path(kernel.__path__[0]).parent / "_core.pyi"
+    code = compile(path.read_text(), path, "exec", flags=annotations.compiler_flag)
+    stub: dict[str, Any] = {"__name__": kernel.__name__}
+    exec(code, stub)
+    vars(kernel).update({name: stub[name] for name in kernel.__all__})
 
 
 def write(reference: Path) -> None:

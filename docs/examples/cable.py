@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from cni.kernel import links
-from cni.skel import ipam
-from cni.skel.plugin import Plugin
-from cni.skel.request import Request
-from cni.spec.errors import INVALID_NETWORK_CONFIG, CNIError
-from cni.spec.result import Result
-from cni.system.undo import Undo, do_all
+from cni.skel import INVALID_NETWORK_CONFIG, CNIError, Plugin, Request, Result, Undo, do_all, ipam
 
 
 def add(request: Request) -> Result:

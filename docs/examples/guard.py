@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from cni.netfilter.iptables import Iptables
-from cni.netfilter.naming import chain_name
-from cni.netfilter.ruleset import Ruleset, establish
-from cni.skel.config import Config, ListOf, Network
-from cni.skel.plugin import Plugin
-from cni.skel.request import Request
-from cni.spec.result import Result
-from cni.system.undo import do_all
+from cni.skel import (
+    Config,
+    Iptables,
+    ListOf,
+    Network,
+    Plugin,
+    Request,
+    Result,
+    Ruleset,
+    chain_name,
+    do_all,
+    establish,
+)
 
 
 class GuardConf(Config):

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from cni.skel.config import Config, Text
-from cni.skel.plugin import Plugin
-from cni.skel.request import Request
-from cni.spec.errors import INVALID_NETWORK_CONFIG, CNIError
-from cni.spec.result import Result
+from cni.skel import INVALID_NETWORK_CONFIG, CNIError, Config, Plugin, Request, Result, Text
 
 
 class NoteConf(Config):

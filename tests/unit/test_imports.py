@@ -51,5 +51,10 @@ def test_a_module_imports_what_is_cheap(module: str, foreign: Foreign) -> None:
     assert foreign(imported_by(module)) == set()
 
 
+@pytest.mark.parametrize("face", ["cni", "cni.skel", "cni.runtime"])
+def test_public_names_are_imported_at_their_first_use(face: str) -> None:
+    assert {name for name in imported_by(face) if name.startswith("cni")} == {"cni", face}
+
+
 def test_the_measure_measures(foreign: Foreign) -> None:
     assert {"json", "re", "enum"} <= foreign(imported_by("json"))
