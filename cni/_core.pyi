@@ -259,7 +259,7 @@ class Netlink:
         """Any list, asked for again while the kernel says that it changed; NetlinkError EAGAIN if it never rests."""
 
     def subscribe(self, group: int) -> None:
-        """Receive a group's notifications (linux/rtnetlink.h, enum rtnetlink_groups); the socket is for ``wait`` then."""
+        """Receive a group's notifications (linux/rtnetlink.h, enum rtnetlink_groups); then it is for ``wait`` alone."""
 
     def wait(self, seconds: float) -> list[Any]:
         """The next notification's objects; empty when the time is up, a signal came, or
