@@ -1,6 +1,6 @@
-"""The warm agent: serves the calls that the plugins' executables pass to it, in a process that has everything ready.
+"""The warm agent: a process that has everything loaded and serves the calls which plugins' executables pass to it.
 
-It is no part of the protocol: a runtime execs the same executables and gets the same answers, only sooner. Where no
-agent listens, or one that is busy, of another installation or in another mount namespace, the executable does the work
-itself (src/launcher/launcher.c).
+Runtimes need not know of it: they execute the same executables and get the same answers, only sooner. If no agent
+listens, or it is busy, of another installation or in another mount namespace, the executable runs the plugin itself
+(src/launcher/launcher.c).
 """

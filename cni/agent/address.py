@@ -1,4 +1,4 @@
-"""Where the agent can be reached: a Unix socket, or a port."""
+"""Addresses that the agent listens on: a Unix socket, or a TCP port."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LARGEST_PORT = 65535
 
 
 class Address:
-    """The file `path`, or `port` of `host` where there is no path."""
+    """A Unix socket's `path`, or, if that is empty, a TCP `port` of `host`."""
 
     __slots__ = ("host", "path", "port")
 
@@ -26,7 +26,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """HOST:PORT, [IPV6]:PORT, PORT of the loopback address, or a path, which has a slash. Raises ValueError."""
+        """Parse HOST:PORT, [IPV6]:PORT, PORT (of the loopback address), or a path with a slash. Raises ValueError."""
         if "/" in text:
             return cls(path=os.path.abspath(text))
         host, colon, port = text.rpartition(":")
@@ -38,21 +38,24 @@ class Address:
         return cls(host=host, port=int(port))
 
     def listen(self, backlog: int) -> socket.socket:
-        """The listening socket. A file has mode 0600, in a folder where nobody else may put things. Raises OSError."""
+        """Open the listening socket. Raises OSError.
+
+        A Unix socket has mode 0600, and its folder must not be writable for others.
+        """
         if self.path:
-            return _bound(self.path, backlog)
+            return _bind(self.path, backlog)
         try:
             return socket.create_server((self.host, self.port), family=self._family, backlog=backlog)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            text = f"another program has the port; `ss -ltnp sport = :{self.port}` tells which"
+            text = f"another program has the port; `ss -ltnp sport = :{self.port}` shows which"
             raise OSError(errno.EADDRINUSE, text) from None
 
-    def connect(self, seconds: float) -> socket.socket:
-        """A connection that waits no longer than that for anything. Raises OSError."""
+    def connect(self, timeout: float) -> socket.socket:
+        """Open a connection whose operations time out after `timeout` seconds. Raises OSError."""
         connection = socket.socket(self._family, socket.SOCK_STREAM)
-        connection.settimeout(seconds)
+        connection.settimeout(timeout)
         try:
             connection.connect(self.path or (self.host, self.port))
         except OSError:
@@ -61,7 +64,7 @@ class Address:
         return connection
 
     def remove(self) -> None:
-        """Take away the file that `listen` has made."""
+        """Remove the Unix socket that `listen` created."""
         if self.path:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
@@ -78,35 +81,35 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _bound(path: str, backlog: int) -> socket.socket:
+def _bind(path: str, backlog: int) -> socket.socket:
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, 0o700, exist_ok=True)
     status = os.stat(folder)
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise OSError(errno.EPERM, f"{folder} is a folder in which others may put things: give it mode 0700")
-    _remove_dead(path)
+        raise OSError(errno.EPERM, f"others may write to the folder {folder}: give it mode 0700")
+    _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
+    previous_umask = os.umask(0o177)
     try:
         listener.bind(path)
     except OSError:
         listener.close()
         raise
     finally:
-        os.umask(before)
+        os.umask(previous_umask)
     listener.listen(backlog)
     return listener
 
 
-def _remove_dead(path: str) -> None:
-    """Take away the socket of an agent that is no more. Raises OSError if there is one, or something else."""
+def _remove_stale(path: str) -> None:
+    """Remove the socket of an agent that has ended. Raises OSError if an agent listens, or if it is no socket."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, "something else than a socket is there: move it away, or name another path")
+            raise OSError(errno.EEXIST, "the file is not a socket: move it away, or choose another path")
         Address(path).connect(1).close()
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
         os.unlink(path)
         return
-    raise OSError(errno.EADDRINUSE, "an agent listens there already")
+    raise OSError(errno.EADDRINUSE, "an agent is listening there already")

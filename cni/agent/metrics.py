@@ -1,7 +1,7 @@
-"""The agent's metrics, for Prometheus: what is counted, and the few pages of HTTP that it takes to read them.
+"""The agent's metrics for Prometheus, and the HTTP server from which they are read.
 
-Labels have few values, whatever callers send: plugins are those of the entry-point group ``cni.plugins`` by the names
-they are installed under, verbs and codes those of the specification, and what is none of these is "other".
+Labels have few values, whatever callers send: plugins are those of the entry-point group `cni.plugins`, by the names
+under which they are installed; verbs and codes are the specification's; everything else is "other".
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from cni.agent.server import REASONS, Call, Observer
 from cni.invoke import registry as plugins
 from cni.node import pools
 from cni.runtime.conf import conf_dir, load_networks
-from cni.runtime.group_delete import Reaper
+from cni.runtime.group_delete import GroupDeleter
 from cni.spec import errors
 from cni.spec.errors import CNIError
 
@@ -49,29 +49,29 @@ _VERBS = {"ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"}
 _CODES = {value: str(value) for name, value in vars(errors).items() if name.isupper() and type(value) is int}
 
 _PATH = "/metrics"
-_AT_ONCE = 4  # connections
-_PATIENCE = 5.0  # seconds that a request may take to arrive, and its answer to be taken
-_LARGEST = 8 << 10  # bytes of a request
+_THREADS = 4  # connections served at once
+_TIMEOUT = 5.0  # seconds for a request to arrive, and again for its answer to be read
+_LARGEST_REQUEST = 8 << 10  # bytes
 
 
 class Metrics(Observer):
-    """Counts calls; `registry` has all that there is to read."""
+    """Counts calls; `registry` has all metrics."""
 
     def __init__(self) -> None:
-        # They would be as many series again, which all say when the agent was started.
+        # They would double the number of series, and all of them would say when the agent was started.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self.registry = CollectorRegistry()
         self._names = {point.value: point.name for point in plugins.entry_points()}
         self._durations = Histogram(
             "cni_request_duration_seconds",
-            "How long a plugin took for a call, from its turn to its answer.",
+            "Time that a plugin took to serve a call, from its turn to its answer.",
             ("plugin", "verb", "outcome"),
             buckets=BUCKETS,
             registry=registry,
         )
         self.waits = Histogram(
             "cni_request_wait_seconds",
-            "How long a call waited for its turn and for a place among those that run.",
+            "Time that a call waited for its turn and for a place among the running calls.",
             buckets=BUCKETS,
             registry=registry,
         )
@@ -79,36 +79,40 @@ class Metrics(Observer):
             "cni_errors", "Calls that failed, by the error's code.", ("plugin", "verb", "code"), registry=registry
         )
         self._declined = Counter(
-            "cni_requests_declined", "Calls that were left to the executable.", ("reason",), registry=registry
+            "cni_requests_declined", "Calls that the agent left to the executable.", ("reason",), registry=registry
         )
-        for reason in REASONS:  # from 0 on: Prometheus doesn't see how a series grew before it was there
+        for reason in REASONS:  # so that series begin at 0: Prometheus misses an increase that creates a series
             self._declined.labels(reason)
-        self.waiting = Gauge("cni_requests_waiting", "Calls that wait for their turn or a place.", registry=registry)
-        self.running = Gauge("cni_requests_running", "Calls that plugins are working on.", registry=registry)
-        build = Info("cni_build", "The agent's release, and the interpreter's.", registry=registry)
+        self.waiting = Gauge(
+            "cni_requests_waiting", "Calls that wait for their turn or for a place.", registry=registry
+        )
+        self.running = Gauge("cni_requests_running", "Calls that plugins are serving.", registry=registry)
+        build = Info("cni_build", "The versions of the agent and of the interpreter.", registry=registry)
         build.info({"version": __version__, "python": platform.python_version()})
         registry.register(_Pools())
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        # Looking a series up by its labels takes longer than adding to it.
+        # Looking up a series by its labels takes longer than adding to it.
         self._series: dict[tuple[str, str, str], Histogram] = {}
 
-    def watch(self, reaper: Reaper) -> None:
-        """Tell of the links that it deletes."""
-        deleted = Gauge("cni_links_being_deleted", "Links that calls wait for to be gone.", registry=self.registry)
-        deleted.set_function(lambda: reaper.pending)
+    def watch(self, deleter: GroupDeleter) -> None:
+        """Report the links that `deleter` is deleting."""
+        deleted = Gauge(
+            "cni_links_being_deleted", "Links whose deletion calls are waiting for.", registry=self.registry
+        )
+        deleted.set_function(lambda: deleter.pending)
 
     def call(self, request: Request) -> Call:
-        """One that has arrived."""
+        """Return the counter of a call that has arrived."""
         verb = request.environ.get("CNI_COMMAND", "")
         return _Call(self, self._names.get(request.reference, _OTHER), verb if verb in _VERBS else _OTHER)
 
     def declined(self, reason: str) -> None:
-        """One that is left to its launcher."""
+        """Count a call that is left to its launcher."""
         self._declined.labels(reason).inc()
 
     def observe(self, plugin: str, verb: str, seconds: float, code: str) -> None:
-        """A call that is done; `code` is "" where it succeeded."""
+        """Count a finished call; `code` is the error's, "" if it succeeded."""
         key = plugin, verb, "error" if code else "ok"
         series = self._series.get(key)
         if series is None:
@@ -119,13 +123,13 @@ class Metrics(Observer):
 
 
 class _Call(Call):
-    __slots__ = ("_code", "_metrics", "_plugin", "_runs", "_since", "_verb")
+    __slots__ = ("_code", "_is_running", "_metrics", "_plugin", "_since", "_verb")
 
     def __init__(self, metrics: Metrics, plugin: str, verb: str) -> None:
         self._metrics = metrics
         self._plugin = plugin
         self._verb = verb
-        self._runs = False
+        self._is_running = False
         self._code = _OTHER  # of a call that ended without an answer
 
     def __enter__(self) -> Call:
@@ -135,7 +139,7 @@ class _Call(Call):
 
     def begin(self) -> None:
         now = time.perf_counter()
-        self._runs = True
+        self._is_running = True
         self._metrics.waiting.dec()
         self._metrics.running.inc()
         self._metrics.waits.observe(now - self._since)
@@ -145,7 +149,7 @@ class _Call(Call):
         self._code = _CODES.get(error.code, _OTHER) if error else ""  # a delegate's may be any number
 
     def __exit__(self, *exc: object) -> None:
-        if not self._runs:
+        if not self._is_running:
             self._metrics.waiting.dec()
             return
         self._metrics.running.dec()
@@ -153,10 +157,10 @@ class _Call(Call):
 
 
 class _Pools(Collector):
-    """host-local's addresses, counted when they are asked for.
+    """host-local's addresses, counted when the metrics are read.
 
-    A range set is exhausted by itself, so each is told of by itself. Who looks at a sum would not see, beside the 2^64
-    addresses of an IPv6 range, that there is no IPv4 address left.
+    Each range set has series of its own, since each can be exhausted by itself: in a sum, the 2^64 addresses of an IPv6
+    range would hide that no IPv4 address is left.
     """
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
@@ -165,26 +169,26 @@ class _Pools(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         warnings: list[str] = []
-        counted: Tally[tuple[str, str, str]] = Tally()
+        counts: Tally[tuple[str, str, str]] = Tally()
         for pool in _pools(warnings):
             try:
-                counted.update(_states(pool))
+                counts.update(_states(pool))
             except OSError as error:
                 warnings.append(str(error))
         addresses, unreadable = self._addresses(), self._unreadable()
-        for labels, count in counted.items():
+        for labels, count in counts.items():
             addresses.add_metric(labels, count)
         unreadable.add_metric((), len(warnings))
         yield addresses
         yield unreadable
 
     def _addresses(self) -> GaugeMetricFamily:
-        meaning = "Addresses of host-local's range sets, and reserved ones in none of them (ranges is empty then)."
-        return GaugeMetricFamily("cni_ipam_addresses", meaning, labels=("network", "ranges", "state"))
+        text = "Addresses of host-local's range sets, and reserved addresses outside of them (ranges is empty then)."
+        return GaugeMetricFamily("cni_ipam_addresses", text, labels=("network", "ranges", "state"))
 
     def _unreadable(self) -> GaugeMetricFamily:
-        meaning = "Configurations and folders of reservations that could not be read, and are left out above."
-        return GaugeMetricFamily("cni_ipam_unreadable", meaning, labels=())
+        text = "Configurations and folders of reservations that cannot be read, and are left out above."
+        return GaugeMetricFamily("cni_ipam_unreadable", text, labels=())
 
 
 def _pools(warnings: list[str]) -> list[pools.Pool]:
@@ -196,27 +200,27 @@ def _pools(warnings: list[str]) -> list[pools.Pool]:
 
 
 def _states(pool: pools.Pool) -> dict[tuple[str, str, str], int]:
-    """How many addresses of a pool are used and free, by what becomes of it as labels."""
+    """Count a pool's used and free addresses, by the labels of their series."""
     usage = pool.usage()
-    counted = {}
-    for each in usage.sets:
-        counted[pool.network, each.ranges, "used"] = each.held
-        counted[pool.network, each.ranges, "free"] = each.free
+    counts = {}
+    for range_set in usage.sets:
+        counts[pool.network, range_set.ranges, "used"] = range_set.held
+        counts[pool.network, range_set.ranges, "free"] = range_set.free
     if usage.elsewhere or not usage.sets:
-        counted[pool.network, "", "used"] = usage.elsewhere
-    return counted
+        counts[pool.network, "", "used"] = usage.elsewhere
+    return counts
 
 
 # ---- HTTP ----
 
 
 def serve(listener: socket.socket, registry: CollectorRegistry) -> None:
-    """Answer who connects to `listener`, from a few threads.
+    """Start a few threads that serve the connections to `listener`.
 
-    Each has one connection at a time, and not for long: slow clients keep each other waiting, and nobody else.
+    A thread has one connection at a time, for a limited time: slow clients delay one another, but no calls.
     """
     handler = _Handler.factory(registry)
-    for _ in range(_AT_ONCE):
+    for _ in range(_THREADS):
         threading.Thread(target=_work, args=(listener, handler), name="cni-metrics", daemon=True).start()
 
 
@@ -224,7 +228,7 @@ def _work(listener: socket.socket, handler: Any) -> None:
     while True:
         try:
             connection, address = listener.accept()
-        except OSError:  # a connection that has gone, or no descriptors left
+        except OSError:  # the client has hung up, or no descriptors are left
             time.sleep(0.1)
             continue
         with connection:
@@ -235,13 +239,13 @@ def _answer(connection: socket.socket, address: object, handler: Any) -> None:
     try:
         handler(connection, address, None)
     except OSError:
-        return  # it was too slow, or has gone
+        return  # the client was too slow, or has hung up
     except Exception:
         print(f"cni agent: metrics: {traceback.format_exc()}", file=sys.stderr, flush=True)
 
 
 class _Handler(MetricsHandler):
-    timeout = _PATIENCE  # seconds, for all that is sent at once
+    timeout = _TIMEOUT  # for each write
 
     def setup(self) -> None:
         super().setup()
@@ -252,18 +256,18 @@ class _Handler(MetricsHandler):
         if self.path.partition("?")[0] == _PATH:
             super().do_GET()
         else:
-            self.send_error(404, f"there is nothing but {_PATH}")
+            self.send_error(404, f"the only page is {_PATH}")
 
 
 def _head(connection: socket.socket) -> bytes:
-    """A request to the end of its header fields. Raises TimeoutError where it takes too long as a whole."""
-    end = time.monotonic() + _PATIENCE
+    """Receive a request up to the end of its header fields. Raises TimeoutError if it takes too long as a whole."""
+    deadline = time.monotonic() + _TIMEOUT
     head = b""
-    while b"\r\n\r\n" not in head and len(head) < _LARGEST:
-        connection.settimeout(max(end - time.monotonic(), 0.001))
-        more = connection.recv(_LARGEST - len(head))
-        if not more:
+    while b"\r\n\r\n" not in head and len(head) < _LARGEST_REQUEST:
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        chunk = connection.recv(_LARGEST_REQUEST - len(head))
+        if not chunk:
             break
-        head += more
-    connection.settimeout(_PATIENCE)
+        head += chunk
+    connection.settimeout(_TIMEOUT)
     return head

@@ -1,12 +1,12 @@
-"""What launcher and agent say to each other, over a stream socket; src/launcher/launcher.c has the same in C.
+"""The protocol between launcher and agent, over a stream socket; src/launcher/launcher.c implements it in C.
 
-    launcher    request: the files that it sees, by the identity of its root folder and that folder's mount, what to
-                run, the environment, and three descriptors: the current folder, the network namespace, a file with
-                what was on stdin
-    agent       answer: the exit code, and what goes to stdout and to stderr
+    launcher    request: the files that it sees, by the identity of its root folder and that folder's mount; what to
+                run; the environment; and three descriptors: the current folder, the network namespace, a file with
+                the content of stdin
+    agent       answer: the exit code, and the output for stdout and for stderr
 
-Who seals that file has the call: the agent when it begins, or the launcher where it has waited for a second, or the
-agent has hung up, and does the work itself. So a call is never done twice, nor by nobody.
+Whichever side seals that file owns the call: the agent when it begins; or the launcher, which then runs the plugin
+itself, when it has waited for a second or the agent has hung up. So a call is never executed twice, and always once.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _DESCRIPTOR = struct.Struct("=i")
 LARGEST_CODE = 4096
 LARGEST_ENVIRONMENT = 128 << 10
 LARGEST_INPUT = 16 << 20
-DECLINED = 256  # in place of an exit code: the launcher is to do it itself
+DECLINED = 256  # in place of an exit code: the launcher must run the plugin itself
 
-_USUAL = 16 << 10  # bytes; more would have memory mapped for each request
-_PASSED = 3  # descriptors
-_ROOM = socket.CMSG_SPACE(_PASSED * _DESCRIPTOR.size)
+_USUAL_SIZE = 16 << 10  # bytes; a larger buffer would be mapped anew for each request
+_DESCRIPTORS = 3  # passed with a request
+_ANCILLARY_SIZE = socket.CMSG_SPACE(_DESCRIPTORS * _DESCRIPTOR.size)
 _TRUNCATED = int(socket.MSG_CTRUNC)
 
 
 class Refused(Exception):
-    """What came is no request, or none that is served."""
+    """The data is not a request or answer of this protocol, or one that is not served."""
 
 
 class Request:
-    """One call: `reference` is the plugin, `packages` where its launcher would import it from.
+    """A call: `reference` names the plugin, `packages` the folder from which its launcher would import it.
 
-    `files` identifies what its caller sees. `folder`, `netns` and `stdin` are descriptors, closed by `close`.
+    `files` identifies the files that the caller sees. `folder`, `netns` and `stdin` are descriptors, closed by `close`.
     """
 
     __slots__ = ("environ", "files", "folder", "netns", "packages", "reference", "stdin")
@@ -60,9 +60,9 @@ class Request:
         self.folder, self.netns, self.stdin = descriptors
 
     def read_stdin(self) -> bytes | None:
-        """The configuration; None where it is larger than what is read."""
-        data = os.pread(self.stdin, _USUAL, 0)
-        if len(data) < _USUAL:
+        """Return the configuration; None if it is larger than LARGEST_INPUT."""
+        data = os.pread(self.stdin, _USUAL_SIZE, 0)
+        if len(data) < _USUAL_SIZE:
             return data
         return os.pread(self.stdin, LARGEST_INPUT, 0) if os.fstat(self.stdin).st_size <= LARGEST_INPUT else None
 
@@ -72,7 +72,7 @@ class Request:
 
 
 def claim(stdin: int) -> bool:
-    """Whether the call with this file is the agent's from here on; otherwise its launcher has it. Raises OSError."""
+    """Claim the call with this file for the agent. Return False if its launcher has claimed it. Raises OSError."""
     try:
         fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
     except PermissionError:
@@ -81,16 +81,16 @@ def claim(stdin: int) -> bool:
 
 
 def is_waiting(connection: _socket.socket) -> bool:
-    """Whether somebody is at the other end."""
+    """Return whether the launcher has not hung up."""
     poll = select.poll()
-    poll.register(connection, 0)  # a hang-up is told anyway
+    poll.register(connection, 0)  # a hang-up is reported without being asked for
     return not poll.poll(0)
 
 
 def files() -> bytes:
-    """What identifies the files that this process sees: its root folder, and the mount that this is in.
+    """Return what identifies the files that this process sees: its root folder, and the mount which that is in.
 
-    Every mount namespace has mounts of its own, so that tells these apart as well (statx(2), STATX_MNT_ID).
+    Every mount namespace has mounts of its own, so the mount distinguishes namespaces too (statx(2), STATX_MNT_ID).
     """
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
@@ -103,36 +103,36 @@ def files() -> bytes:
 
 
 def peer_uid(connection: _socket.socket) -> int:
-    """Who is at the other end."""
+    """Return the user id of the process at the other end."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 def peer_pid(connection: _socket.socket) -> int:
-    """The process at the other end, as it was when it began to listen."""
+    """Return the id of the process at the other end, as of the moment when it began to listen."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(credentials)[0])
 
 
 def receive(connection: _socket.socket) -> Request | None:
-    """The request; None from a launcher that wants nothing. Raises Refused, OSError."""
-    data, ancillary, flags, _ = connection.recvmsg(_USUAL, _ROOM, socket.MSG_CMSG_CLOEXEC)
+    """Receive a request; None if the launcher hangs up without one. Raises Refused, OSError."""
+    data, ancillary, flags, _ = connection.recvmsg(_USUAL_SIZE, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
     descriptors = [fd for _, _, passed in ancillary for (fd,) in _DESCRIPTOR.iter_unpack(passed)]
     try:
         if not data:
             return None
-        if flags & _TRUNCATED or len(descriptors) != _PASSED:
+        if flags & _TRUNCATED or len(descriptors) != _DESCRIPTORS:
             raise Refused("a request without its descriptors")
         data += _rest(connection, _REQUEST.size - len(data))
-        magic, sees, code_length, environment_length = _REQUEST.unpack_from(data)
+        magic, seen_files, code_length, environment_length = _REQUEST.unpack_from(data)
         if magic != _MAGIC or code_length > LARGEST_CODE or environment_length > LARGEST_ENVIRONMENT:
-            raise Refused("no request, or one that is too large")
+            raise Refused("not a request, or one that is too large")
         data += _rest(connection, _REQUEST.size + code_length + environment_length - len(data))
         code_end = _REQUEST.size + code_length
         code = data[_REQUEST.size : code_end]
         if code.count(b"\0") < 2:
             raise Refused("a request that names no plugin")
-        request = Request(sees, code, data[code_end : code_end + environment_length], descriptors)
+        request = Request(seen_files, code, data[code_end : code_end + environment_length], descriptors)
         descriptors = []
         return request
     finally:
@@ -143,25 +143,25 @@ def receive(connection: _socket.socket) -> Request | None:
 def _rest(connection: _socket.socket, length: int) -> bytes:
     data = b""
     while len(data) < length:
-        more = connection.recv(length - len(data))
-        if not more:
-            raise Refused("half a message")
-        data += more
+        chunk = connection.recv(length - len(data))
+        if not chunk:
+            raise Refused("an incomplete message")
+        data += chunk
     return data
 
 
 def answer(connection: _socket.socket, status: int, stdout: bytes = b"", stderr: bytes = b"") -> None:
-    """Tell what came of it. Raises OSError where nobody listens any more."""
+    """Send the outcome of a call. Raises OSError if the launcher has hung up."""
     connection.sendall(_ANSWER.pack(_MAGIC, status, len(stdout), len(stderr)) + stdout + stderr)
 
 
-# ---- the launcher's side, for who wants to know whether an agent serves ----
+# ---- the launcher's side, for checking whether an agent serves ----
 
 
 def ask(
     connection: socket.socket, folders: list[str], reference: str, environ: dict[str, str], stdin: bytes
 ) -> tuple[int, bytes, bytes]:
-    """Have a plugin run; its exit code, stdout and stderr. Raises Refused, OSError."""
+    """Have the agent run a plugin, and return its exit code, stdout and stderr. Raises Refused, OSError."""
     code = f"{':'.join(folders)}\0{reference}\0".encode()
     environment = b"".join(f"{name}={value}\0".encode() for name, value in environ.items())
     descriptors = []
@@ -175,7 +175,7 @@ def ask(
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    magic, status, length, logged = _ANSWER.unpack(_rest(connection, _ANSWER.size))
+    magic, status, stdout_length, stderr_length = _ANSWER.unpack(_rest(connection, _ANSWER.size))
     if magic != _MAGIC:
         raise Refused("an answer in another version of the protocol")
-    return status, _rest(connection, length), _rest(connection, logged)
+    return status, _rest(connection, stdout_length), _rest(connection, stderr_length)

@@ -195,9 +195,9 @@ def announce(container: NetNS, name: str) -> None:
     sysctl.try_write(container, {f"net/ipv4/conf/{name}/arp_notify": "1", f"net/ipv6/conf/{name}/ndisc_notify": "1"})
 
 
-# How links are deleted where one process does it for many at a time: netns, name and, for the end of a pair whose
-# other end may be there, the node's namespace (cni/runtime/group_delete.py). None: each by itself.
-reaper: Callable[[NetNS, str, NetNS | None], None] | None = None
+# The function that deletes links in a process that serves many calls at a time (cni/runtime/group_delete.py): it takes
+# the link's namespace, its name, and the namespace where the other end of a pair may be. None: delete links one by one.
+group_delete: Callable[[NetNS, str, NetNS | None], None] | None = None
 
 
 def delete(netns: NetNS, name: str, host: NetNS | None = None) -> None:
@@ -206,8 +206,8 @@ def delete(netns: NetNS, name: str, host: NetNS | None = None) -> None:
     `host` is the namespace where the other end of a pair may be.
     """
     try:
-        if reaper:
-            reaper(netns, name, host)
+        if group_delete:
+            group_delete(netns, name, host)
         else:
             with netns.netlink() as inside:
                 inside.batch().link_delete(name, missing_ok=True).commit()

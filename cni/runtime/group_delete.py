@@ -1,13 +1,14 @@
-"""Links deleted for many callers at a time, who wait no longer than until their links are gone.
+"""Delete links for many callers in groups: each caller waits only until its own link is gone.
 
-When a link is deleted the kernel takes it out of its namespace, and gives its name free, within a millisecond. Then it
-waits for 20 ms until nothing in it can still be using the link; so does who asked for it, though nobody else can tell
-the difference. Here that is a thread kept for it. Deletions that come while others are on their way go as one group:
-the waiting is one for all. For a veth pair the end in the node's namespace is taken, so that those of many containers
-are in one namespace.
+When a link is deleted, the kernel removes it from its namespace, and frees its name, within a millisecond. Then it
+waits for 20 ms until nothing inside the kernel can still be using the link. The caller of RTM_DELLINK waits as well,
+although nobody can observe the difference. Here a worker thread waits instead. Deletions that are requested while
+others are in progress are made as one group: they share one wait. Of a veth pair the end in the node's namespace is
+deleted, so that the links of many containers are in one namespace.
 
-A group (IFLA_GROUP) is nothing but a number that links have, 0 for most. Ours is drawn by lot for each time; before it
-is deleted, the links that have it are looked at. Where anything else has it, each link is deleted by itself.
+A group (IFLA_GROUP) is nothing but a number that links have, 0 for most of them. Ours is drawn at random for each
+deletion. Before the group is deleted, the links that have the number are listed. If a link that we did not put there
+has it too, our links are deleted one by one instead.
 """
 
 from __future__ import annotations
@@ -40,274 +41,278 @@ _NETNSA_FD = 3
 _SIOCGIFNAME = 0x8910
 _IFREQ = struct.Struct("16si20x")
 
-_FIRST = 1 << 30  # of the groups' numbers, up to twice that: what people write by hand is smaller
-_SWEEPS = 8  # that may be on their way; what comes then waits, and so goes together
-_LOOK = 0.0003  # seconds from one look to the next whether links are gone
+_FIRST_GROUP = 1 << 30  # group numbers are from here to twice that: numbers that people assign are smaller
+_WORKERS = 8  # batches in progress at most; further deletions wait, and so become one batch
+_POLL_INTERVAL = 0.0003  # seconds between two checks whether links are gone
 _LOOPBACK = 1  # its index
-_ENOUGH = 2  # one is deleted as well without a group
+_SMALLEST_GROUP = 2  # a single link is deleted just as well without a group
 
 Index = int
-Identity = tuple[str, str, Index]  # name, kind, and what the link is over; of a pair, the other end
-Place = tuple[Netlink, "list[Doomed]"]  # a socket, and what is to be deleted in its namespace
+Identity = tuple[str, str, Index]  # name, kind, and the index of the parent link; of a pair, that of the other end
+Share = tuple[Netlink, "list[Deletion]"]  # the part of a batch in one namespace, and a socket there
 
 
-class Doomed:
-    """A link that is to be deleted, and what came of it. Who waits for that waits for the lock `done`."""
+class Deletion:
+    """A requested link deletion and its outcome. Callers block on the lock `done`."""
 
-    __slots__ = ("done", "error", "identity", "index", "leads", "netns")
+    __slots__ = ("done", "error", "identity", "index", "is_leader", "netns")
 
     def __init__(self, netns: NetNS, index: Index, identity: Identity) -> None:
         self.netns = netns
         self.index = index
         self.identity = identity
         self.error: Exception | None = None
-        self.leads = False
+        self.is_leader = False
         self.done = threading.Lock()
         self.done.acquire()
 
-    def is_gone(self, place: Netlink) -> bool:
-        """Whether no link bears its name and index any more."""
-        return _name(place, self.index) != self.identity[0]
+    def is_gone(self, netlink: Netlink) -> bool:
+        """Return whether no link has this name and index any more."""
+        return _name(netlink, self.index) != self.identity[0]
 
-    def is_still(self, link: Link | None) -> bool:
-        """Whether `link`, of the same index, is the one."""
+    def concerns(self, link: Link | None) -> bool:
+        """Return whether `link`, which has the same index, is the link to be deleted."""
         return link is not None and _identity(link) == self.identity
 
 
 def _identity(link: Link) -> Identity:
-    """An index may be given to another link."""
+    """Return what tells a link from a later one to which the kernel gives the same index."""
     return link.name, link.kind, link.link
 
 
-def _name(place: Netlink, index: Index) -> str:
-    """The name of a link; "" where there is none.
+def _name(netlink: Netlink, index: Index) -> str:
+    """Return the name of a link; "" if there is no such link.
 
-    By an ioctl, as the kernel answers netlink's questions about links when it is through with a deletion.
+    It is asked by an ioctl, because the kernel answers netlink requests about links only after a deletion is complete.
     """
     request = bytearray(_IFREQ.pack(b"", index))
     try:
-        fcntl.ioctl(place, _SIOCGIFNAME, request)
+        fcntl.ioctl(netlink, _SIOCGIFNAME, request)
     except OSError:
         return ""
     return fsdecode(bytes(request).split(b"\0", 1)[0])
 
 
-class Reaper:
+class GroupDeleter:
     """Deletes links for many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[Doomed] = []
-        self._is_led = False
-        self._led = 0
-        self._free: queue.SimpleQueue[_Sweeper] = queue.SimpleQueue()
-        for _ in range(_SWEEPS):
-            self._free.put(_Sweeper(self._free))
+        self._waiting: list[Deletion] = []
+        self._has_leader = False
+        self._in_progress = 0
+        self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for _ in range(_WORKERS):
+            self._free.put(_Worker(self._free))
 
     @property
     def pending(self) -> int:
         """The number of links that callers wait for."""
         with self._lock:
-            return len(self._waiting) + self._led
+            return len(self._waiting) + self._in_progress
 
     def delete(self, netns: NetNS, name: str, host: NetNS | None = None) -> None:
         """Delete the link `name` in `netns`; of a veth pair, the end in `host`. Raises OSError.
 
-        A link that isn't there is fine.
+        A missing link is no failure.
         """
         with netns.netlink() as inside:
             link = inside.find_link(name)
             if link is None:
                 return
-            doomed = (host and _other_end(inside, link, host)) or Doomed(netns, link.index, _identity(link))
-        with observed("link", f"delete the link {doomed.identity[0]}, together with others' that wait"):
-            self._see_deleted(doomed)
+            deletion = (host and _other_end(inside, link, host)) or Deletion(netns, link.index, _identity(link))
+        with observed("link", f"delete the link {deletion.identity[0]}, in a group with others that wait"):
+            self._submit(deletion)
 
-    def _see_deleted(self, doomed: Doomed) -> None:
+    def _submit(self, deletion: Deletion) -> None:
+        """Have the link deleted, and return when it is gone. Raises the deletion's error.
+
+        One of the waiting callers is the leader: it takes all that wait as a batch to a worker.
+        """
         with self._lock:
-            self._waiting.append(doomed)
-            is_first, self._is_led = not self._is_led, True
-            doomed.leads = is_first
-        if not is_first:  # leads may have changed since
-            doomed.done.acquire()
-        if doomed.leads:
-            observer = observe(None)  # what is asked from here on is asked for all
+            self._waiting.append(deletion)
+            is_first, self._has_leader = not self._has_leader, True
+            deletion.is_leader = is_first
+        if not is_first:  # another leader may have appointed this one while it waited
+            deletion.done.acquire()
+        if deletion.is_leader:
+            observer = observe(None)  # the requests from here on are made for all, not for this caller's trace
             try:
-                self._lead(doomed)
+                self._lead(deletion)
             finally:
                 observe(observer)
-        if doomed.error:
-            raise doomed.error
+        if deletion.error:
+            raise deletion.error
 
-    def _lead(self, leader: Doomed) -> None:
-        """Have all that wait deleted; those that come meanwhile are led by one of themselves."""
-        batch: list[Doomed] = []
-        sweeper = None
+    def _lead(self, leader: Deletion) -> None:
+        """Have all waiting links deleted, and appoint a leader among the callers that have come meanwhile."""
+        batch: list[Deletion] = []
+        worker = None
         try:
-            sweeper = self._free.get()
+            worker = self._free.get()
             self._await_kernel()
             with self._lock:
                 batch, self._waiting = self._waiting, []
-                self._led += len(batch)
-            sweeper.sweep(batch)
+                self._in_progress += len(batch)
+            worker.delete(batch)
         finally:
             with self._lock:
-                self._led -= len(batch)
-                if leader in self._waiting:  # interrupted before
+                self._in_progress -= len(batch)
+                if leader in self._waiting:  # interrupted before the batch was taken
                     self._waiting.remove(leader)
-                    if sweeper:
-                        self._free.put(sweeper)
-                self._is_led = bool(self._waiting)
+                    if worker:
+                        self._free.put(worker)
+                self._has_leader = bool(self._waiting)
                 if self._waiting:
-                    self._waiting[0].leads = True
+                    self._waiting[0].is_leader = True
                     self._waiting[0].done.release()
-            for doomed in batch:
-                doomed.leads = False
-                doomed.done.release()
+            for deletion in batch:
+                deletion.is_leader = False
+                deletion.done.release()
 
     def _await_kernel(self) -> None:
-        """Until its lock on links is free, which other sweeps may have: who comes meanwhile goes along."""
-        if self._free.qsize() == _SWEEPS - 1:
+        """Wait until no other batch holds the kernel's lock on links; callers that come meanwhile join this batch."""
+        if self._free.qsize() == _WORKERS - 1:
             return
-        with contextlib.suppress(Exception), self._waiting[0].netns.netlink() as place:
-            place.batch().link_set(_LOOPBACK).commit()  # changes nothing, but asks for the lock
+        with contextlib.suppress(Exception), self._waiting[0].netns.netlink() as netlink:
+            netlink.batch().link_set(_LOOPBACK).commit()  # changes nothing, but takes the lock
 
 
-class _Sweeper:
-    """A thread that waits for the kernel, so that nobody else has to. When it is free again, it puts itself there."""
+class _Worker:
+    """Issues the blocking RTM_DELLINK in a thread of its own; puts itself back into `free` afterwards."""
 
-    def __init__(self, free: queue.SimpleQueue[_Sweeper]) -> None:
+    def __init__(self, free: queue.SimpleQueue[_Worker]) -> None:
         self._free = free
-        self._jobs: queue.SimpleQueue[tuple[list[Place], threading.Lock]] | None = None
+        self._jobs: queue.SimpleQueue[tuple[list[Share], threading.Lock]] | None = None
 
-    def sweep(self, batch: list[Doomed]) -> None:
-        """Delete them; until they are gone, or it is clear that they don't go."""
-        places = _places(batch)
+    def delete(self, batch: list[Deletion]) -> None:
+        """Delete the links. Return when they are gone, or when it is certain that some remain."""
+        shares = _shares(batch)
         finished = threading.Lock()
         finished.acquire()
         try:
-            self._start().put((places, finished))
-        except Exception as error:  # no thread more may be had
+            self._start().put((shares, finished))
+        except Exception as error:  # no further thread can be started
             _fail(batch, error)
             self._free.put(self)
             return
-        while not finished.acquire(timeout=_LOOK):
-            # Through the sockets that are busy, but not with this.
-            if all(doomed.is_gone(place) for place, some in places for doomed in some):
+        while not finished.acquire(timeout=_POLL_INTERVAL):
+            # The sockets are in use by the thread, but not for ioctls.
+            if all(deletion.is_gone(netlink) for netlink, deletions in shares for deletion in deletions):
                 break
 
-    def _start(self) -> queue.SimpleQueue[tuple[list[Place], threading.Lock]]:
+    def _start(self) -> queue.SimpleQueue[tuple[list[Share], threading.Lock]]:
         if self._jobs is None:
-            jobs: queue.SimpleQueue[tuple[list[Place], threading.Lock]] = queue.SimpleQueue()
-            threading.Thread(target=self._work, args=(jobs,), name="cni-reaper", daemon=True).start()
+            jobs: queue.SimpleQueue[tuple[list[Share], threading.Lock]] = queue.SimpleQueue()
+            threading.Thread(target=self._work, args=(jobs,), name="cni-group-delete", daemon=True).start()
             self._jobs = jobs
         return self._jobs
 
-    def _work(self, jobs: queue.SimpleQueue[tuple[list[Place], threading.Lock]]) -> None:
+    def _work(self, jobs: queue.SimpleQueue[tuple[list[Share], threading.Lock]]) -> None:
         while True:
-            self._delete(*jobs.get())
+            self._process(*jobs.get())
             self._free.put(self)
 
-    def _delete(self, places: list[Place], finished: threading.Lock) -> None:
-        for place, together in places:
-            _delete_all(place, together)
+    def _process(self, shares: list[Share], finished: threading.Lock) -> None:
+        for netlink, deletions in shares:
+            _delete_all(netlink, deletions)
         finished.release()
-        # The sockets are closed when nobody looks through them any more, which may be here or there.
+        # The sockets are closed with their last reference, which may be this thread's or the caller's.
 
 
-def install() -> Reaper:
-    """From now on this process's plugins delete links together with those of other threads."""
-    reaper = Reaper()
-    links.reaper = reaper.delete
-    return reaper
+def install() -> GroupDeleter:
+    """Make this process's plugins delete links together with those of other threads."""
+    deleter = GroupDeleter()
+    links.group_delete = deleter.delete
+    return deleter
 
 
-def _renew() -> None:
-    if links.reaper:
+def _reinstall() -> None:
+    if links.group_delete:
         install()
 
 
-# A child process has none of the threads, and its locks are as somebody else left them.
-os.register_at_fork(after_in_child=_renew)
+# A child process has none of the threads, and its locks are in whatever state they were in at the fork.
+os.register_at_fork(after_in_child=_reinstall)
 
 
-def _other_end(inside: Netlink, link: Link, host: NetNS) -> Doomed | None:
-    """The end in `host` of a veth pair, if it is there."""
+def _other_end(inside: Netlink, link: Link, host: NetNS) -> Deletion | None:
+    """Return the deletion of a veth pair's end in `host`; None if it is not there."""
     if link.kind != "veth" or link.link_netnsid != _nsid(inside, host):
         return None
     with host.netlink() as node:
         name = _name(node, link.link)
-    return Doomed(host, link.link, (name, "veth", link.index)) if name else None
+    return Deletion(host, link.link, (name, "veth", link.index)) if name else None
 
 
 def _nsid(inside: Netlink, netns: NetNS) -> int:
-    """The number by which links in one namespace name another one; -1 if they don't."""
+    """Return the number by which links in one namespace refer to another one; -1 if they don't."""
     header = bytes(4)  # struct rtgenmsg, aligned
-    wanted = [(_NETNSA_FD, u32(netns.fd))]
-    [(_, answer)] = inside.batch().get(_RTM_GETNSID, header, wanted, "look up a namespace's number").commit()
+    attributes = [(_NETNSA_FD, u32(netns.fd))]
+    [(_, answer)] = inside.batch().get(_RTM_GETNSID, header, attributes, "look up a namespace's number").commit()
     number = parse_attributes(answer[len(header) :])[_NETNSA_NSID]
     return int.from_bytes(number, sys.byteorder, signed=True)
 
 
-def _places(batch: list[Doomed]) -> list[Place]:
-    """A socket in each namespace, with those that are there; who can't be reached is told so."""
-    grouped: dict[NetNS, list[Doomed]] = defaultdict(list)
-    for doomed in batch:
-        grouped[doomed.netns].append(doomed)
-    places = []
-    for netns, together in grouped.items():
+def _shares(batch: list[Deletion]) -> list[Share]:
+    """Open a socket in each namespace of the batch; where that fails, the namespace's deletions fail."""
+    by_netns: dict[NetNS, list[Deletion]] = defaultdict(list)
+    for deletion in batch:
+        by_netns[deletion.netns].append(deletion)
+    shares = []
+    for netns, deletions in by_netns.items():
         try:
-            # A new one, as it will be busy for long: not one that this thread is to have for other things (Home).
-            places.append((Netlink(netns.fd), together))
+            # A new socket, since it will be busy for long: not the one that this thread keeps for other uses (Home).
+            shares.append((Netlink(netns.fd), deletions))
         except Exception as error:
-            _fail(together, error)
-    return places
+            _fail(deletions, error)
+    return shares
 
 
-def _fail(batch: Sequence[Doomed], error: Exception) -> None:
-    for doomed in batch:
-        doomed.error = doomed.error or error.with_traceback(None)  # which would keep all of this alive
+def _fail(deletions: Sequence[Deletion], error: Exception) -> None:
+    for deletion in deletions:
+        deletion.error = deletion.error or error.with_traceback(None)  # a traceback would keep all frames alive
 
 
-def _delete_all(node: Netlink, together: list[Doomed]) -> None:
-    """What fails is told to who waits for it."""
+def _delete_all(netlink: Netlink, deletions: list[Deletion]) -> None:
+    """Delete links of one namespace, as a group if possible; failures are kept in the deletions."""
     try:
-        if len(together) < _ENOUGH or not _delete_group(node, together):
-            _delete_each(node, together)
-    except Exception as error:  # no thread ends by that
-        _fail(together, error)
+        if len(deletions) < _SMALLEST_GROUP or not _delete_group(netlink, deletions):
+            _delete_each(netlink, deletions)
+    except Exception as error:  # a worker's thread must not end
+        _fail(deletions, error)
 
 
-def _delete_each(node: Netlink, together: list[Doomed]) -> None:
-    for doomed in together:
+def _delete_each(netlink: Netlink, deletions: list[Deletion]) -> None:
+    for deletion in deletions:
         try:
-            if doomed.is_still(node.find_link(doomed.index)):
-                node.batch().link_delete(doomed.index, missing_ok=True).commit()
+            if deletion.concerns(netlink.find_link(deletion.index)):
+                netlink.batch().link_delete(deletion.index, missing_ok=True).commit()
         except OSError as error:
-            _fail([doomed], error)
+            _fail([deletion], error)
 
 
-def _delete_group(node: Netlink, together: list[Doomed]) -> bool:
-    """Whether it could be done."""
-    number = _FIRST + secrets.randbelow(_FIRST)
-    ours = {doomed.index: doomed.identity for doomed in together}
-    _set_group(node, list(ours), number)
-    members = [link for link in node.links() if link.group == number]
-    if any(ours.get(link.index) != _identity(link) for link in members):
-        _set_group(node, [link.index for link in members if link.index in ours], 0)
+def _delete_group(netlink: Netlink, deletions: list[Deletion]) -> bool:
+    """Delete the links as one group. Return False if that is impossible."""
+    number = _FIRST_GROUP + secrets.randbelow(_FIRST_GROUP)
+    identities = {deletion.index: deletion.identity for deletion in deletions}
+    _set_group(netlink, list(identities), number)
+    members = [link for link in netlink.links() if link.group == number]
+    if any(identities.get(link.index) != _identity(link) for link in members):
+        _set_group(netlink, [link.index for link in members if link.index in identities], 0)
         return False
     header = _header(0)
     try:
         what = "delete the links of group %d"
-        node.batch().request(_RTM_DELLINK, 0, header, [(_IFLA_GROUP, u32(number))], what, (number,)).commit()
+        netlink.batch().request(_RTM_DELLINK, 0, header, [(_IFLA_GROUP, u32(number))], what, (number,)).commit()
     except KernelError as error:
-        # ENODEV: they are gone. A kind that can't be deleted (EOPNOTSUPP) keeps the others from it.
+        # ENODEV: they are gone already. A link whose kind cannot be deleted (EOPNOTSUPP) keeps the whole group.
         return error.errno == errno.ENODEV
     return True
 
 
-def _set_group(node: Netlink, indexes: list[Index], number: int) -> None:
-    batch = node.batch()
+def _set_group(netlink: Netlink, indexes: list[Index], number: int) -> None:
+    batch = netlink.batch()
     for index in indexes:
         what = "put link %d into group %d"
         attributes = [(_IFLA_GROUP, u32(number))]
@@ -316,5 +321,5 @@ def _set_group(node: Netlink, indexes: list[Index], number: int) -> None:
 
 
 def _header(index: Index) -> bytes:
-    """A struct ifinfomsg."""
+    """Return a struct ifinfomsg."""
     return bytes(4) + u32(index) + bytes(8)

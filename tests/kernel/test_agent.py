@@ -514,7 +514,7 @@ os.execv(sys.executable, [sys.executable, "-m", "cni", "agent"])
 def test_an_upgrade(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the moment that there is other code on the disk, launchers start that."""
     site.socket.parent.mkdir(mode=0o700)
-    monkeypatch.setattr(cni.kernel.links, "reaper", None)  # to be taken away again
+    monkeypatch.setattr(cni.kernel.links, "group_delete", None)  # to be taken away again
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, ThreadPoolExecutor(1) as thread:
         listener.bind(str(site.socket))
         listener.listen(5)

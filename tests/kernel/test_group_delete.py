@@ -17,7 +17,7 @@ from cni import _core
 from cni._core import KernelError
 from cni.kernel.netns import Home, NetNS
 from cni.runtime import group_delete
-from cni.runtime.group_delete import Reaper
+from cni.runtime.group_delete import GroupDeleter
 from tests.kernel.conftest import links
 
 if TYPE_CHECKING:
@@ -39,19 +39,21 @@ def attach(node: Node, number: int, ifname: str = "eth0") -> Node:
     return container
 
 
-def delete_all(one: Reaper, host: NetNS, containers: list[Node], ifname: str = "eth0") -> None:
+def delete_all(deleter: GroupDeleter, host: NetNS, containers: list[Node], ifname: str = "eth0") -> None:
     with ExitStack() as stack, ThreadPoolExecutor(len(containers)) as threads:
         opened = [stack.enter_context(NetNS.open(container.path)) for container in containers]
-        list(threads.map(lambda container: one.delete(container, ifname, host), opened))
+        list(threads.map(lambda container: deleter.delete(container, ifname, host), opened))
 
 
 def test_many_at_once(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
     groups: list[int] = []
     real = group_delete._delete_group
-    monkeypatch.setattr(group_delete, "_delete_group", lambda net, some: (groups.append(len(some)), real(net, some))[1])
+    monkeypatch.setattr(
+        group_delete, "_delete_group", lambda netlink, batch: (groups.append(len(batch)), real(netlink, batch))[1]
+    )
     containers = [attach(node, number) for number in range(PAIRS)]
     node.run(["ip", "link", "add", "bystander", "type", "bridge"])
-    delete_all(Reaper(), host, containers)
+    delete_all(GroupDeleter(), host, containers)
     assert links(node) == {"lo", "bystander"}
     assert all(links(container) == {"lo"} for container in containers)
     assert max(groups) > 1
@@ -60,34 +62,34 @@ def test_many_at_once(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) 
 def test_links_that_people_have_put_into_groups(node: Node, host: NetNS) -> None:
     node.run(["ip", "link", "add", "bystander", "type", "bridge"])
     node.run(["ip", "link", "set", "bystander", "group", "42"])
-    delete_all(Reaper(), host, [attach(node, number) for number in range(3)])
+    delete_all(GroupDeleter(), host, [attach(node, number) for number in range(3)])
     (bystander,) = node.ip("link", "show", "dev", "bystander")
     assert bystander["group"] == "42"
 
 
 def test_a_group_that_somebody_else_has_too(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the odds: then each link is deleted by itself."""
-    number = group_delete._FIRST + 5
+    number = group_delete._FIRST_GROUP + 5
     monkeypatch.setattr(group_delete.secrets, "randbelow", lambda _: 5)
     node.run(["ip", "link", "add", "bystander", "type", "bridge"])
     node.run(["ip", "link", "set", "bystander", "group", str(number)])
-    delete_all(Reaper(), host, [attach(node, each) for each in range(6)])
+    delete_all(GroupDeleter(), host, [attach(node, number) for number in range(6)])
     assert links(node) == {"lo", "bystander"}
 
 
 def test_an_index_that_has_become_another_link(node: Node, host: NetNS) -> None:
     """Between the look at the link and its deletion."""
     containers = [attach(node, number) for number in range(2)]
-    doomed = []
+    deletions = []
     for container in containers:
         with NetNS.open(container.path) as netns, netns.netlink() as inside:
             end = group_delete._other_end(inside, inside.link("eth0"), host)
             assert end
-            doomed.append(end)
+            deletions.append(end)
     node.run(["ip", "link", "delete", "port0"])
-    node.run(["ip", "link", "add", "another", "index", str(doomed[0].index), "type", "bridge"])
-    with host.netlink() as place:
-        group_delete._delete_all(place, doomed)
+    node.run(["ip", "link", "add", "another", "index", str(deletions[0].index), "type", "bridge"])
+    with host.netlink() as netlink:
+        group_delete._delete_all(netlink, deletions)
     assert "port1" not in links(node)
     assert "another" in links(node)
 
@@ -105,7 +107,7 @@ def test_pairs_whose_other_end_is_elsewhere(node: Node, host: NetNS) -> None:
         ["ip", "link", "add", "port", "index", str(far["ifindex"]), "type", "veth", "peer", "name", "eth0",
          "index", str(near["ifindex"]), "netns", other.name]
     )  # fmt: skip
-    delete_all(Reaper(), host, [container])
+    delete_all(GroupDeleter(), host, [container])
     assert links(container) == {"lo"}
     assert links(elsewhere) == {"lo"}
     assert "port" in links(node)
@@ -116,24 +118,24 @@ def test_other_kinds_of_links(node: Node, host: NetNS) -> None:
     containers = [node.container() for _ in range(4)]
     for container in containers:
         container.run(["ip", "link", "add", "eth0", "type", "bridge"])
-    delete_all(Reaper(), host, containers)
+    delete_all(GroupDeleter(), host, containers)
     assert all(links(container) == {"lo"} for container in containers)
 
 
 def test_a_link_that_is_gone(node: Node, host: NetNS) -> None:
-    delete_all(Reaper(), host, [node.container()])
+    delete_all(GroupDeleter(), host, [node.container()])
 
 
 def test_a_link_that_cannot_be_deleted(node: Node, host: NetNS) -> None:
     """It is its own caller's failure, and nobody else's."""
     container = attach(node, 0)
-    one = Reaper()
+    deleter = GroupDeleter()
     with ThreadPoolExecutor(4) as threads, NetNS.open(container.path) as netns:
-        failing = [threads.submit(one.delete, host, "lo", None) for _ in range(3)]
-        fine = threads.submit(one.delete, netns, "eth0", host)
-        for each in failing:
+        failing = [threads.submit(deleter.delete, host, "lo", None) for _ in range(3)]
+        fine = threads.submit(deleter.delete, netns, "eth0", host)
+        for job in failing:
             with pytest.raises(KernelError):
-                each.result()
+                job.result()
         fine.result()
     assert links(node) == {"lo"}
 
@@ -142,46 +144,46 @@ def test_a_link_that_cannot_be_deleted(node: Node, host: NetNS) -> None:
     ("place", "name", "error"),
     [
         (group_delete, "Netlink", OSError(errno.EMFILE, "too many open files")),
-        (group_delete._Sweeper, "_start", RuntimeError("can't start new thread")),
+        (group_delete._Worker, "_start", RuntimeError("can't start new thread")),
     ],
 )
 def test_what_cannot_begin(
     node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch, place: object, name: str, error: Exception
 ) -> None:
     """No descriptor, or no thread, may be had: all that wait are told, whoever leads them, and later it works."""
-    one = Reaper()
+    deleter = GroupDeleter()
     containers = [attach(node, number) for number in range(6)]
     with monkeypatch.context() as patch:
         patch.setattr(place, name, refusing(error))
-        for _ in range(2 * group_delete._SWEEPS):
-            assert outcomes(one, host, containers) == [error] * len(containers)
-    assert one.pending == 0
-    delete_all(one, host, containers)
+        for _ in range(2 * group_delete._WORKERS):
+            assert outcomes(deleter, host, containers) == [error] * len(containers)
+    assert deleter.pending == 0
+    delete_all(deleter, host, containers)
     assert links(node) == {"lo"}
 
 
 def test_who_leads_is_interrupted(node: Node, host: NetNS, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Reaper()
+    deleter = GroupDeleter()
     containers = [attach(node, number) for number in range(2)]
     with monkeypatch.context() as patch:
-        patch.setattr(one, "_await_kernel", refusing(KeyboardInterrupt()))
-        for _ in range(2 * group_delete._SWEEPS):
+        patch.setattr(deleter, "_await_kernel", refusing(KeyboardInterrupt()))
+        for _ in range(2 * group_delete._WORKERS):
             with NetNS.open(containers[0].path) as netns, pytest.raises(KeyboardInterrupt):
-                one.delete(netns, "eth0", host)
-    assert one.pending == 0
-    delete_all(one, host, containers)
+                deleter.delete(netns, "eth0", host)
+    assert deleter.pending == 0
+    delete_all(deleter, host, containers)
     assert links(node) == {"lo"}
 
 
 def test_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is made to lead just when it begins to wait leads once, and everybody is let go."""
-    monkeypatch.setattr(group_delete._Sweeper, "sweep", lambda self, batch: (time.sleep(0), self._free.put(self)))
-    one = Reaper()
-    monkeypatch.setattr(one, "_await_kernel", lambda: None)
+    monkeypatch.setattr(group_delete._Worker, "delete", lambda self, batch: (time.sleep(0), self._free.put(self)))
+    deleter = GroupDeleter()
+    monkeypatch.setattr(deleter, "_await_kernel", lambda: None)
 
     def many() -> None:
         for _ in range(4000):
-            one._see_deleted(group_delete.Doomed(None, 1, ("x", "veth", 2)))  # type: ignore[arg-type]
+            deleter._submit(group_delete.Deletion(None, 1, ("x", "veth", 2)))  # type: ignore[arg-type]
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -195,7 +197,7 @@ def test_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         sys.setswitchinterval(before)
     assert not any(thread.is_alive() for thread in threads)
-    assert one.pending == 0
+    assert deleter.pending == 0
 
 
 def test_the_agents_own_socket_stays_free(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +205,11 @@ def test_the_agents_own_socket_stays_free(node: Node, monkeypatch: pytest.Monkey
     container = attach(node, 0)
     used: list[type] = []
     real = group_delete._delete_all
-    monkeypatch.setattr(group_delete, "_delete_all", lambda net, some: (used.append(type(net)), real(net, some)))
+    monkeypatch.setattr(
+        group_delete, "_delete_all", lambda netlink, batch: (used.append(type(netlink)), real(netlink, batch))
+    )
     with NetNS.open(node.path) as there, NetNS.open(container.path) as netns:
-        Reaper().delete(netns, "eth0", there.run(Home.current))
+        GroupDeleter().delete(netns, "eth0", there.run(Home.current))
     assert used == [_core.Netlink]
     assert links(node) == {"lo"}
 
@@ -217,9 +221,9 @@ def refusing(error: BaseException) -> Callable[..., NoReturn]:
     return refuse
 
 
-def outcomes(one: Reaper, host: NetNS, containers: list[Node]) -> list[BaseException | None]:
+def outcomes(deleter: GroupDeleter, host: NetNS, containers: list[Node]) -> list[BaseException | None]:
     """What each of them was told, asked for side by side."""
     with ExitStack() as stack, ThreadPoolExecutor(len(containers)) as threads:
         opened = [stack.enter_context(NetNS.open(container.path)) for container in containers]
-        jobs = [threads.submit(one.delete, netns, "eth0", host) for netns in opened]
+        jobs = [threads.submit(deleter.delete, netns, "eth0", host) for netns in opened]
         return [job.exception() for job in jobs]

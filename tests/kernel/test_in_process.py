@@ -124,7 +124,7 @@ cni = CNI([plugins], f"{state}/cache", InProcess())
 network = NetworkConfigList.from_bytes(conf.encode())
 one, other = (RuntimeConf(path.rpartition("/")[2], path, "eth0") for path in containers)
 cni.add(network, other)
-for _ in range(group_delete._SWEEPS):  # so that each thread has been at work
+for _ in range(group_delete._WORKERS):  # so that each thread has been at work
     cni.add(network, one)
     cni.delete(network, one)
 child = os.fork()

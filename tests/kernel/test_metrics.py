@@ -239,7 +239,7 @@ def test_a_port_that_is_taken(site: Site) -> None:
             _, said = second.communicate(timeout=20)
         assert second.returncode == 1
         text = (
-            f"cni agent: cannot listen at {PORT}: another program has the port; `ss -ltnp sport = :9464` tells which\n"
+            f"cni agent: cannot listen at {PORT}: another program has the port; `ss -ltnp sport = :9464` shows which\n"
         )
         assert said == text
         assert not site.socket.exists()

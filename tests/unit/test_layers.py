@@ -31,7 +31,7 @@ LAYERS = (
     "cni._core",
     "cni._nftables",
 )
-EVERYWHERE = {"cni.__version__"}
+EVERYWHERE = {"cni.__version__", "cni.lazy_names"}
 
 
 def modules(root: Path) -> dict[str, Path]:

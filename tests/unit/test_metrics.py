@@ -26,7 +26,7 @@ from cni.agent.address import Address
 from cni.agent.metrics import BUCKETS, Metrics
 from cni.agent.server import REASONS
 from cni.node import pools
-from cni.runtime.group_delete import Reaper
+from cni.runtime.group_delete import GroupDeleter
 from cni.spec import errors
 from cni.spec.errors import CNIError
 
@@ -165,7 +165,7 @@ def test_the_reasons_are_the_server_s(metrics: Metrics) -> None:
 
 
 def test_the_rest(metrics: Metrics) -> None:
-    metrics.watch(Reaper())
+    metrics.watch(GroupDeleter())
     build = {"version": cni.__version__, "python": platform.python_version()}
     (sample,) = families(metrics)["cni_build_info"].samples
     assert (sample.labels, sample.value) == (build, 1)
@@ -295,7 +295,7 @@ def test_a_socket_s_file(tmp_path: Path) -> None:
     with address.listen(1):
         assert stat.S_IMODE(os.stat(address.path).st_mode) == 0o600
         assert stat.S_IMODE(os.stat(tmp_path / "new").st_mode) == 0o700
-        with pytest.raises(OSError, match="an agent listens there already"):
+        with pytest.raises(OSError, match="an agent is listening there already"):
             address.listen(1)
     address.listen(1).close()  # where one was left
     address.remove()
@@ -306,7 +306,7 @@ def test_a_socket_s_file(tmp_path: Path) -> None:
 def test_another_s_file_stays(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(OSError, match="something else than a socket is there"):
+    with pytest.raises(OSError, match="the file is not a socket"):
         Address.parse(str(tmp_path / "file")).listen(1)
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -316,7 +316,7 @@ def test_another_s_file_stays(tmp_path: Path) -> None:
 
 @pytest.fixture
 def address(metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Address]:
-    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(module, "_TIMEOUT", 0.2)
     address = Address(str(tmp_path / "run" / "metrics.sock"))
     with contextlib.closing(address.listen(16)) as listener:
         module.serve(listener, metrics.registry)
@@ -394,7 +394,7 @@ def test_a_collector_that_fails_ends_no_thread(
 
     with monkeypatch.context() as broken:
         broken.setattr(module, "_pools", fail)
-        for _ in range(module._AT_ONCE + 1):
+        for _ in range(module._THREADS + 1):
             assert get(address, b"GET /metrics HTTP/1.0\r\n\r\n") == b""
     assert "cni agent: metrics: Traceback" in capfd.readouterr().err
     assert b"200 OK" in get(address, b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -404,7 +404,7 @@ def test_a_collector_that_fails_ends_no_thread(
 
 
 def test_the_page_tells_of_all_of_them(metrics: Metrics, networks: Networks) -> None:
-    metrics.watch(Reaper())
+    metrics.watch(GroupDeleter())
     serve(metrics, CNIError("no", 11))
     networks.configure("pods", "10.1.2.0/24")
     table = re.findall(r"^\| `(cni_\w+)(?:\{([\w,]+)\})?` \| (\w+) \| (.*?) \|$", PAGE.read_text(), re.MULTILINE)
