@@ -15,21 +15,27 @@ if TYPE_CHECKING:
 
 def lazy_names(
     namespace: "dict[str, object]", modules: "Mapping[str, str]"
-) -> "tuple[list[str], Callable[[str], object], Callable[[], list[str]]]":
-    """Return `__all__`, `__getattr__` and `__dir__` of a package whose names are imported at their first use (PEP 562).
+) -> "tuple[Callable[[str], object], Callable[[], list[str]]]":
+    """Return `__getattr__` and `__dir__` of a package whose names are imported at their first use (PEP 562).
 
     `namespace` is the package's, `modules` maps modules to the names that are taken from them, separated by spaces.
+    Plugins' processes run this too: the names are not even split before one of them, or `__all__`, is asked for.
     """
-    module_of = {name: module for module, names in modules.items() for name in names.split()}
+
+    def list_names() -> list[str]:
+        return " ".join(modules.values()).split()
 
     def import_name(name: str) -> object:
-        if name not in module_of:
-            raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
-        value: object = getattr(__import__(module_of[name], fromlist=(name,)), name)
-        namespace[name] = value
-        return value
+        if name == "__all__":
+            return list_names()
+        for module, names in modules.items():
+            if name in names.split():
+                value: object = getattr(__import__(module, fromlist=(name,)), name)
+                namespace[name] = value
+                return value
+        raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
 
-    return list(module_of), import_name, lambda: sorted({*namespace, *module_of})
+    return import_name, lambda: sorted({*namespace, *list_names()})
 
 
 if TYPE_CHECKING:
@@ -78,7 +84,7 @@ if TYPE_CHECKING:
     from cni.spec.result import Route as Route
     from cni.spec.version import PluginInfo as PluginInfo
 else:
-    __all__, __getattr__, __dir__ = lazy_names(
+    __getattr__, __dir__ = lazy_names(
         globals(),
         {
             "cni.kernel.netns": "NetNS NetNSNotFound NotANetNS",

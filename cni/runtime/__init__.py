@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cni.runtime.operations import PluginFailed as PluginFailed
     from cni.spec.errors import DeadlineExceeded as DeadlineExceeded
 else:
-    __all__, __getattr__, __dir__ = lazy_names(
+    __getattr__, __dir__ = lazy_names(
         globals(),
         {
             "cni.runtime.aio": "AsyncCNI",

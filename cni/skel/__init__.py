@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from cni.system.undo import Undo as Undo
     from cni.system.undo import do_all as do_all
 else:
-    __all__, __getattr__, __dir__ = lazy_names(
+    __getattr__, __dir__ = lazy_names(
         globals(),
         {
             "cni.netfilter.iptables": "Iptables",
