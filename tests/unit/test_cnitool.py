@@ -455,7 +455,7 @@ class TestLibraryWithProcesses:
             "validate": lambda: cni.validate(network, timeout=0.2),
             "version_info": lambda: cni.version_info("sleeps", timeout=0.2),
         }
-        with pytest.raises(CNIError, match=r"netplugin failed: [A-Z]+ of .*/sleeps was killed: ") as caught:
+        with pytest.raises(DeadlineExceeded, match=r"netplugin failed: [A-Z]+ of .*/sleeps was killed: ") as caught:
             operations[operation]()
         assert caught.value.code == errors.UNKNOWN
         pid = node.folder / "pid"
