@@ -55,7 +55,7 @@ develop: $(VENV)/.test
 	$(BIN)/python setup.py -q egg_info --egg-base build/dev
 
 man: $(VENV)/.test
-	$(BIN)/python -P -m cni.cli.manual docs/man
+	$(BIN)/python scripts/manual.py docs/man
 
 wheel: $(VENV)/.test
 	scripts/try-wheel $(PYTHON)

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``cni install`` and ``cni uninstall`` are about."""
-    parser.add_argument("--dir", default=DEFAULT_PLUGIN_DIR, help="the folder of the plugins (default: %(default)s)")
+    parser.add_argument(
+        "--dir", default=DEFAULT_PLUGIN_DIR, metavar="DIR", help="the folder of the plugins (default: %(default)s)"
+    )
     parser.add_argument("--agent", action="store_true", help="the agent as well, as a service of systemd's")
     parser.add_argument("--dhcp-daemon", action="store_true", help="the daemon of the plugin dhcp as well")
     parser.add_argument(

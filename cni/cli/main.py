@@ -6,9 +6,8 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
 
 from cni.spec.errors import CNIError, describe
 
@@ -29,6 +28,8 @@ COMMANDS = (
     ("completion", "completion", "print what makes a shell complete these commands"),
 )
 
+# Packages that only the extras of pyproject.toml bring.
+EXTRAS = {"matplotlib": "bench", "prometheus_client": "metrics", "rich": "cli", "shtab": "cli"}
 
 # As shells have it: 128 and the signal's number.
 _INTERRUPTED, _UNREAD = 130, 141
@@ -38,17 +39,23 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``cni``. Exit codes: 0 fine, 1 the answer is no, or with words on stderr a failure, 2 misuse."""
     argv = sys.argv[1:] if argv is None else argv
     wanted = next((word for word in argv if not word.startswith("-")), None)
-    parser, modules = command_line(lambda name: name == wanted)
-    arguments = parser.parse_args(argv)
     try:
-        status = int(modules[arguments.command].run(arguments))
+        parser, _ = command_line(lambda name: name == wanted)
+        arguments = parser.parse_args(argv)
+        status = int(arguments.run(arguments))
         sys.stdout.flush()  # here, where a failure can be told
     except KeyboardInterrupt:
         status = _INTERRUPTED
     except BrokenPipeError:  # whoever read it has seen enough
         status = _UNREAD
     except (CNIError, OSError) as error:
-        print(f"cni {arguments.command}: {describe(error)}", file=sys.stderr)
+        print(f"cni {wanted}: {describe(error)}", file=sys.stderr)
+        status = 1
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(error.name or "")
+        if not extra:
+            raise
+        print(f"cni {wanted}: {error.name} is not installed: pip install 'cni[{extra}]'", file=sys.stderr)
         status = 1
     _drop_unwritten()
     return status
@@ -65,15 +72,15 @@ def _drop_unwritten() -> None:
 
 
 def command_line(
-    is_wanted: Callable[[str], bool],
-) -> tuple[argparse.ArgumentParser, dict[str, Any]]:
-    """The parser of all commands, and the modules of those that are wanted: only these have their arguments."""
-    parser = argparse.ArgumentParser(prog="cni", description="The Container Network Interface for Python.")
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    modules = {}
-    for name, module, meaning in COMMANDS:
-        subparser = parsers.add_parser(name, help=meaning, description=meaning.capitalize() + ".")
+    is_wanted: Callable[[str], bool], parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser of ``cni`` and those of its commands; only the wanted ones have arguments and `run`."""
+    parser = parser_class(prog="cni", description="The Container Network Interface for Python.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module_name, meaning in COMMANDS:
+        command = commands.add_parser(name, help=meaning, description=meaning.capitalize() + ".")
         if is_wanted(name):
-            modules[name] = import_module(f"cni.cli.{module}")
-            modules[name].add_arguments(subparser)
-    return parser, modules
+            module = import_module(f"cni.cli.{module_name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser, commands.choices

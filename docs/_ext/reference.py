@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cni import kernel
-from cni.cli import grammar
 from cni.cli.cnitool import USAGE
-from cni.cli.grammar import Argument, Command
+from cni.cli.main import COMMANDS, main
 from cni.explain import page
 from cni.explain.known import PLACES, plugins
 
@@ -82,14 +84,12 @@ def plugin_pages() -> Iterator[tuple[str, str]]:
 
 
 def command_pages() -> Iterator[tuple[str, str]]:
-    """Each by its file's name."""
-    commands = grammar.cni().commands
-    for command in commands:
-        yield _stem(command), "\n\n".join(_command(command)) + "\n"
-    what, _, usage = USAGE.partition("\n\n")
-    yield "cnitool", f"# cnitool\n\n{_words(what)}\n\n```text\n{usage.strip()}\n```\n"
-    rows = [(f"{_stem(command)}.md", " ".join(command.words), command.meaning) for command in commands]
-    rows.append(("cnitool.md", "cnitool", "run a network configuration on a network namespace"))
+    """Yield the name of each page and its text, which is what the command prints for --help."""
+    for name, _, _ in COMMANDS:
+        yield f"cni-{name}", "\n\n".join([f"# cni {name}", *map(_block, _help(name))]) + "\n"
+    yield "cnitool", f"# cnitool\n\n{_block(USAGE)}\n"
+    rows = [(f"cni-{name}.md", f"cni {name}", f"{meaning.capitalize()}.") for name, _, meaning in COMMANDS]
+    rows.append(("cnitool.md", "cnitool", "Run a network configuration on a network namespace."))
     about = (
         "Every command says the same with `--help`, and has a manual page. They end with 0 if all is fine, 1 if the "
         "answer is no or something failed, and 2 if the command line makes no sense."
@@ -97,37 +97,14 @@ def command_pages() -> Iterator[tuple[str, str]]:
     yield "index", _index("Commands", about, {"": rows})
 
 
-def _stem(command: Command) -> str:
-    return "-".join(command.words)
+def _help(*words: str) -> Iterator[str]:
+    """Yield the help of a command and of the commands below it."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    yield printed.getvalue()
+    for command in re.findall(r"^    (\w+)", printed.getvalue(), re.MULTILINE):
+        yield from _help(*words, command)
 
 
-def _command(command: Command) -> Iterator[str]:
-    yield f"# {' '.join(command.words)}"
-    yield _words(command.meaning)
-    for each in command.all():
-        if each is not command:
-            yield f"## {' '.join(each.words)}"
-            yield _words(each.meaning)
-        if not each.commands:
-            yield f"```text\n{' '.join([*each.words, *map(_used, each.arguments)])}\n```"
-        rows = [f"| {_named(argument)} | {_words(argument.help)} |" for argument in each.arguments]
-        yield "\n".join(["| | |", "|---|---|", *rows])
-    if command.epilog:
-        yield _words(command.epilog)
-
-
-def _used(argument: Argument) -> str:
-    text = " ".join(filter(None, (argument.names[0] if argument.names else "", argument.value)))
-    text += " ..." if argument.many else ""
-    return f"[{text}]" if argument.optional else text
-
-
-def _named(argument: Argument) -> str:
-    value = f" {argument.value}" if argument.value else ""
-    text = ", ".join(argument.names) + value if argument.names else argument.value
-    return "`" + text.replace("|", "\\|") + "`"
-
-
-def _words(text: str) -> str:
-    """A sentence, for a cell of a table too."""
-    return (text[:1].upper() + text[1:].rstrip(".") + ".").replace("|", "\\|").replace("<", "\\<")
+def _block(text: str) -> str:
+    return f"```text\n{text.rstrip()}\n```"

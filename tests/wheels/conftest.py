@@ -107,16 +107,17 @@ class Workshop:
         interpreter(version)
         return next(self.once(f"wheel-{version}-{platform}", make).glob("*.whl"))
 
-    def fresh(self, version: str) -> Path:
-        """A virtual environment with that wheel and nothing to build with."""
+    def fresh(self, version: str, *extras: str) -> Path:
+        """A virtual environment with that wheel, some of its extras, and nothing to build with."""
 
         def make(folder: Path) -> None:
             run(interpreter(version), "-m", "venv", folder / "venv")
             wheel = self.wheel(version, f"{OLD_GLIBC}_x86_64")
+            wanted = f"{wheel}[{','.join(extras)}]" if extras else wheel
             only = ["-q", "--only-binary", ":all:"]
-            run(folder / "venv/bin/pip", "install", *only, wheel, PATH=str(folder / "venv/bin"), CC="/bin/false")
+            run(folder / "venv/bin/pip", "install", *only, wanted, PATH=str(folder / "venv/bin"), CC="/bin/false")
 
-        return self.once(f"fresh-{version}", make) / "venv"
+        return self.once("-".join(["fresh", version, *extras]), make) / "venv"
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,7 @@ def read(fd: int) -> bytes:
 
 @contextmanager
 def boxed(workshop: Workshop, recipes: Path) -> Iterator[Box]:
-    programs = workshop.fresh(VERSION) / "bin"
+    programs = workshop.fresh(VERSION, "cli") / "bin"
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cni-"))  # a short name, for podman's sake
         box = Box(recipes, Path(folder), programs)
