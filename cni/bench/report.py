@@ -8,11 +8,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Any, TextIO
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from cni.bench import Failed, figures, measure
 from cni.bench.measure import CHURN, Options, Setting, Soak, Times
@@ -22,7 +18,6 @@ GROWTH_LIMIT = 5_000_000  # bytes between an early and a late reading, above whi
 POOLED = 8  # threads more, with a descriptor each, by which a server's pools may differ from one moment to another
 _MILLI = 1e3
 _MEGA = 1e6
-_WIDE = 200  # columns, where nobody looks at it in a terminal
 
 
 class Report:
@@ -78,19 +73,8 @@ class Report:
             "soak": [{**asdict(soak), "lost": lost(soak)} for soak in self.soaks],
         }
 
-    def print(self, file: TextIO) -> None:
-        """As tables: coloured and framed in a terminal, else plain."""
-        console = Console(file=file, highlight=False)
-        if not console.is_terminal:
-            console = Console(file=file, highlight=False, width=_WIDE)
-        lines = box.SIMPLE_HEAD if console.is_terminal else None
-        if self.times:
-            console.print(self._head())
-            console.print(self._table(lines))
-        if self.soaks:
-            console.print(_soak_table(self.soaks, lines))
-
-    def _head(self) -> str:
+    def head(self) -> str:
+        """Return the lines that stand above the table."""
         options, facts = self.options, machine()
         return (
             f"Network {options.network.source}, {options.rounds} rounds of {options.count} attachments;"
@@ -98,27 +82,30 @@ class Report:
             "Milliseconds of a call; × is how many times as long as the other, as median (quartiles)"
         )
 
-    def _table(self, lines: box.Box | None) -> Table:
+    def table(self) -> list[list[str]]:
+        """Return the rows of the times, the first of which is the heads; figures are from the third column on."""
         has_rounds = any(each.walls for each in self.times)
         has_growth = len(self.options.density) > 1
-        table = Table(box=lines, pad_edge=False)
-        table.add_column("")
-        table.add_column("")
-        for name in ("p50", "p90", "p99", *(["per s"] if has_rounds else [])):
-            table.add_column(name, justify="right")
+        heads = ["", "", "p50", "p90", "p99", *(["per s"] if has_rounds else [])]
         for base in self.bases:
-            table.add_column(f"× {base}", justify="right")
-            if has_rounds:
-                table.add_column("all together", justify="right")
-        if has_growth:
-            table.add_column(f"× {min(self.options.density)} alive", justify="right")
+            heads += [f"× {base}", *(["all together"] if has_rounds else [])]
+        rows = [[*heads, *([f"× {min(self.options.density)} alive"] if has_growth else [])]]
         for setting in self.settings():
-            rows = self.of(setting)
-            for each in rows:
-                title = name_of(setting, self.options) if each is rows[0] else ""
-                cells = [*self._cells(each, has_rounds), *([_number(self.growth(each))] if has_growth else [])]
-                table.add_row(title, each.subject, *cells, end_section=each is rows[-1])
-        return table
+            title = name_of(setting, self.options)
+            for each in self.of(setting):
+                growth = [_number(self.growth(each))] if has_growth else []
+                rows.append([title, each.subject, *self._cells(each, has_rounds), *growth])
+                title = ""
+        return rows
+
+    def soak_table(self) -> list[list[str]]:
+        """Return the rows of what the processes that serve held, the first of which is the heads."""
+        rows = [["", "", "memory, MB", "descriptors", "threads", ""]]
+        for soak in self.soaks:
+            for number, usage, subject in zip(soak.calls, soak.usage, (soak.subject, ""), strict=True):
+                cells = (f"{usage['memory'] / _MEGA:.1f}", str(usage["descriptors"]), str(usage["threads"]))
+                rows.append([subject, f"after {number} ADD and DEL", *cells, "" if subject else _verdict(soak)])
+        return rows
 
     def _cells(self, times: Times, has_rounds: bool) -> Iterator[str]:
         seconds = figures.calls(times)
@@ -207,19 +194,6 @@ def name_of(setting: Setting, options: Options) -> str:
     if len(options.density) > 1 or setting.density:
         words.append(f"{setting.density} alive")
     return ", ".join(words)
-
-
-def _soak_table(soaks: Sequence[Soak], lines: box.Box | None) -> Table:
-    table = Table("", "", box=lines, pad_edge=False)
-    for name in ("memory, MB", "descriptors", "threads"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for soak in soaks:
-        for number, usage, subject in zip(soak.calls, soak.usage, (soak.subject, ""), strict=True):
-            cells = (f"{usage['memory'] / _MEGA:.1f}", str(usage["descriptors"]), str(usage["threads"]))
-            verdict = "" if subject else _verdict(soak)
-            table.add_row(subject, f"after {number} ADD and DEL", *cells, verdict)
-    return table
 
 
 def _verdict(soak: Soak) -> str:

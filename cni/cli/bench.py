@@ -13,14 +13,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from cni.bench import Failed, measure, plot
+from cni.bench import Failed, measure
 from cni.bench.network import BUILT_IN, DEFAULT, Network
-from cni.bench.report import measured
+from cni.bench.report import Report, measured
 from cni.bench.subjects import AGENT, EXEC, FLOOR, IN_PROCESS, LASTING, MODES, PYROUTE2, PYTHON, WITH_PLUGINS
 from cni.bench.worker import Spec
+from cni.cli.terminal import print_table
 from cni.invoke import launcher
 from cni.node import scratch
 from cni.runtime.conf import DEFAULT_PLUGIN_DIR
@@ -123,6 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.svg:
+        from cni.bench import plot  # first of all, as matplotlib may not be installed
     try:
         options = _options(arguments)
         bases = _bases(arguments.against, options.subjects)
@@ -134,13 +134,21 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(report.as_dict(), indent=2))
         else:
-            report.print(sys.stdout)
+            _print(report)
         for path in plot.write(report, arguments.svg) if arguments.svg else ():
             print(path, file=sys.stderr)
     except (Failed, OSError) as error:
         _warn(str(error))
         return 1
     return 0 if report.is_well else 1
+
+
+def _print(report: Report) -> None:
+    if report.times:
+        print(report.head())
+        print_table(report.table(), numbers=2)
+    if report.soaks:
+        print_table(report.soak_table(), numbers=2)
 
 
 def _warn(text: str) -> None:
@@ -152,7 +160,13 @@ def _warn(text: str) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[measure.Show]:
-    """A bar on stderr, if that is a terminal."""
+    """A bar on stderr, if that is a terminal and rich is installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ModuleNotFoundError:
+        yield lambda _: None
+        return
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

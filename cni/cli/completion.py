@@ -8,7 +8,6 @@ cni completion zsh >"${fpath[1]}/_cni"
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -18,12 +17,13 @@ from cni.cli.cnitool import VERBS
 from cni.cli.main import command_line
 from cni.explain.known import plugins
 from cni.node import pools
+from cni.runtime.conf import conf_dir
 
 ActionT = TypeVar("ActionT", bound=argparse.Action)
 
 _SHELLS = ("bash", "fish", "zsh")
 _NAMES: dict[str, Callable[[], Iterable[str]]] = {
-    "networks": lambda: {network.name for network in pools.networks(_conf_dir(), lambda _: None)},
+    "networks": lambda: {network.name for network in pools.networks(conf_dir(), lambda _: None)},
     "plugins": lambda: plugins()[0],
 }
 # The metavar of an argument says what its value names.
@@ -85,7 +85,3 @@ def _cnitool() -> argparse.ArgumentParser:
     parser.add_argument("network", metavar="NET", help="the network's name")
     parser.add_argument("netns", metavar="NETNS", help="the path of the network namespace")
     return parser
-
-
-def _conf_dir() -> str:
-    return os.environ.get("NETCONFPATH") or pools.DEFAULT_CONF_DIR

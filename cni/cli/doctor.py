@@ -7,7 +7,7 @@ import json
 import sys
 
 from cni.cli.arguments import add_cache_argument, cache_dirs
-from cni.cli.terminal import console
+from cni.cli.terminal import say
 from cni.doctor.examination import TOPICS, examine
 from cni.doctor.finding import Finding
 from cni.node.severity import ERROR, NOTE, OK, WARNING
@@ -41,28 +41,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tell(findings: list[Finding]) -> None:
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
-    screen = console()
     topic = ""
     for finding in findings:
         if finding.topic != topic:
             topic = finding.topic
-            screen.print(Text(topic, "bold"))
+            say((topic, "bold"))
         mark, style = _MARKS[finding.severity]
-        line = Table.grid()
-        line.add_row(Text(f"  {mark:8}", style), finding.text)
-        screen.print(line)
+        say(finding.text, margin=(f"  {mark:{_INDENT - 2}}", style), wrap=True)
         if finding.severity == OK:
             continue
         if finding.meaning:
-            screen.print(Padding(Text(finding.meaning, "dim"), (0, 0, 0, _INDENT), expand=False))
+            say((finding.meaning, "dim"), margin=" " * _INDENT, wrap=True)
         if finding.cure:
-            # To be copied, and so not broken into lines here.
-            cure = finding.cure.replace("\n", "\n" + " " * (_INDENT + len("cure: ")))
-            screen.print(Text.assemble(" " * _INDENT, ("cure: ", "green"), cure), soft_wrap=True)
+            say(finding.cure, margin=(" " * _INDENT + "cure: ", "green"))
     counts = [(sum(each.severity == severity for each in findings), severity) for severity in (ERROR, WARNING, NOTE)]
     words = ", ".join(f"{count} {severity}{'s' if count != 1 else ''}" for count, severity in counts if count)
-    screen.print(Text(words or "all is well", "bold"))
+    say((words or "all is well", "bold"))

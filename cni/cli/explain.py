@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
-from cni.cli.terminal import console
+from cni.cli.terminal import say
 from cni.explain import page, schema
 from cni.explain.known import PLACES, Known, plugins
 from cni.validate.findings import meant
@@ -54,9 +53,9 @@ def _explain(arguments: argparse.Namespace, known: Known, found: dict[str, Known
     elif arguments.markdown:
         print(page.markdown(page.Page(known)), end="")
     else:
-        screen = console(soft_wrap=True)
-        for style, line in page.lines(page.Page(known), min(screen.width, _WIDEST)):
-            screen.print(Text(line, style))
+        width = min(shutil.get_terminal_size((_WIDEST, 0)).columns, _WIDEST)
+        for style, line in page.lines(page.Page(known), width):
+            say((line, style))
     return 0
 
 
@@ -73,14 +72,13 @@ def _explain_all(arguments: argparse.Namespace, found: dict[str, Known]) -> int:
 
 
 def _list(found: dict[str, Known]) -> None:
-    screen = console(soft_wrap=True)
     width = max(map(len, found))
     for place, title in PLACES.items():
         there = [one for one in found.values() if one.plugin.place == place]
         if there:
-            screen.print(Text(title, "bold"))
+            say((title, "bold"))
         for one in there:
-            screen.print(Text.assemble("  ", (f"{one.name:{width}}", "cyan"), f"  {one.summary}"))
+            say((f"  {one.name:{width}}", "cyan"), f"  {one.summary}")
 
 
 def _write(folder: Path, found: dict[str, Known]) -> int:

@@ -7,16 +7,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cni.cli.arguments import add_cache_argument, cache_dirs
-from cni.cli.terminal import console
+from cni.cli.terminal import Part, Tree
 from cni.node.attachments import BROKEN, GONE, IMPAIRED, Attached, View
 from cni.node.topology import UNUSED, UP, Segment, Topology, Uplink, lines, published
-
-if TYPE_CHECKING:
-    from rich.text import Text
-    from rich.tree import Tree
 
 _COLOURS = {IMPAIRED: "yellow", BROKEN: "red", GONE: "red"}
 
@@ -40,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(topology.as_dict(), indent=2))
     elif not arguments.output:
-        console().print(_tree(topology))
+        _tree(topology).print()
     return 0
 
 
@@ -62,49 +57,43 @@ def _draw(topology: Topology, output: Path) -> None:
 
 
 def _tree(topology: Topology) -> Tree:
-    from rich.tree import Tree
-
-    tree = Tree(_words((f"networks of {os.uname().nodename}", "bold")))
+    tree = Tree((f"networks of {os.uname().nodename}", "bold"))
     for uplink in topology.uplinks:
-        tree.add(_uplink(uplink))
+        tree.add(*_uplink(uplink))
     for segment in topology.segments:
-        branch = tree.add(_segment(segment))
+        branch = tree.add(*_segment(segment))
         for one in segment.attached:
             _attachment(branch, one)
         for link in segment.strays:
-            branch.add(_words((link.name, "yellow"), (" a port of nobody that a runtime remembers", "yellow")))
+            branch.add((f"{link.name} a port of nobody that a runtime remembers", "yellow"))
     return tree
 
 
-def _words(*parts: tuple[str, str]) -> Text:
-    from rich.text import Text
-
-    return Text.assemble(*parts)
-
-
-def _uplink(uplink: Uplink) -> Text:
+def _uplink(uplink: Uplink) -> list[Part]:
     to = [f"carries {', '.join(segment.title for segment in uplink.carries)}"] if uplink.carries else []
     to += [f"routes for {', '.join(segment.title for segment in uplink.routes)}"] if uplink.routes else []
     words = ["uplink", *uplink.addresses, *(["default route"] if uplink.is_default else []), *to]
-    state = [] if uplink.state == UP else [(f"  {uplink.state}", "red")]
-    return _words((uplink.link.name, "bold cyan"), (f"  {'  '.join(words)}", "default"), *state)
+    state: list[Part] = [] if uplink.state == UP else [(f"  {uplink.state}", "red")]
+    return [(uplink.link.name, "bold cyan"), f"  {'  '.join(words)}", *state]
 
 
-def _segment(segment: Segment) -> Text:
+def _segment(segment: Segment) -> list[Part]:
     words = [segment.about, *(segment.addresses if segment.is_bridge else [])]
     colour = {UP: "bold green", UNUSED: "dim"}.get(segment.state, "bold red")
-    state = [] if segment.state == UP else [(f"  {segment.state}", "dim" if segment.state == UNUSED else "red")]
-    return _words((segment.title, colour), (f"  {'  '.join(words)}", "default"), *state)
+    state: list[Part] = (
+        [] if segment.state == UP else [(f"  {segment.state}", "dim" if segment.state == UNUSED else "red")]
+    )
+    return [(segment.title, colour), f"  {'  '.join(words)}", *state]
 
 
 def _attachment(branch: Tree, one: Attached) -> None:
     colour = _COLOURS.get(one.health, "default")
     port = one.port.name if one.port else one.port_name
-    where = [(f"{port} -- ", "dim" if one.port and one.port.is_up else "red")] if port else []
+    where: list[Part] = [(f"{port} -- ", "dim" if one.port and one.port.is_up else "red")] if port else []
     first, *others = lines(one)
     text = [first, *(other.strip() for other in others)]
-    leaf = branch.add(_words(*where, (one.title, "bold"), (f"  {'  '.join(text)}", colour)))
+    leaf = branch.add(*where, (one.title, "bold"), (f"  {'  '.join(text)}", colour))
     for line in published(one):
-        leaf.add(_words((line, "cyan")))
+        leaf.add((line, "cyan"))
     for problem in one.problems:
-        leaf.add(_words((problem.text, colour)))
+        leaf.add((problem.text, colour))

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 from cni.cli.arguments import add_metrics_argument
@@ -46,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.metrics and not arguments.agent:
         print("cni install: --metrics is the agent's, and goes with --agent", file=sys.stderr)
         return 2
+    if arguments.metrics:
+        import_module("prometheus_client")  # here, where somebody reads that it is not installed
     folder, unit_dir, dry_run = Path(arguments.dir), Path(arguments.unit_dir), arguments.dry_run
     try:
         services = _services(arguments, folder, unit_dir)

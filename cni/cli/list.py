@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cni.cli.arguments import add_cache_argument, cache_dirs
-from cni.cli.terminal import age, console, print_table
+from cni.cli.terminal import Part, age, console, print_table, say
 from cni.node.attachments import (
     BROKEN,
     GONE,
@@ -21,9 +20,8 @@ from cni.node.attachments import (
 )
 
 if TYPE_CHECKING:
-    from rich.padding import Padding
+    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
 _HEADS = ("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "MAC", "AGE", "HEALTH")
 _NARROWEST = 16  # columns for what is wrong
@@ -61,8 +59,8 @@ def _is_asked_for(one: Attached, arguments: argparse.Namespace) -> bool:
 def _tell(found: list[Attached]) -> None:
     if not found:
         print("no attachments")
-    elif sys.stdout.isatty():
-        _tell_terminal(found)
+    elif screen := console():
+        _tell_terminal(screen, found)
     else:
         print_table([_HEADS, *map(_row, found)])
 
@@ -80,13 +78,12 @@ def _row(one: Attached) -> tuple[str, ...]:
     )
 
 
-def _tell_terminal(found: list[Attached]) -> None:
-    screen = console()
+def _tell_terminal(screen: Console, found: list[Attached]) -> None:
     table = _table(found)
     if sum((column.min_width or 0) + _BETWEEN for column in table.columns) <= screen.width:
         screen.print(table)
     else:
-        screen.print(*_blocks(found), sep="\n")
+        _tell_blocks(found)
     _sum_up(found)
 
 
@@ -109,30 +106,25 @@ def _table(found: list[Attached]) -> Table:
     # What is wrong may be broken into lines; the rest is to be copied.
     table.add_column(_HEADS[-1], min_width=_NARROWEST, overflow="fold")
     for row, one in zip(rows, found, strict=True):
-        table.add_row(Text(row[0], "bold"), *row[1:], _health(one))
+        table.add_row(Text(row[0], "bold"), *row[1:], Text.assemble(*_health(one)))
     return table
 
 
-def _blocks(found: list[Attached]) -> Iterator[Text | Padding]:
+def _tell_blocks(found: list[Attached]) -> None:
     """For a terminal that is too narrow for the table."""
-    from rich.padding import Padding
-    from rich.text import Text
-
     for one in found:
         network, _, ifname, _, mac, since, _ = _row(one)
-        yield Text(f"{network}  {one.title}  {ifname}", "bold")
-        lines = [*map(Text, _places(one)), Text(f"{mac}  {since}"), _health(one)]
-        yield Padding(Text("\n").join(lines), (0, 0, 0, 2), expand=False)
+        say((f"{network}  {one.title}  {ifname}", "bold"), wrap=True)
+        lines = [*_places(one), f"{mac}  {since}"]
+        say("\n".join(lines), "\n", *_health(one), margin="  ", wrap=True)
 
 
 def _places(one: Attached) -> list[str]:
     return [*map(str, one.addresses), *map(port_text, one.ports)]
 
 
-def _health(one: Attached) -> Text:
-    from rich.text import Text
-
-    return Text("\n").join([Text(one.health, _COLOURS[one.health]), *(Text(each.text) for each in one.problems)])
+def _health(one: Attached) -> list[Part]:
+    return [(one.health, _COLOURS[one.health]), *(f"\n{problem.text}" for problem in one.problems)]
 
 
 def _sum_up(found: list[Attached]) -> None:

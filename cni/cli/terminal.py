@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_WIDEST = 10_000  # columns, where no terminal limits them
+Part = str | tuple[str, str]  # a text, or a text and its style, as rich calls it
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns that stand below each other; the first row is their heads."""
+def print_table(rows: Sequence[Sequence[str]], numbers: int | None = None) -> None:
+    """Print rows, of which the first is the heads, in columns; those from `numbers` on are aligned on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        cells = [cell.ljust(width) for cell, width in zip(row[:numbers], widths, strict=False)]
+        cells += [cell.rjust(width) for cell, width in zip(row[len(cells) :], widths[len(cells) :], strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 def age(seconds: float) -> str:
@@ -28,21 +29,64 @@ def age(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def console(file: TextIO | None = None, *, soft_wrap: bool = False) -> Console:
-    """Where rich writes: coloured on a terminal (unless NO_COLOR is set), and elsewhere plain and never broken.
+def console() -> Console | None:
+    """Return rich's console, or None where it is not installed or nobody looks at stdout, so that plain text will do.
 
-    With `soft_wrap` lines are left to the terminal to break, so that they can be copied.
+    It is coloured unless NO_COLOR is set.
     """
-    from rich.console import Console
-
-    made = Console(
-        file=file or sys.stdout,
-        color_system=None if os.environ.get("NO_COLOR") else "auto",
-        soft_wrap=soft_wrap,
-        highlight=False,
-        markup=False,
-        emoji=False,
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        return None
+    screen = Console(
+        color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False, markup=False, emoji=False
     )
-    if not made.is_terminal:
-        made.width = _WIDEST
-    return made
+    return screen if screen.is_terminal else None
+
+
+def say(*parts: Part, margin: Part = "", wrap: bool = False) -> None:
+    """Print a line of these parts beside a margin, which stays free in further lines.
+
+    With `wrap` it is broken where the terminal ends, otherwise left to the terminal, so that it can be copied.
+    """
+    screen = console()
+    indent = "\n" + " " * len(_text(margin))
+    if not screen:
+        print(_text(margin) + "".join(map(_text, parts)).replace("\n", indent))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    line = Text.assemble(*parts)
+    if wrap:
+        grid = Table.grid()
+        grid.add_row(Text.assemble(margin), line)
+        screen.print(grid)
+    else:
+        screen.print(Text.assemble(margin, Text(indent).join(line.split("\n"))), soft_wrap=True)
+
+
+def _text(part: Part) -> str:
+    return part if isinstance(part, str) else part[0]
+
+
+class Tree:
+    """A line, and branches below it."""
+
+    def __init__(self, *parts: Part) -> None:
+        self._parts = parts
+        self._branches: list[Tree] = []
+
+    def add(self, *parts: Part) -> Tree:
+        """Return a new branch."""
+        self._branches.append(Tree(*parts))
+        return self._branches[-1]
+
+    def print(self, margin: str = "", margin_below: str = "") -> None:
+        """Print the line, and the branches with lines that lead to them."""
+        say(*self._parts, margin=margin, wrap=True)
+        for branch in self._branches:
+            if branch is self._branches[-1]:
+                branch.print(f"{margin_below}└── ", f"{margin_below}    ")
+            else:
+                branch.print(f"{margin_below}├── ", f"{margin_below}│   ")

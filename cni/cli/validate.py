@@ -8,9 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from cni.cli.terminal import console
+from cni.cli.terminal import say
 from cni.runtime.conf import DEFAULT_CONF_DIR, conf_dir, plugin_path
 from cni.validate.findings import Finding
 from cni.validate.network import Network
@@ -82,29 +80,24 @@ def _plans(networks: Iterable[Network]) -> list[Plan]:
 
 
 def _tell(networks: Sequence[Network], findings: Sequence[Finding]) -> None:
-    screen = console(soft_wrap=True)
     for finding in findings:
         style = _STYLES[finding.problem.severity]
-        screen.print(
-            Text.assemble((f"{finding.place}: ", "bold"), (f"{finding.problem.severity}: ", style), finding.words)
-        )
+        say((f"{finding.place}: ", "bold"), (f"{finding.problem.severity}: ", style), finding.words)
         if finding.excerpt:
             line, caret = _excerpt(finding.excerpt, finding.column)
-            screen.print(Text(f"    {line}"), Text(f"\n    {caret}", style), sep="")
-    screen.print(Text(_summary(networks, findings)))
+            say(line, (f"\n{caret}", style), margin="    ")
+    say(_summary(networks, findings))
 
 
 def _tell_plan(plan: Plan) -> None:
-    screen = console(soft_wrap=True)
-    screen.print()
-    screen.print(Text(f"ADD to network {plan.network} ({plan.file})", "bold"))
+    say((f"\nADD to network {plan.network} ({plan.file})", "bold"))
     if plan.failure:
-        screen.print(Text(f"  would fail: {plan.failure}", "bold red"))
+        say((f"  would fail: {plan.failure}", "bold red"))
     for place, parts in plan.places.items():
-        for part, lines in parts.items():
-            screen.print(Text(f"  {place}: {part}" if part else f"  {place}", "cyan"))
+        for what, lines in parts.items():
+            say((f"  {place}: {what}" if what else f"  {place}", "cyan"))
             for line in lines:
-                screen.print(Text(f"    {line}"))
+                say(line, margin="    ")
 
 
 def _excerpt(line: str, column: int) -> tuple[str, str]:

@@ -86,7 +86,7 @@ def needs_install(desk: Desk, workshop: Workshop) -> None:
 
     def download(folder: Path) -> None:
         wheel = workshop.wheel(_VERSION, f"{OLD_GLIBC}_x86_64")
-        wanted = [wheel, "setuptools>=77"]  # which packages of plugins are built with
+        wanted = [f"{wheel}[metrics]", "setuptools>=77"]  # which packages of plugins are built with
         run(sys.executable, "-m", "pip", "download", "-q", "--only-binary", ":all:", "-d", folder, *wanted)
 
     wheels = desk.folder.parent / "wheels"

@@ -186,6 +186,17 @@ def test_help(box: Box) -> None:
     assert "_cni" in box.sh("bash -c 'source <(cni completion bash); complete -p cni'")
 
 
+def test_a_plain_installation(workshop: Workshop) -> None:
+    """It has the README's commands, and no package that only some others need: the README is tried with it, too."""
+    programs = workshop.fresh(VERSION) / "bin"
+    installed = {package["name"] for package in json.loads(run(programs / "pip", "list", "--format=json"))}
+    assert installed - {"pip", "setuptools"} == {"cni", "cffi", "pycparser"}
+    assert run(programs / "cni", "explain").startswith("Interface plugins\n")
+    done = subprocess.run([programs / "cni", "completion", "bash"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "cni completion: shtab is not installed: pip install 'cni[cli]'\n"
+
+
 # ---- a node that is well ----
 
 
