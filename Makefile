@@ -32,7 +32,7 @@ bench: $(VENV)/.test
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy cni plugins docs/examples tests/unit/test_config.py
+	$(BIN)/mypy cni plugins docs/examples src/launcher/boot.py tests/unit/test_config.py
 	$(BIN)/clang-format --dry-run --Werror src/*/*.[ch]
 
 fix: $(VENV)/.test

@@ -4,7 +4,10 @@ Environment: SANITIZE=1 builds with AddressSanitizer and UBSan; DEBUG=1 with -O0
 What the package is, is in pyproject.toml.
 """
 
+import ast
+import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -30,6 +33,12 @@ def flags() -> tuple[list[str], list[str]]:
     return ["-O2", "-g0"], ["-s"]
 
 
+def boot_program() -> str:
+    """Return src/launcher/boot.py without its comments and blank lines, indented by one space."""
+    program = ast.unparse(ast.parse((LAUNCHER / "boot.py").read_text()))
+    return re.sub("^(    )+", lambda indent: " " * (len(indent[0]) // 4), program, flags=re.MULTILINE)
+
+
 class BuildNative(build_ext):
     """build_ext, and the launcher: an executable that is shipped as package data."""
 
@@ -51,9 +60,11 @@ class BuildNative(build_ext):
         compiled = Path(self.build_temp, "launcher.o")
         compiled.parent.mkdir(parents=True, exist_ok=True)
         # Two steps: compilers that bring several C libraries along have no headers where they are to link with none.
-        compile_ = [*compiler, "-std=gnu11", "-Os", *WARNINGS, "-c", str(LAUNCHER / "launcher.c"), "-o", str(compiled)]
+        source = [f"-DBOOT={json.dumps(boot_program())}", str(LAUNCHER / "launcher.c")]
+        compile_ = [*compiler, "-std=gnu11", "-Os", *WARNINGS, "-c", *source, "-o", str(compiled)]
         link = [*compiler, str(compiled), "-o", str(target), "-s"]
         freestanding = ["-DFREESTANDING", "-ffreestanding", "-fno-stack-protector", "-fno-pie"]
+        freestanding += ["-fno-asynchronous-unwind-tables"]  # nothing there unwinds a stack
         # Without a C library where its system calls are written down, else with a static one, else with libc alone.
         for compiling, linking in ((freestanding, ["-nostdlib", "-no-pie", "-static"]), ([], ["-static"]), ([], [])):
             steps = ([*compile_, *compiling], [*link, *linking])

@@ -1,4 +1,4 @@
-"""The protocol between launcher and agent, over a stream socket; src/launcher/launcher.c implements it in C.
+"""The protocol between launcher and agent, over a stream socket; src/launcher/agent.c implements it in C.
 
     launcher    request: the files that it sees, by the identity of its root folder and that folder's mount; what to
                 run; the environment; and three descriptors: the current folder, the network namespace, a file with

@@ -9,7 +9,7 @@ is read when it is imported. Without the file everything works as usual: so it i
     the head    marshal: this module's own code, and the index: name -> (file, where its code begins, length, imports)
     the rest    the modules' code, each as marshal writes it
 
-The launcher executes this module's own code from the file, with nothing imported (``src/launcher/launcher.c``).
+The launcher executes this module's own code from the file, with nothing imported (``src/launcher/boot.py``).
 """
 
 from __future__ import annotations
