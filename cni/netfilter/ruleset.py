@@ -15,9 +15,9 @@ import posix
 from cni.netfilter.iptables import Iptables, IptablesError
 from cni.netfilter.nftables import Nft, NftError
 from cni.spec.errors import CNIError, joined
-from cni.system import locks
+from cni.system import files
 
-_PATIENCE = 10.0  # seconds that others of us may hold the lock on the namespace
+_LOCK_TIMEOUT = 10.0  # seconds that others of us may hold the lock on the namespace
 _LOOKS = 3  # at what is to be changed: someone else may be faster, and iptables doesn't say so
 
 TYPE_CHECKING = False
@@ -319,7 +319,7 @@ def _lock(netns: NetNS | None) -> int:
     """
     path = f"/proc/self/fd/{netns.fd}" if netns else "/proc/thread-self/ns/net"
     lock = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    locks.locked(lock, _PATIENCE)
+    files.lock(lock, _LOCK_TIMEOUT)
     return lock
 
 

@@ -1,25 +1,26 @@
-"""State on disk that is whole at any time: what a crash interrupts leaves the old file or the new one."""
+"""Whole files and locks: a crash leaves the old file or the new one, and waiting for a lock has a timeout."""
 
 from __future__ import annotations
 
+import _thread
 import posix
 
 from cni._core import observed, read_file
 from cni.system.process import write_all
 
-_AT_FDCWD = -100  # fcntl.h: paths are from the current folder
+_AT_FDCWD = -100  # fcntl.h: paths are relative to the current folder
 
 
 def read(path: str) -> bytes | None:
-    """What the file holds, or None where there is none. A link is not followed. Raises OSError."""
+    """Return the content of the file, or None if it does not exist. A link is not followed. Raises OSError."""
     return read_file(_AT_FDCWD, path)
 
 
 def write(path: str, data: bytes, mode: int = 0o600, *, sync: bool = False) -> None:
-    """Make the file, or replace it, a link included. Folders that are missing are made, of mode 0700.
+    """Create the file or replace it, even if it is a link. Missing folders are created with mode 0700.
 
-    With `sync` it outlasts a power failure once this returns, at the price of waiting for the disk. While it is on its
-    way, its name is random behind a dot. Raises OSError, after which the file is as it was.
+    With `sync` the file survives a power failure once this returns, at the price of waiting for the disk. Until it is
+    complete it has a random name that begins with a dot. Raises OSError, after which the file is as it was.
     """
     with observed("file", f"write {path}"):
         _replace(path, data, mode, sync)
@@ -37,7 +38,7 @@ def _replace(path: str, data: bytes, mode: int, sync: bool) -> None:
         finally:
             posix.close(fd)
         posix.rename(temporary, path)
-    except BaseException:  # an interrupt too: nobody else would take away what is left here
+    except BaseException:  # an interrupt too: nothing else would remove the temporary file
         posix.unlink(temporary)
         raise
     if sync:
@@ -45,7 +46,7 @@ def _replace(path: str, data: bytes, mode: int, sync: bool) -> None:
 
 
 def remove(path: str) -> None:
-    """Take the file away; that it is not there is fine. Raises OSError."""
+    """Remove the file; a missing one is fine. Raises OSError."""
     try:
         posix.unlink(path)
     except FileNotFoundError:
@@ -53,9 +54,9 @@ def remove(path: str) -> None:
 
 
 def make_folders(path: str, mode: int) -> None:
-    """Make the folder and all above it that are missing, each of this mode: os.makedirs() gives it to the last only.
+    """Create the folder and all missing ones above it, each with this mode; os.makedirs() sets it on the last only.
 
-    Raises OSError; not where something else has such a name already, which is found out when the folder is used.
+    Raises OSError, but not if something else has such a name already: that shows when the folder is used.
     """
     for end, character in enumerate(f"{path}/"):
         if character == "/" and end:
@@ -75,9 +76,61 @@ def _create(path: str, folder: str, mode: int) -> int:
 
 
 def _sync_folder(path: str) -> None:
-    """Only then does a new name in it outlast a power failure."""
+    """Flush the folder to disk: otherwise a new name in it may not survive a power failure."""
     fd = posix.open(path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
     try:
         posix.fsync(fd)
     finally:
         posix.close(fd)
+
+
+# ---- locks between processes ----
+
+
+def lock(fd: int, timeout: float) -> bool:
+    """Take an exclusive flock(2) on `fd`. Return False if it was not free within `timeout` seconds. Raises OSError.
+
+    The lock ends with the last descriptor of this opening of the file. flock(2) has no timeout, so a thread waits for
+    it: polling would let other processes overtake. If the thread gets it after the timeout, when the caller has closed
+    `fd`, the lock ends with the thread's own descriptor.
+    """
+    import fcntl  # not builtin in every Python, and not needed to read and write files
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        pass
+    with observed("lock", f"wait for the lock on {_path_of(fd)}"):
+        if not _wait_for_lock(fd, timeout):
+            return False
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+
+
+def _wait_for_lock(fd: int, timeout: float) -> bool:
+    """Wait until this opening of the file has the lock, or waiting failed. Return False after `timeout` seconds."""
+    import fcntl
+
+    own = posix.dup(fd)
+    waiting = _thread.allocate_lock()
+    waiting.acquire()
+
+    def wait() -> None:
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX)
+        except OSError:
+            pass  # the caller's own attempt fails in the same way
+        finally:
+            posix.close(own)
+            waiting.release()
+
+    _thread.start_new_thread(wait, ())
+    return waiting.acquire(timeout=timeout)
+
+
+def _path_of(fd: int) -> str:
+    try:
+        return posix.readlink(f"/proc/self/fd/{fd}")
+    except OSError:  # no /proc
+        return f"descriptor {fd}"

@@ -20,7 +20,7 @@ from cni import __version__
 from cni._core import observe
 from cni.spec import gojson
 from cni.spec.errors import CNIError
-from cni.system import files, locks
+from cni.system import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _FILE = "/run/cni/traces.jsonl"
 _LARGEST = 8 << 20  # bytes; what comes then has the old file renamed
-_PATIENCE = 1.0  # seconds that others may keep the file locked
+_LOCK_TIMEOUT = 1.0  # seconds that others may keep the file locked
 
 # Of what a call tells, that much is kept.
 _SPANS = 2000
@@ -289,8 +289,8 @@ def _append(path: str, line: bytes) -> None:
     while True:
         fd = _opened(path)
         try:
-            if not locks.locked(fd, _PATIENCE):
-                raise TimeoutError(errno.ETIMEDOUT, f"others keep it locked for more than {_PATIENCE:g} s")
+            if not files.lock(fd, _LOCK_TIMEOUT):
+                raise TimeoutError(errno.ETIMEDOUT, f"others keep it locked for more than {_LOCK_TIMEOUT:g} s")
             if not _is_at(path, fd):
                 continue  # renamed while we waited
             size = posix.fstat(fd).st_size

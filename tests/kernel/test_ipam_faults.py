@@ -281,7 +281,7 @@ def test_folders_that_cannot_be_made(tmp_path: Path, node: Node, plugins: Path) 
 def test_the_lock_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     pool = Pool(tmp_path)
     version = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": []}
-    monkeypatch.setattr(store, "_PATIENCE", 0.2)
+    monkeypatch.setattr(store, "_LOCK_TIMEOUT", 0.2)
     assert pool.run("ADD", "first")[0] == 0
     before = sorted(os.listdir("/proc/self/fd")), pool.reservations()
     with (pool.folder / "lock").open() as lock:

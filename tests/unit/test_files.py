@@ -1,11 +1,14 @@
-"""cni.system.files: state that is whole at any time."""
+"""cni.system.files: files that are whole at any time, and locks with a timeout."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import posix
 import stat
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -196,3 +199,61 @@ def test_names_that_are_none(folder: int, name: str | bytes) -> None:
 def test_a_folder_that_is_none() -> None:
     with pytest.raises(_core.KernelError, match='open "file": bad file descriptor'):
         _core.read_file(-1, "file")
+
+
+# ---- locks ----
+
+Opener = Callable[[], int]
+
+
+@pytest.fixture
+def opening(tmp_path: Path) -> Iterator[Opener]:
+    """Open the same file; each call is an opening of its own."""
+    descriptors: list[int] = []
+
+    def opened() -> int:
+        descriptors.append(os.open(tmp_path / "file", os.O_RDONLY | os.O_CREAT))
+        return descriptors[-1]
+
+    yield opened
+    for fd in descriptors:
+        os.close(fd)
+
+
+def is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
+def test_a_free_lock(opening: Opener) -> None:
+    first, second = opening(), opening()
+    assert files.lock(first, 0)
+    assert files.lock(first, 0)
+    assert is_locked(second)
+
+
+def test_a_lock_that_is_let_go_of(opening: Opener) -> None:
+    first, second = opening(), opening()
+    fcntl.flock(second, fcntl.LOCK_EX)
+    timer = threading.Timer(0.2, fcntl.flock, (second, fcntl.LOCK_UN))
+    timer.start()
+    begin = time.monotonic()
+    assert files.lock(first, 10)
+    assert 0.1 < time.monotonic() - begin < 5
+    timer.join()
+    assert is_locked(second)
+
+
+def test_a_lock_that_is_kept(opening: Opener) -> None:
+    first, second = opening(), opening()
+    fcntl.flock(second, fcntl.LOCK_EX)
+    assert not files.lock(first, 0.05)
+
+
+def test_what_cannot_be_locked() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        files.lock(1 << 20, 1)

@@ -14,7 +14,7 @@ from cni._core import NetlinkError, parse_attributes, u32
 from cni.kernel.netns import NetNS
 from cni.spec.ip import CIDR, IP
 from cni.spec.result import Interface, IPConfig, Result
-from cni.system import locks
+from cni.system import files
 from cni_plugins.meta import sbr
 from cni_plugins.meta.sbr import routing
 
@@ -224,8 +224,8 @@ def test_status_tells_that_the_kernel_has_no_rules() -> None:
 
 
 def test_a_lock_that_is_not_let_go_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "locked", lambda fd, patience: False)
-    monkeypatch.setattr(sbr, "_PATIENCE", 0.0)
+    monkeypatch.setattr(files, "lock", lambda fd, timeout: False)
+    monkeypatch.setattr(sbr, "_LOCK_TIMEOUT", 0.0)
     with NetNS(_core.netns_current(), "/run/netns/x") as here, pytest.raises(sbr.CNIError) as told:
         sbr._lock(here)
     assert told.value.code == 11

@@ -24,7 +24,7 @@ from cni.skel.plugin import Plugin
 from cni.skel.request import Request
 from cni.spec.errors import CNIError
 from cni.spec.result import Result
-from cni.system import locks, process, tracing
+from cni.system import files, process, tracing
 from cni.system.undo import Undo
 from tests import spans
 from tests.spans import CALLER, TRACE, TRACEPARENT
@@ -179,7 +179,7 @@ class TestSpans:
 
         def wait(request: Request) -> Result:
             threading.Timer(0.05, os.close, [held]).start()
-            assert locks.locked(wanted, 20)
+            assert files.lock(wanted, 20)
             return Result()
 
         assert calls.add(wait, TRACEPARENT=TRACEPARENT) == 0
@@ -560,7 +560,7 @@ class TestFile:
 
     def test_others_that_do_not_let_go(self, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
         self.append(calls)
-        monkeypatch.setattr(tracing, "_PATIENCE", 0.05)
+        monkeypatch.setattr(tracing, "_LOCK_TIMEOUT", 0.05)
         with open(calls.file) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self.append(calls)

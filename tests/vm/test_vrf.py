@@ -851,7 +851,7 @@ def in_process(one: Vrf, verb: str) -> tuple[int, str]:
 @pytest.mark.slow
 def test_a_namespace_that_stays_locked(eth0: Vrf, monkeypatch: pytest.MonkeyPatch) -> None:
     """ADD says so; DEL does not let itself be kept from its work."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(module, "_LOCK_TIMEOUT", 0.2)
     with locked(eth0.container):
         status, said = in_process(eth0, "ADD")
         assert (status, json.loads(said)["code"]) == (1, 11)

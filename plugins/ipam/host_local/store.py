@@ -17,7 +17,7 @@ from cni._core import fsdecode, fsencode, observed, parse_ip, read_file, replace
 from cni.spec.errors import IO_FAILURE, TRY_AGAIN_LATER, CNIError, joined
 from cni.spec.ip import IP
 from cni.spec.names import check_network_name
-from cni.system import locks
+from cni.system import files
 from cni_plugins.ipam.host_local.owners import Owners
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _NEW = ".new"
 _BEGINNINGS = "0123456789abcdefABCDEF:"  # of addresses; a refusal by parse_ip takes longer than all the rest
 _MANY = 32  # reservations that are worth a cache
-_PATIENCE = 30.0  # seconds that others may keep the lock; Go's plugin waits for ever
+_LOCK_TIMEOUT = 30.0  # seconds that others may keep the lock; Go's plugin waits for ever
 _TRIES = 1024  # candidates that are looked at singly: 2 ms, where listing the folder of a full /16 takes 20
 
 
@@ -253,8 +253,6 @@ def _open_folder(path: str) -> int:
     try:
         return posix.open(path, flags)
     except FileNotFoundError:
-        from cni.system import files  # once in a network's life
-
         files.make_folders(path, 0o755)
         return posix.open(path, flags)
 
@@ -262,8 +260,8 @@ def _open_folder(path: str) -> int:
 def _lock(fd: int, path: str) -> None:
     """Lock the file, which Go's plugin may hold as well; raises CNIError where others do not let go of it in time."""
     try:
-        if not locks.locked(fd, _PATIENCE):
-            text = f"cannot lock {path}: others have held it for {_PATIENCE:g} seconds"
+        if not files.lock(fd, _LOCK_TIMEOUT):
+            text = f"cannot lock {path}: others have held it for {_LOCK_TIMEOUT:g} seconds"
             raise CNIError(text, TRY_AGAIN_LATER, _who_holds(fd))
     except OSError as error:
         raise CNIError(f"cannot lock {path}: {error.strerror}", IO_FAILURE) from error

@@ -16,7 +16,7 @@ from cni.skel.config import Config, Flag, Integer, ListOf, Text
 from cni.skel.plugin import Plugin
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError
 from cni.spec.ip import AF_INET, CIDR, IP
-from cni.system import locks
+from cni.system import files
 from cni.system.undo import Undo, do_all
 from cni_plugins.meta.sbr import routing
 
@@ -39,7 +39,7 @@ _RT_SCOPE_LINK = 253
 _IP6_RT_PRIO_USER = 1024  # the metric of an IPv6 route that is given none
 
 
-_PATIENCE = 30.0  # seconds that others may hold the lock; Go's plugin waits for ever
+_LOCK_TIMEOUT = 30.0  # seconds that others may hold the lock; Go's plugin waits for ever
 
 _EVERYWHERE = {4: CIDR.parse("0.0.0.0/0"), 6: CIDR.parse("::/0")}
 _UNCHAINED = "This plugin must be called as chained plugin"
@@ -158,8 +158,8 @@ def _named_gateways(conf: Conf) -> dict[int, IP]:
 
 def _lock(container: NetNS) -> None:
     """Lock the namespace while this descriptor of it is open. All meet there, by whatever path they have opened it."""
-    if not locks.locked(container.fd, _PATIENCE):
-        text = f"cannot lock {container.path}: others have held it for {_PATIENCE:g} seconds"
+    if not files.lock(container.fd, _LOCK_TIMEOUT):
+        text = f"cannot lock {container.path}: others have held it for {_LOCK_TIMEOUT:g} seconds"
         raise CNIError(text, TRY_AGAIN_LATER)
 
 

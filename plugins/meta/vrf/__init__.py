@@ -18,7 +18,7 @@ from cni.skel.plugin import Plugin
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, joined
 from cni.spec.result import Route
 from cni.spec.version import since
-from cni.system import locks
+from cni.system import files
 from cni.system.undo import Undo, do_all
 from cni_plugins.meta.vrf.belongings import Belongings
 
@@ -42,7 +42,7 @@ _RULE_HEADER = 12  # bytes of struct fib_rule_hdr, whose fifth is the table
 _RULE_TABLE = 4
 
 _NO_MASTER = 0
-_PATIENCE = 10.0  # seconds that others may keep a container's namespace locked
+_LOCK_TIMEOUT = 10.0  # seconds that others may keep a container's namespace locked
 _NO_VRFS = "this kernel has no VRFs (CONFIG_NET_VRF)"
 
 
@@ -76,7 +76,7 @@ def delete(request: Request[Conf]) -> None:
     if container is None:
         return
     with container, container.netlink() as inside:
-        locks.locked(container.fd, _PATIENCE)  # or not: what keeps it is the container's, for whose end this is
+        files.lock(container.fd, _LOCK_TIMEOUT)  # or not: what keeps it is the container's, for whose end this is
         vrf, link = _find(inside, conf.vrfname, request.ifname)
         if vrf is None or vrf.kind != "vrf":
             return
@@ -225,8 +225,8 @@ def _require_name(conf: Conf) -> None:
 
 def _lock(container: NetNS) -> None:
     """One after the other: who looks for a free table or an empty VRF. Go's sbr locks the namespace for this too."""
-    if not locks.locked(container.fd, _PATIENCE):
-        text = f"cannot lock {container.path}: others have held it for {_PATIENCE:g} seconds"
+    if not files.lock(container.fd, _LOCK_TIMEOUT):
+        text = f"cannot lock {container.path}: others have held it for {_LOCK_TIMEOUT:g} seconds"
         raise CNIError(text, TRY_AGAIN_LATER)
 
 
