@@ -79,7 +79,7 @@ class BuildNative(build_ext):
 compile_args, link_args = flags()
 core = Extension(
     "cni._core",
-    [str(CORE / name) for name in ("_core.pyx", "error.c", "files.c", "hwaddr.c", "links.c", "netlink.c", "netns.c")],
+    [str(CORE / name) for name in ("_core.pyx", "addresses.c", "error.c", "files.c", "netlink.c", "netns.c")],
     include_dirs=[str(CORE)],
     depends=[str(path) for pattern in ("*.h", "*.pxi", "includes/*.pxd") for path in CORE.glob(pattern)],
     extra_compile_args=["-std=gnu11", *WARNINGS, *compile_args],

@@ -22,7 +22,7 @@
 #define LAST_ERRNO 4095 /* the kernel's MAX_ERRNO */
 
 /* What NLMSG_ALIGN does, but for any size_t: its mask has 32 bits. */
-static size_t align(size_t length)
+static size_t padded_length(size_t length)
 {
     return (length + NLMSG_ALIGNTO - 1) & ~(size_t)(NLMSG_ALIGNTO - 1);
 }
@@ -43,7 +43,7 @@ void cni_messages_clear(struct cni_messages *messages)
     messages->status = 0;
 }
 
-static int reserve(struct cni_messages *messages, size_t more)
+static int reserve_room(struct cni_messages *messages, size_t more)
 {
     size_t capacity = messages->capacity ? messages->capacity : 1024;
     unsigned char *data;
@@ -67,11 +67,11 @@ static int reserve(struct cni_messages *messages, size_t more)
 /* Append with the padding to four bytes that netlink wants. */
 void cni_append(struct cni_messages *messages, const void *data, size_t length)
 {
-    size_t padded = align(length);
+    size_t padded = padded_length(length);
 
     if (length > UINT16_MAX && !messages->status)
         messages->status = EMSGSIZE;
-    if (reserve(messages, padded) < 0)
+    if (reserve_room(messages, padded) < 0)
         return;
     if (length)
         memcpy(messages->data + messages->length, data, length);
@@ -118,16 +118,6 @@ void cni_attribute(struct cni_messages *messages, uint16_t type, const void *dat
 {
     attribute_header(messages, type, length);
     cni_append(messages, data, length);
-}
-
-void cni_attribute_u8(struct cni_messages *messages, uint16_t type, uint8_t value)
-{
-    cni_attribute(messages, type, &value, sizeof value);
-}
-
-void cni_attribute_u16(struct cni_messages *messages, uint16_t type, uint16_t value)
-{
-    cni_attribute(messages, type, &value, sizeof value);
 }
 
 void cni_attribute_u32(struct cni_messages *messages, uint16_t type, uint32_t value)
@@ -178,7 +168,7 @@ int cni_next_message(const unsigned char *data, size_t length, size_t *offset, s
         return -1;
     *payload = data + *offset + sizeof *header;
     *payload_length = header->nlmsg_len - sizeof *header;
-    *offset += align(header->nlmsg_len);
+    *offset += padded_length(header->nlmsg_len);
     return 1;
 }
 
@@ -198,7 +188,7 @@ int cni_next_attribute(const unsigned char *data, size_t length, size_t *offset,
     *type = (uint16_t)(header.nla_type & NLA_TYPE_MASK);
     *payload = data + *offset + sizeof header;
     *payload_length = header.nla_len - sizeof header;
-    *offset += align(header.nla_len); /* NLA_ALIGNTO is the same four bytes */
+    *offset += padded_length(header.nla_len); /* NLA_ALIGNTO is the same four bytes */
     return 1;
 }
 
@@ -251,7 +241,7 @@ int cni_acknowledgement(const struct nlmsghdr *header, const unsigned char *payl
     if (header->nlmsg_flags & NLM_F_ACK_TLVS && !(header->nlmsg_flags & NLM_F_CAPPED)) {
         if (message.msg.nlmsg_len < sizeof message.msg)
             return -1;
-        skip += align(message.msg.nlmsg_len) - sizeof message.msg;
+        skip += padded_length(message.msg.nlmsg_len) - sizeof message.msg;
     }
     return read_status(header, payload, length, skip, words, room);
 }
@@ -267,7 +257,7 @@ static int dump_end(const struct nlmsghdr *header, const unsigned char *payload,
 
 /* ---- the socket -------------------------------------------------------- */
 
-static void prefer(int fd, int level, int option, int value)
+static void try_to_set_option(int fd, int level, int option, int value)
 {
     /* Where a kernel lacks it, or does not allow it, things are less comfortable, no more. */
     (void)!setsockopt(fd, level, option, &value, sizeof value);
@@ -281,9 +271,9 @@ int cni_netlink_open(struct cni_netlink *netlink, int netns, int protocol, struc
     netlink->fd = cni_netns_socket(netns, AF_NETLINK, SOCK_RAW, protocol, err);
     if (netlink->fd < 0)
         return -1;
-    prefer(netlink->fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);
-    prefer(netlink->fd, SOL_NETLINK, NETLINK_CAP_ACK, 1);
-    prefer(netlink->fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1);
+    try_to_set_option(netlink->fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);
+    try_to_set_option(netlink->fd, SOL_NETLINK, NETLINK_CAP_ACK, 1);
+    try_to_set_option(netlink->fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1);
     if (bind(netlink->fd, (struct sockaddr *)&address, sizeof address) < 0) {
         cni_fail(err, errno, "bind a netlink socket");
         close(netlink->fd);
@@ -305,13 +295,13 @@ void cni_netlink_close(struct cni_netlink *netlink)
 
 int cni_netlink_subscribe(struct cni_netlink *netlink, uint32_t group, struct cni_error *err)
 {
-    prefer(netlink->fd, SOL_SOCKET, SO_RCVBUFFORCE, NEWS_ROOM);
+    try_to_set_option(netlink->fd, SOL_SOCKET, SO_RCVBUFFORCE, NEWS_ROOM);
     if (setsockopt(netlink->fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
         return cni_fail(err, errno, "subscribe to the netlink group %u", group);
     return 0;
 }
 
-static int send_all(struct cni_netlink *netlink, const unsigned char *data, size_t length, struct cni_error *err)
+static int send_requests(struct cni_netlink *netlink, const unsigned char *data, size_t length, struct cni_error *err)
 {
     struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
     ssize_t sent;
@@ -327,13 +317,13 @@ static int send_all(struct cni_netlink *netlink, const unsigned char *data, size
 }
 
 /* Append one datagram from the kernel to `answers`; returns its length. */
-static ssize_t receive(struct cni_netlink *netlink, struct cni_messages *answers, struct cni_error *err)
+static ssize_t receive_datagram(struct cni_netlink *netlink, struct cni_messages *answers, struct cni_error *err)
 {
     struct sockaddr_nl from;
     socklen_t from_length;
     ssize_t length;
 
-    if (reserve(answers, ROOM) < 0)
+    if (reserve_room(answers, ROOM) < 0)
         return cni_fail(err, answers->status, "read a netlink answer");
     do {
         from_length = sizeof from;
@@ -344,11 +334,11 @@ static ssize_t receive(struct cni_netlink *netlink, struct cni_messages *answers
         return cni_fail(err, errno, "read a netlink answer");
     if (length > ROOM)
         return cni_fail(err, EMSGSIZE, "read a netlink answer: %zd bytes are more than fit", length);
-    answers->length += align((size_t)length);
+    answers->length += padded_length((size_t)length);
     return length;
 }
 
-static int malformed(struct cni_error *err)
+static int fail_malformed(struct cni_error *err)
 {
     return cni_fail(err, EBADMSG, "read a netlink answer: it is malformed");
 }
@@ -357,7 +347,8 @@ static int malformed(struct cni_error *err)
  * and say in `*end` where the last one ends. The kernel serves them in order and
  * tells of what it refuses anyway, so only the last one is acknowledged, if that is
  * how it was built (`*acknowledged`): a get is answered. */
-static uint32_t number(struct cni_netlink *netlink, unsigned char *data, size_t length, size_t *end, int *acknowledged)
+static uint32_t number_requests(struct cni_netlink *netlink, unsigned char *data, size_t length, size_t *end,
+                                int *acknowledged)
 {
     const unsigned char *payload;
     size_t payload_length, start = *end, last = *end;
@@ -383,8 +374,8 @@ static uint32_t number(struct cni_netlink *netlink, unsigned char *data, size_t 
 
 /* Read until the last of the `count` requests from sequence number `first` has been
  * answered, or acknowledged. What belongs to none of them is dropped. */
-static int gather(struct cni_netlink *netlink, uint32_t first, uint32_t count, int acknowledged,
-                  struct cni_messages *answers, struct cni_error *err)
+static int gather_answers(struct cni_netlink *netlink, uint32_t first, uint32_t count, int acknowledged,
+                          struct cni_messages *answers, struct cni_error *err)
 {
     const unsigned char *payload;
     size_t payload_length;
@@ -393,7 +384,7 @@ static int gather(struct cni_netlink *netlink, uint32_t first, uint32_t count, i
 
     while (!is_last) {
         size_t start = answers->length, offset = 0;
-        ssize_t length = receive(netlink, answers, err);
+        ssize_t length = receive_datagram(netlink, answers, err);
 
         if (length < 0)
             return -1;
@@ -401,13 +392,13 @@ static int gather(struct cni_netlink *netlink, uint32_t first, uint32_t count, i
                                         &payload_length)) > 0)
             is_last |= header.nlmsg_seq - first == count - 1 && (header.nlmsg_type == NLMSG_ERROR || !acknowledged);
         if (more < 0)
-            return malformed(err);
+            return fail_malformed(err);
     }
     return 0;
 }
 
-static int transact(struct cni_netlink *netlink, struct cni_messages *requests, struct cni_messages *answers,
-                    uint32_t *first, struct cni_error *err)
+static int transact_locked(struct cni_netlink *netlink, struct cni_messages *requests, struct cni_messages *answers,
+                           uint32_t *first, struct cni_error *err)
 {
     size_t end = 0;
 
@@ -416,10 +407,10 @@ static int transact(struct cni_netlink *netlink, struct cni_messages *requests, 
         size_t start = end;
         uint32_t sequence = netlink->sequence;
         int acknowledged;
-        uint32_t count = number(netlink, requests->data, requests->finished, &end, &acknowledged);
+        uint32_t count = number_requests(netlink, requests->data, requests->finished, &end, &acknowledged);
 
-        if (send_all(netlink, requests->data + start, end - start, err) < 0 ||
-            gather(netlink, sequence, count, acknowledged, answers, err) < 0)
+        if (send_requests(netlink, requests->data + start, end - start, err) < 0 ||
+            gather_answers(netlink, sequence, count, acknowledged, answers, err) < 0)
             return -1;
     }
     return 0;
@@ -433,14 +424,14 @@ int cni_netlink_transact(struct cni_netlink *netlink, struct cni_messages *reque
     if (requests->status)
         return cni_fail(err, requests->status, "build a netlink request");
     pthread_mutex_lock(&netlink->lock);
-    result = transact(netlink, requests, answers, first, err);
+    result = transact_locked(netlink, requests, answers, first, err);
     pthread_mutex_unlock(&netlink->lock);
     return result;
 }
 
 /* One attempt at a dump. 1: the list changed meanwhile. */
-static int dump(struct cni_netlink *netlink, struct cni_messages *request, struct cni_messages *answers,
-                uint32_t *sequence, struct cni_error *err)
+static int dump_once(struct cni_netlink *netlink, struct cni_messages *request, struct cni_messages *answers,
+                     uint32_t *sequence, struct cni_error *err)
 {
     const unsigned char *payload;
     size_t payload_length, end = 0;
@@ -449,12 +440,12 @@ static int dump(struct cni_netlink *netlink, struct cni_messages *request, struc
     int more, status, acknowledged, interrupted = 0;
 
     *sequence = netlink->sequence;
-    number(netlink, request->data, request->finished, &end, &acknowledged);
-    if (send_all(netlink, request->data, end, err) < 0)
+    number_requests(netlink, request->data, request->finished, &end, &acknowledged);
+    if (send_requests(netlink, request->data, end, err) < 0)
         return -1;
     for (;;) {
         size_t start = answers->length, offset = 0;
-        ssize_t length = receive(netlink, answers, err);
+        ssize_t length = receive_datagram(netlink, answers, err);
 
         if (length < 0)
             return -1;
@@ -470,11 +461,11 @@ static int dump(struct cni_netlink *netlink, struct cni_messages *request, struc
             else
                 continue;
             if (status < 0)
-                return malformed(err);
+                return fail_malformed(err);
             return status ? cni_fail(err, status, "%s", words) : interrupted;
         }
         if (more < 0)
-            return malformed(err);
+            return fail_malformed(err);
     }
 }
 
@@ -488,7 +479,7 @@ int cni_netlink_dump(struct cni_netlink *netlink, struct cni_messages *request, 
     pthread_mutex_lock(&netlink->lock);
     for (int i = 0; i < DUMP_TRIES && result == 1; i++) {
         cni_messages_clear(answers);
-        result = dump(netlink, request, answers, sequence, err);
+        result = dump_once(netlink, request, answers, sequence, err);
     }
     pthread_mutex_unlock(&netlink->lock);
     return result == 1 ? cni_fail(err, EAGAIN, "the list changed during each of %d readings", DUMP_TRIES) : result;
@@ -503,5 +494,5 @@ int cni_netlink_wait(struct cni_netlink *netlink, struct cni_messages *answers, 
         return errno == EINTR ? 0 : cni_fail(err, errno, "wait for a netlink notification");
     if (ready == 0)
         return 0;
-    return receive(netlink, answers, err) < 0 ? -1 : 1;
+    return receive_datagram(netlink, answers, err) < 0 ? -1 : 1;
 }

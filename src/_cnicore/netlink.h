@@ -34,8 +34,6 @@ size_t cni_message_begin(struct cni_messages *messages, uint16_t type, uint16_t 
 void cni_message_end(struct cni_messages *messages, size_t start);
 
 void cni_attribute(struct cni_messages *messages, uint16_t type, const void *data, size_t length);
-void cni_attribute_u8(struct cni_messages *messages, uint16_t type, uint8_t value);
-void cni_attribute_u16(struct cni_messages *messages, uint16_t type, uint16_t value);
 void cni_attribute_u32(struct cni_messages *messages, uint16_t type, uint32_t value);
 void cni_attribute_text(struct cni_messages *messages, uint16_t type, const char *text);
 size_t cni_nest_begin(struct cni_messages *messages, uint16_t type);

@@ -7,6 +7,7 @@
 #include <linux/nsfs.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,13 +19,13 @@
 #include <unistd.h>
 
 /* thread-self, never self: /proc/self is the main thread's. */
-static const char own[] = "/proc/thread-self/ns/net";
+static const char own_namespace[] = "/proc/thread-self/ns/net";
 
 int cni_netns_current(struct cni_error *err)
 {
-    int fd = open(own, O_RDONLY | O_CLOEXEC);
+    int fd = open(own_namespace, O_RDONLY | O_CLOEXEC);
 
-    return fd < 0 ? cni_fail(err, errno, "open the current network namespace (%s)", own) : fd;
+    return fd < 0 ? cni_fail(err, errno, "open the current network namespace (%s)", own_namespace) : fd;
 }
 
 int cni_netns_verify(int fd, const char *name, struct cni_error *err)
@@ -82,74 +83,81 @@ int cni_netns_identity(int fd, struct cni_identity *identity, struct cni_error *
     return 0;
 }
 
-static int is_same(int a, int b)
+static bool is_same_namespace(int a, int b)
 {
-    struct cni_identity one, other;
+    struct cni_identity first, second;
     struct cni_error err;
 
-    return cni_netns_identity(a, &one, &err) == 0 && cni_netns_identity(b, &other, &err) == 0 &&
-           one.inode == other.inode && one.device == other.device;
+    return cni_netns_identity(a, &first, &err) == 0 && cni_netns_identity(b, &second, &err) == 0 &&
+           first.inode == second.inode && first.device == second.device;
 }
 
-/* Go to `netns`. Returns the way home, -1 where none is needed, -2 for failure. */
-static int enter(int netns, struct cni_error *err)
-{
-    int home;
+/* The namespace that a thread returns to. */
+struct home {
+    int fd;
+    bool moved; /* false: the thread never left, and `fd` is not open */
+};
 
+/* Move the thread to `netns`. Return 0, or -1 after a failure, which leaves the thread where it was. */
+static int enter_namespace(int netns, struct home *home, struct cni_error *err)
+{
+    *home = (struct home){.fd = -1};
     if (netns == CNI_NETNS_OWN)
+        return 0;
+    home->fd = cni_netns_current(err);
+    if (home->fd < 0)
         return -1;
-    home = cni_netns_current(err);
-    if (home < 0)
-        return -2;
-    if (is_same(netns, home)) {
-        close(home);
-        return -1;
+    if (is_same_namespace(netns, home->fd)) {
+        close(home->fd);
+        return 0;
     }
     if (setns(netns, CLONE_NEWNET) < 0) {
         cni_fail(err, errno, "enter the network namespace (descriptor %d)", netns);
-        close(home);
-        return -2;
+        close(home->fd);
+        return -1;
     }
-    return home;
+    home->moved = true;
+    return 0;
 }
 
-static void leave(int home)
+static void return_home(const struct home *home)
 {
     int saved = errno;
 
-    if (home < 0)
+    if (!home->moved)
         return;
-    enter_or_abort(home);
-    close(home);
+    enter_or_abort(home->fd);
+    close(home->fd);
     errno = saved;
 }
 
 int cni_netns_socket(int netns, int domain, int type, int protocol, struct cni_error *err)
 {
-    int home = enter(netns, err);
+    struct home home;
     int fd;
 
-    if (home == -2)
+    if (enter_namespace(netns, &home, err) < 0)
         return -1;
     fd = socket(domain, type | SOCK_CLOEXEC, protocol);
-    leave(home);
-    return fd < 0 ? cni_fail(err, errno, "open a socket (family %d, type %d, protocol %d)", domain, type, protocol)
-                  : fd;
+    return_home(&home);
+    if (fd < 0)
+        return cni_fail(err, errno, "open a socket (family %d, type %d, protocol %d)", domain, type, protocol);
+    return fd;
 }
 
 int cni_netns_open_file(int netns, const char *path, int flags, struct cni_error *err)
 {
-    int home = enter(netns, err);
+    struct home home;
     int fd;
 
-    if (home == -2)
+    if (enter_namespace(netns, &home, err) < 0)
         return -1;
     fd = open(path, flags | O_CLOEXEC | O_NOCTTY, 0600); /* the mode is for O_CREAT */
-    leave(home);
+    return_home(&home);
     return fd < 0 ? cni_fail(err, errno, "open \"%s\"", path) : fd;
 }
 
-static int write_whole(const struct cni_file *file)
+static int write_existing_file(const struct cni_file *file)
 {
     int fd = open(file->path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
     int status = 0;
@@ -165,13 +173,13 @@ static int write_whole(const struct cni_file *file)
 
 int cni_netns_write_files(int netns, struct cni_file *files, size_t count, struct cni_error *err)
 {
-    int home = enter(netns, err);
+    struct home home;
 
-    if (home == -2)
+    if (enter_namespace(netns, &home, err) < 0)
         return -1;
     for (size_t i = 0; i < count; i++)
-        files[i].status = write_whole(&files[i]);
-    leave(home);
+        files[i].status = write_existing_file(&files[i]);
+    return_home(&home);
     return 0;
 }
 
@@ -189,7 +197,7 @@ struct creation {
 };
 
 /* Runs in a thread that ends with the namespace it made, so no way back is needed. */
-static void *create(void *argument)
+static void *create_namespace(void *argument)
 {
     struct creation *new = argument;
 
@@ -197,7 +205,7 @@ static void *create(void *argument)
         cni_fail(new->err, errno, "create a network namespace");
         return NULL;
     }
-    if (new->path && mount(own, new->path, "none", MS_BIND, NULL) < 0) {
+    if (new->path && mount(own_namespace, new->path, "none", MS_BIND, NULL) < 0) {
         cni_fail(new->err, errno, "bind the new network namespace to \"%s\"", new->path);
         return NULL;
     }
@@ -219,7 +227,7 @@ int cni_netns_create(const char *path, struct cni_error *err)
             return cni_fail(err, errno, "create \"%s\"", path);
         close(file);
     }
-    status = pthread_create(&thread, NULL, create, &new);
+    status = pthread_create(&thread, NULL, create_namespace, &new);
     if (status)
         cni_fail(err, status, "start a thread for a new network namespace");
     else

@@ -1,5 +1,5 @@
 # The core's own C files, as their headers say.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from includes.system cimport nlmsghdr
 
@@ -39,7 +39,7 @@ cdef extern from "files.h" nogil:
                          cni_error *err)
 
 
-cdef extern from "hwaddr.h" nogil:
+cdef extern from "addresses.h" nogil:
     enum:
         CNI_HWADDR_LEN
         CNI_HWADDR_TEXT
@@ -62,15 +62,14 @@ cdef extern from "netlink.h" nogil:
         int fd
 
     void cni_messages_free(cni_messages *messages)
-    void cni_messages_clear(cni_messages *messages)
     size_t cni_message_begin(cni_messages *messages, uint16_t type, uint16_t flags, const void *header, size_t length)
     void cni_message_end(cni_messages *messages, size_t start)
     void cni_attribute(cni_messages *messages, uint16_t type, const void *data, size_t length)
-    void cni_attribute_u16(cni_messages *messages, uint16_t type, uint16_t value)
     void cni_attribute_u32(cni_messages *messages, uint16_t type, uint32_t value)
     void cni_attribute_text(cni_messages *messages, uint16_t type, const char *text)
     size_t cni_nest_begin(cni_messages *messages, uint16_t type)
     void cni_nest_end(cni_messages *messages, size_t start)
+    void cni_append(cni_messages *messages, const void *data, size_t length)
     int cni_netlink_open(cni_netlink *netlink, int netns, int protocol, cni_error *err)
     void cni_netlink_close(cni_netlink *netlink)
     int cni_netlink_subscribe(cni_netlink *netlink, uint32_t group, cni_error *err)
@@ -85,28 +84,3 @@ cdef extern from "netlink.h" nogil:
                            const unsigned char **payload, size_t *payload_length)
     int cni_acknowledgement(const nlmsghdr *header, const unsigned char *payload, size_t length, char *words,
                             size_t room)
-
-
-cdef extern from "links.h" nogil:
-    struct cni_link:
-        const char *name
-        const uint8_t *hwaddr
-        const char *alias
-        uint32_t index
-        uint32_t mtu
-        uint32_t link
-        int64_t master
-        int64_t txqlen
-        int netns
-        uint32_t flags
-        uint32_t change
-
-    struct cni_pair_kind:
-        const char *name
-
-    const cni_pair_kind cni_veth
-    const cni_pair_kind cni_netkit
-
-    size_t cni_link_begin(cni_messages *messages, uint16_t flags, const cni_link *link)
-    void cni_link_pair(cni_messages *messages, const cni_pair_kind *kind, const cni_link *link, const cni_link *peer)
-    void cni_link_get(cni_messages *messages, const char *name, uint32_t index)

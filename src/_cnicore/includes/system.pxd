@@ -45,6 +45,9 @@ cdef extern from "linux/if_link.h" nogil:
     int IFLA_PROMISCUITY
     int IFLA_LINK_NETNSID
     int IFLA_GROUP
+    int IFLA_NET_NS_FD
+    int IFLA_NUM_RX_QUEUES
+    int IFLA_NUM_TX_QUEUES
     int IFLA_AF_SPEC
     int IFLA_EXT_MASK
     int RTEXT_FILTER_SKIP_STATS
@@ -53,6 +56,10 @@ cdef extern from "linux/if_link.h" nogil:
     int IFLA_INFO_DATA
     int IFLA_INFO_SLAVE_KIND
     int IFLA_INFO_SLAVE_DATA
+
+
+cdef extern from "linux/veth.h" nogil:
+    int VETH_INFO_PEER
 
 
 cdef extern from "linux/if_addr.h" nogil:

@@ -1,6 +1,6 @@
 /* Hardware addresses, and IP addresses as text the way Go writes them. */
-#ifndef CNI_HWADDR_H
-#define CNI_HWADDR_H
+#ifndef CNI_ADDRESSES_H
+#define CNI_ADDRESSES_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "hwaddr.h"
+#include "addresses.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -14,7 +14,7 @@ void cni_hwaddr_from_ip(const uint8_t *ip, size_t length, uint8_t out[CNI_HWADDR
     memcpy(out + 2, ip + length - 4, 4);
 }
 
-static int hex(char c)
+static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9')
         return c - '0';
@@ -29,8 +29,8 @@ int cni_hwaddr_parse(const char *text, uint8_t out[CNI_HWADDR_LEN])
     if (separator != ':' && separator != '-')
         return -1;
     for (int i = 0; i < CNI_HWADDR_LEN; i++, text += 3) {
-        int high = hex(text[0]);
-        int low = high < 0 ? -1 : hex(text[1]);
+        int high = hex_digit(text[0]);
+        int low = high < 0 ? -1 : hex_digit(text[1]);
 
         if (low < 0 || text[2] != (i == CNI_HWADDR_LEN - 1 ? '\0' : separator))
             return -1;
