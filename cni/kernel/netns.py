@@ -194,7 +194,8 @@ class NetNS:
         return hash(self.identity)
 
     def __repr__(self) -> str:
-        return f"<NetNS {self.path or 'anonymous'} fd {self.fd}>"
+        state = "closed" if self.fd == _CLOSED else f"fd {self.fd}"
+        return f"<{type(self).__name__} {self.path or 'anonymous'} {state}>"
 
 
 class Own(NetNS):

@@ -67,6 +67,9 @@ class Route:
             for number in {_RTA_NH_ID} if described else _OF_NEXTHOP & self._attributes.keys():
                 del self._attributes[number]
 
+    def __repr__(self) -> str:
+        return repr(self.seen)
+
     @property
     def version(self) -> int:
         return 4 if len(self.seen.dst) == 4 else 6

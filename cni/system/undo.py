@@ -41,6 +41,9 @@ class Undo:
         """Leave what was done so far as it is, whatever comes."""
         self._steps.clear()
 
+    def __repr__(self) -> str:
+        return f"<Undo steps: {len(self._steps)}>"
+
     def __enter__(self) -> Self:
         return self
 

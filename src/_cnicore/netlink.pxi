@@ -81,6 +81,9 @@ cdef class Netlink:
     def fileno(self) -> int:
         return self.netlink.fd
 
+    def __repr__(self) -> str:
+        return f"<Netlink fd {self.netlink.fd}>" if self.netlink.fd >= 0 else "<Netlink closed>"
+
     def batch(self) -> Batch:
         return Batch(self)
 
@@ -258,6 +261,9 @@ cdef class Batch:
 
     def __len__(self) -> int:
         return len(self.asked)
+
+    def __repr__(self) -> str:
+        return f"<Batch: {'; '.join([explain(a[0], a[1]) for a in self.asked]) or 'empty'}>"
 
     # ---- links ----
 

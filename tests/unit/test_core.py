@@ -19,8 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni import _core
+from cni import _core, kernel
 from cni._core import KernelError, NetlinkError
+from cni.kernel.routes import Route
+from cni.system.undo import Undo
 
 
 def _load(name: str) -> ModuleType:
@@ -389,3 +391,46 @@ def test_imports_without_a_warning() -> None:
     command = [sys.executable, "-W", "error", "-c", "import cni._core, cni.kernel.netns, cni.invoke.launcher"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+class TestFaces:
+    """What the objects of the core and of `cni.kernel` say about themselves, and where they are imported from."""
+
+    def test_netlink_and_batch(self) -> None:
+        with kernel.Netlink() as netlink:
+            assert repr(netlink) == f"<Netlink fd {netlink.fileno()}>"
+            batch = netlink.batch()
+            assert repr(batch) == "<Batch: empty>"
+            batch.link_get("eth0").address_add(7, bytes([10, 0, 0, 1]), 24)
+            assert repr(batch) == "<Batch: look up the link eth0; add the address 10.0.0.1/24 to link 7>"
+        assert repr(netlink) == "<Netlink closed>"
+
+    def test_namespaces(self) -> None:
+        with kernel.NetNS.current() as own:
+            assert repr(own) == f"<NetNS /proc/thread-self/ns/net fd {own.fd}>"
+        assert repr(own) == "<NetNS /proc/thread-self/ns/net closed>"
+        assert repr(kernel.NetNS(5, "")) == "<NetNS anonymous fd 5>"
+
+    def test_routes_to_be_copied(self) -> None:
+        seen = _core.parse_message(messages.NEWROUTE, messages.ROUTE_4)
+        assert isinstance(seen, _core.Route)
+        assert repr(Route(seen)) == repr(seen) == "<Route 192.0.2.0/24 table 1000>"
+
+    def test_undo(self) -> None:
+        undo = Undo(print)
+        undo.push(print, "never")
+        assert repr(undo) == "<Undo steps: 1>"
+
+    def test_public_names(self) -> None:
+        assert {name: getattr(kernel, name).__name__ for name in kernel.__all__} == {
+            name: name for name in kernel.__all__
+        }
+        assert kernel.Batch is _core.Batch
+        assert set(kernel.__all__) <= set(dir(kernel))
+        with pytest.raises(AttributeError, match=r"module 'cni.kernel' has no attribute 'nothing'"):
+            kernel.nothing  # noqa: B018
+
+    def test_nothing_is_imported_before_it_is_used(self) -> None:
+        program = "import sys, cni.kernel; print(sorted(name for name in sys.modules if name.startswith('cni')))"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout == "['cni', 'cni.kernel']\n"
