@@ -1,7 +1,7 @@
 """Types of the native core (``src/_cnicore``).
 
 Every function that waits for the kernel lets other Python threads run meanwhile.
-Namespaces are file descriptors; ``-1`` stands for the calling thread's own one.
+Namespaces are file descriptors; ``-1`` stands for the calling thread's own namespace.
 IP addresses are packed: 4 or 16 bytes in network order.
 """
 
@@ -25,7 +25,7 @@ class NetlinkError(KernelError):
     """The kernel refused a request.
 
     ``attempt`` is the request in words, ``extack`` the kernel's own explanation
-    (empty if it gave none), ``others`` the further failures of the same batch.
+    (empty if it gave none), ``others`` are the further failures of the same batch.
     """
 
     extack: str
@@ -35,39 +35,39 @@ class NetlinkError(KernelError):
 # ---- text ----
 
 def fsencode(path: _Path) -> bytes:
-    """``os.fsencode``, without the start-up cost of ``os``."""
+    """Return what ``os.fsencode`` returns, without the start-up cost of ``os``."""
 
 def fsdecode(path: bytes) -> str:
-    """``os.fsdecode`` of bytes."""
+    """Return what ``os.fsdecode`` returns for bytes."""
 
-# ---- steps, for who wants to see them (cni/trace.py) ----
+# ---- tracing: observers of a thread's steps (cni/system/tracing.py) ----
 
 class Observer(Protocol):
-    """Is told of what a thread does, step by step; steps nest. What it raises is raised by the step."""
+    """Receives the steps of a thread; steps nest. What an observer raises is raised by the step."""
 
     def begin(self, kind: str, words: str) -> None:
-        """A step begins: its kind (netlink, namespace, file, process ...) and what is asked, one thing a line."""
+        """Begin a step: its kind (netlink, namespace, file, process ...) and its requests, one a line."""
 
     def end(self, error: BaseException | None) -> None:
-        """The step that began last, of those that have not ended, has; ``error`` is what it failed with."""
+        """End the innermost open step; ``error`` is the exception that it failed with."""
 
     def fail(self, words: str) -> None:
-        """The step that began last has failed, though nothing is raised in it."""
+        """Mark the innermost open step as failed, though it raises nothing."""
 
     def variables(self) -> dict[str, str]:
-        """What a program that is started now is to find in its environment."""
+        """Return the environment variables that a program started now inherits."""
 
 def observe(new: Observer | None) -> Observer | None:
-    """From now on ``new``, or nobody, is told of this thread's steps. Returns who was until now."""
+    """Set or, with None, remove this thread's observer. Return the previous one."""
 
 def observer() -> Observer | None:
-    """Who is told of this thread's steps."""
+    """Return this thread's observer."""
 
 @final
 class observed:
-    """``with observed(kind, words):`` tells of the block as a step; with nobody to tell it takes 0.1 us.
+    """``with observed(kind, words):`` reports the block as a step; without an observer it takes 0.1 us.
 
-    Its value is who is told. The core tells of what it asks of the kernel by itself.
+    Its value is the observer. The core reports its own requests to the kernel.
     """
 
     def __init__(self, kind: str, words: str) -> None: ...
@@ -77,28 +77,28 @@ class observed:
 # ---- namespaces ----
 
 def netns_current() -> int:
-    """A descriptor of the calling thread's network namespace."""
+    """Open the calling thread's network namespace; return a descriptor."""
 
 def netns_open(path: _Path) -> int:
-    """Open a namespace's file. KernelError: ENOENT if missing, EINVAL if it is no network namespace."""
+    """Open a namespace's file. Raises KernelError: ENOENT if it is missing, EINVAL if it is no network namespace."""
 
 def netns_verify(fd: int, name: str) -> None:
     """Raise KernelError (EINVAL) unless ``fd`` is a network namespace; ``name`` is for the message."""
 
 def netns_identity(fd: int) -> tuple[int, int]:
-    """Device and inode number of the namespace."""
+    """Return device and inode number of the namespace."""
 
 def netns_create(path: _Path | None = None) -> int:
-    """A new namespace: bound to a new file at ``path``, or with None alive as long as the descriptor."""
+    """Create a namespace: bound to a new file at ``path``, or with None alive as long as the descriptor."""
 
 def netns_share(folder: _Path) -> None:
     """Make mounts below ``folder`` visible in other mount namespaces, as ``ip netns`` does."""
 
 def netns_remove(path: _Path) -> None:
-    """Undo the bind mount at ``path`` and remove the file. A missing one is success."""
+    """Unmount the namespace at ``path`` and remove the file. A missing one is success."""
 
 def netns_socket(netns: int, domain: int, type: int, protocol: int = 0) -> int:
-    """A socket (close-on-exec) that belongs to the namespace, whoever uses it."""
+    """Open a socket (close-on-exec) that belongs to the namespace, whichever thread uses it."""
 
 def netns_open_file(netns: int, path: _Path, flags: int) -> int:
     """Open a file, such as one below /proc/sys/net or /proc/thread-self/net, as seen in the namespace."""
@@ -106,43 +106,44 @@ def netns_open_file(netns: int, path: _Path, flags: int) -> int:
 def netns_write_files(netns: int, files: list[tuple[_Path, bytes]]) -> list[int]:
     """Write to existing files (at most 16), such as those below /proc/sys/net, as they are in the namespace.
 
-    One write for each; returns an errno, or 0, for each. Raises KernelError if the namespace can't be entered.
+    Each file is written in one write. Return an errno, or 0, for each file. Raises KernelError if the namespace can't
+    be entered.
     """
 
 def netns_pin(netns: int) -> None:
-    """Move the calling thread for good. For threads that end there."""
+    """Move the calling thread permanently: for threads that end in the namespace."""
 
 # ---- files, by the descriptor of their folder ----
 #
-# Each is one call, during which other threads run; none is opened through a link, and no FIFO is waited at.
+# Each is one call, during which other threads run. No link is followed, and no call blocks at a FIFO.
 
 def read_file(folder: int, name: _Path) -> bytes | None:
-    """All that a regular file holds; None where there is none."""
+    """Return the content of a regular file, None if it does not exist."""
 
 def write_file(folder: int, name: _Path, data: bytes, *, append: bool = False) -> None:
-    """Write the file anew, or at its end; made of mode 0600 where it is missing."""
+    """Overwrite the file, or append to it. A missing one is created with mode 0600."""
 
 def replace_file(folder: int, name: _Path, temporary: _Path, data: bytes) -> None:
-    """Make the file, or replace it, whole or not at all: by renaming `temporary`, of which a failure leaves nothing.
+    """Create or replace the file atomically, by renaming `temporary`, which a failure removes.
 
-    It has mode 0600 unless `temporary` was there already.
+    The file has mode 0600 unless `temporary` existed before.
     """
 
 # ---- addresses ----
 
 def hwaddr_from_ip(packed: bytes) -> str:
-    """The MAC that follows from an IP address: ``0a:58`` and its four bytes, of an IPv6 one the last four."""
+    """Return the MAC that follows from an IP address: ``0a:58``, then its four bytes (IPv6: its last four)."""
 
 def parse_hwaddr(text: str) -> bytes:
-    """Six bytes of ``aa:bb:..`` or ``aa-bb-..``. ValueError if it is neither."""
+    """Parse ``aa:bb:..`` or ``aa-bb-..`` to six bytes. Raises ValueError if it is neither."""
 
 def parse_ip(text: str) -> bytes:
-    """4 or 16 bytes; a v4-mapped IPv6 address becomes 4. ValueError if it is no address."""
+    """Parse an IP address to 4 or 16 bytes; a v4-mapped IPv6 address becomes 4. Raises ValueError."""
 
 def format_ip(packed: bytes) -> str:
-    """The canonical text (RFC 5952), as Go writes it."""
+    """Return the canonical text of an IP address (RFC 5952), as Go writes it."""
 
-# ---- numbers as attributes hold them ----
+# ---- numbers as attribute values ----
 
 def u8(value: int) -> bytes: ...
 def u16(value: int) -> bytes: ...
@@ -150,12 +151,12 @@ def u32(value: int) -> bytes: ...
 def u64(value: int) -> bytes: ...
 def be16(value: int) -> bytes: ...
 
-# ---- what the kernel says ----
+# ---- objects that the kernel reports ----
 
 class Link:
     """A network device (RTM_NEWLINK). ``data`` and ``port_data`` are the kind's raw attributes.
 
-    ``accept_ra`` is the kernel parameter net/ipv6/conf/NAME/accept_ra, -1 where there is no IPv6.
+    ``accept_ra`` is the kernel parameter net/ipv6/conf/NAME/accept_ra, -1 without IPv6.
     """
 
     index: int
@@ -184,7 +185,7 @@ class Link:
 class Address:
     """An address of a link (RTM_NEWADDR); ``prefix`` in bits, ``flags`` are those of linux/if_addr.h.
 
-    ``message`` is all that the kernel told: struct ifaddrmsg and attributes.
+    ``message`` is the kernel's message: struct ifaddrmsg and attributes.
     """
 
     message: bytes
@@ -198,7 +199,7 @@ class Address:
 class Route:
     """A route (RTM_NEWROUTE); ``dst`` is all zeros for a default route.
 
-    ``message`` is all that the kernel told: struct rtmsg and attributes.
+    ``message`` is the kernel's message: struct rtmsg and attributes.
     """
 
     message: bytes
@@ -218,22 +219,23 @@ class Route:
     nexthops: list[tuple[int, bytes | None]]
 
 def parse_attributes(data: bytes) -> dict[int, bytes]:
-    """Attributes by number; of several with one number the last. ValueError if malformed."""
+    """Return attributes by number; of several with one number the last. Raises ValueError if malformed."""
 
 def parse_message(type: int, payload: bytes) -> Link | Address | Route | tuple[int, bytes]:
-    """One message's payload (what follows the nlmsghdr). ValueError if malformed."""
+    """Parse one message's payload, which follows the nlmsghdr. Raises ValueError if malformed."""
 
 def parse_messages(data: bytes) -> list[Link | Address | Route | tuple[int, bytes]]:
-    """All messages of a datagram. ValueError if malformed."""
+    """Parse all messages of a datagram. Raises ValueError if malformed."""
 
 # ---- rtnetlink ----
 
 class Netlink:
-    """A netlink socket, bound for good to the namespace it is opened in.
+    """A netlink socket, which belongs to the namespace that it is opened in.
 
-    It speaks rtnetlink; of another ``protocol`` (a number of linux/netlink.h) it takes raw requests and dumps.
+    It speaks rtnetlink; with another ``protocol`` (NETLINK_ numbers of linux/netlink.h) it takes raw requests
+    and dumps.
 
-    Threads may share one: each conversation is whole. Raises KernelError.
+    Threads may share a socket: each conversation is whole. Raises KernelError.
     """
 
     def __init__(self, netns: int = -1, protocol: int = 0) -> None: ...
@@ -243,33 +245,31 @@ class Netlink:
     def fileno(self) -> int: ...
     def batch(self) -> Batch: ...
     def link(self, link: int | str) -> Link:
-        """The link of this index or name. NetlinkError ENODEV if there is none."""
+        """Return the link with this index or name. Raises NetlinkError ENODEV if there is none."""
 
     def find_link(self, link: int | str) -> Link | None:
-        """The link, or None if there is none."""
+        """Return the link, or None if there is none."""
 
     def links(self) -> list[Link]: ...
     def addresses(self, index: int = 0, family: int = 0) -> list[Address]:
-        """Addresses of one link (0: of all) and family (0: both)."""
+        """List the addresses of one link (0: of all) and family (0: both)."""
 
     def routes(self, family: int = 0, table: int = 254, *, index: int = 0) -> list[Route]:
-        """Routes of one table (254: main; 0: of all) and link (0: of all); none, if the table has never had any."""
+        """List the routes of one table (254: main; 0: all) and link (0: all); none of a table that does not exist."""
 
     def dump(self, type: int, header: bytes, attributes: Iterable[_Attribute], what: str) -> list[Any]:
-        """Any list, asked for again while the kernel says that it changed; NetlinkError EAGAIN if it never rests."""
+        """Request any list, again if it changed meanwhile. Raises NetlinkError, EAGAIN after 20 attempts."""
 
     def subscribe(self, group: int) -> None:
-        """Receive a group's notifications (linux/rtnetlink.h, enum rtnetlink_groups); then it is for ``wait`` alone."""
+        """Subscribe to the notifications of an RTNLGRP_ number. From then on the socket is for ``wait`` alone."""
 
     def wait(self, seconds: float) -> list[Any]:
-        """The next notification's objects; empty when the time is up, a signal came, or
-        there was more news than the socket holds.
-        """
+        """Return the next notification's objects; an empty list after a timeout, a signal or an overflow."""
 
 class Batch:
-    """Requests that go to the kernel together, in one system call, when ``commit`` is called.
+    """Requests that ``commit`` sends to the kernel together, in one system call.
 
-    Methods queue one request each and return the batch. A link is given by index
+    Each method queues one request and returns the batch. A link is given by index
     or name. The kernel goes on after a refusal, so a batch is no transaction.
     A method that raises (ValueError, TypeError, OverflowError) has queued nothing.
     A batch is for one thread at a time.
@@ -291,7 +291,7 @@ class Batch:
         data: Iterable[_Attribute] = (),
         exist_ok: bool = False,
     ) -> Self:
-        """A link, born in the namespace ``netns``. 0, None and -1 leave a thing to the kernel."""
+        """Create a link in the namespace ``netns``. 0, None and -1 leave a value to the kernel."""
 
     def veth(
         self,
@@ -305,7 +305,7 @@ class Batch:
         master: int = -1,
         up: bool | None = None,
     ) -> Self:
-        """A veth pair whose peer is born, down, in the namespace ``netns``."""
+        """Create a veth pair whose peer is created, down, in the namespace ``netns``."""
 
     def netkit(
         self,
@@ -319,7 +319,7 @@ class Batch:
         master: int = -1,
         up: bool | None = None,
     ) -> Self:
-        """The same as a netkit pair of layer 2. Linux has it from 6.7 on; commit raises EOPNOTSUPP elsewhere."""
+        """Create a netkit pair of layer 2. It needs Linux 6.7: on an older kernel commit raises EOPNOTSUPP."""
 
     def link_set(
         self,
@@ -339,7 +339,7 @@ class Batch:
     ) -> Self: ...
     def link_delete(self, link: int | str, *, missing_ok: bool = False) -> Self: ...
     def link_get(self, link: int | str, *, missing_ok: bool = False) -> Self:
-        """A link to be found in what ``commit`` returns."""
+        """Look up a link, which is in the list that ``commit`` returns."""
 
     def address_add(
         self,
@@ -351,7 +351,7 @@ class Batch:
         noprefixroute: bool = False,
         exist_ok: bool = False,
     ) -> Self:
-        """``noprefixroute``: without the route to its network that the kernel would make (of IPv4 since 4.18)."""
+        """Add an address, with ``noprefixroute`` without the route to its network (for IPv4 since Linux 4.18)."""
 
     def address_delete(self, index: int, packed: bytes, prefix: int, *, missing_ok: bool = False) -> Self: ...
     def route_add(
@@ -394,7 +394,10 @@ class Batch:
         arguments: tuple[object, ...] = (),
         overlook: tuple[int, ...] = (),
     ) -> Self:
-        """Any request: neighbours, rules, qdiscs. ``what % arguments`` says it in words; ``overlook``: fine errnos."""
+        """Queue any request, such as for neighbours, rules or qdiscs.
+
+        ``what % arguments`` describes it in messages; an errno in ``overlook`` is no failure.
+        """
 
     def get(
         self,
@@ -405,13 +408,13 @@ class Batch:
         arguments: tuple[object, ...] = (),
         overlook: tuple[int, ...] = (),
     ) -> Self:
-        """Any single object, to be found in what ``commit`` returns: None where its absence is overlooked.
+        """Look up any single object, which is in the list that ``commit`` returns: None if its absence is overlooked.
 
-        The kernel must answer with one message, or refuse: there is no acknowledgement to wait for.
+        The kernel must answer with one message, or refuse: the request asks for no acknowledgement.
         """
 
     def commit(self) -> list[Any]:
-        """Send what is queued. One entry for each get, in order: the object, or None if it may be missing and is.
+        """Send the queued requests. Return an entry for each get, in order: the object, or None if it is missing.
 
         Raises the first refusal as NetlinkError, with the further ones in ``others``.
         """

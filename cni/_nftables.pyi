@@ -1,4 +1,4 @@
-"""Written at build time by src/_cnicore/nftables_build.py."""
+"""The cffi binding of libnftables, generated at build time by src/_cnicore/nftables_build.py."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Links: what several plugins do with network devices."""
+"""Create, announce, await and delete network devices, as several plugins do."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _IN6_ADDR_GEN_MODE_NONE = 1
 _RTM_NEWLINK = 16
 _RTNLGRP_LINK = 1
 
-# How each kind of pair is made, and what the name of the node's end begins with.
+# How each kind of pair is created, and the prefix of the host end's name.
 _PAIRS = {"veth": (Batch.veth, "veth"), "netkit": (Batch.netkit, "nk")}
 
-_ANY = 0  # index: the kernel's choice
+_ANY_INDEX = 0  # the kernel's choice
 _NAME_ATTEMPTS = 10
-_OPERATIONAL = 2.5  # seconds that a port may take to come up
+_OPERATIONAL_TIMEOUT = 2.5  # seconds until a port has come up
 
 
 def refuse_existing(inside: Netlink, name: str) -> None:
-    """Raise CNIError if there is a link of that name: what comes after would only be undone again."""
+    """Raise CNIError if a link of that name exists, before anything is done that would have to be rolled back."""
     if inside.find_link(name):
         raise CNIError(f"container interface name {quote(name)} already exists")
 
@@ -57,10 +57,10 @@ def make_pair(
     host_hwaddr: str | None = None,
     master: int = -1,
 ) -> Link:
-    """A pair of veth or netkit: ``name``, down, in the container; its other end, down and enslaved, on the node.
+    """Create a veth or netkit pair: ``name``, down, in the container; the host end, down and enslaved, on the node.
 
-    Both are born where they belong, with their final name, MAC, MTU (0: the kernel's) and master.
-    Returns the node's end. Raises CNIError, leaving nothing.
+    Both ends are created in their own namespace with their final name, MAC, MTU (0: the kernel's default) and master.
+    Return the host end. Raises CNIError, after which nothing is left.
     """
     make, prefix = _PAIRS[kind]
     for _ in range(_NAME_ATTEMPTS):
@@ -76,8 +76,8 @@ def make_pair(
             master=master,
         )
         try:
-            made: Link = batch.link_get(peer, missing_ok=True).commit()[0]
-            return made
+            host_end: Link = batch.link_get(peer, missing_ok=True).commit()[0]
+            return host_end
         except NetlinkError as error:
             if error.errno != errno.EEXIST:
                 raise CNIError(f"failed to make {kind} pair: {error}", details=_remedy(kind, error)) from error
@@ -91,7 +91,7 @@ def _remedy(kind: str, error: NetlinkError) -> str:
     if error.errno != errno.EOPNOTSUPP:
         return ""
     since = " (netkit came with Linux 6.7, CONFIG_NETKIT)" if kind == "netkit" else ""
-    return f"this kernel has no {kind} devices{since}; another linkType may do"
+    return f"this kernel has no {kind} devices{since}; set another linkType"
 
 
 def make(
@@ -106,9 +106,9 @@ def make(
     hwaddr: str = "",
     data: Sequence[tuple[int, Any]] = (),
 ) -> None:
-    """A link, born down in the container, that is deleted again if what follows fails.
+    """Create a link, down, in the container; `undo` deletes it if a later step fails.
 
-    ``link`` is the device below it, if it has one, in the namespace of ``place``. 0 and "" leave a thing to the
+    ``link`` is the link's parent device, if it has one, in the namespace of ``place``. 0 and "" leave a value to the
     kernel. Raises CNIError.
     """
 
@@ -121,11 +121,12 @@ def make(
 
     try:
         try:
-            create(_ANY)
+            create(_ANY_INDEX)
         except NetlinkError as error:
             if error.errno != errno.EEXIST:
                 raise
-            # Before Linux 6.14 a link of this name that `place` has counts too, unless the request goes by index.
+            # Before Linux 6.14 a link of this name in the namespace of `place` counts too, unless the request has an
+            # index.
             create(_free_index())
     except OSError as error:
         raise CNIError(f"failed to create {kind}: {error}") from error
@@ -133,28 +134,28 @@ def make(
 
 
 def _free_index() -> int:
-    """An index of seven or eight digits, which no namespace gets to by counting."""
+    """Return an index of seven or eight digits, which no namespace reaches by counting."""
     return 1 << 24 | int.from_bytes(posix.urandom(3))
 
 
 def refuse_router_advertisements(netns: NetNS, name: str) -> None:
-    """What a container sends must never configure the node (CVE-2020-10749). To be called before the link is up."""
+    """Refuse router advertisements on a link, still down: containers must not configure the node (CVE-2020-10749)."""
     sysctl.try_write(netns, {f"net/ipv6/conf/{name}/accept_ra": "0"})
 
 
 def bridge_port(*, hairpin: bool, isolated: bool) -> list[tuple[int, bytes]]:
-    """The port's flags for ``Batch.link_set(port_kind="bridge", port_data=...)``."""
+    """Return the port's flags for ``Batch.link_set(port_kind="bridge", port_data=...)``."""
     return [(_IFLA_BRPORT_MODE, u8(hairpin)), (_IFLA_BRPORT_ISOLATED, u8(isolated))]
 
 
 def await_operational(netns: NetNS, port: Link, role: str = "bridge port") -> None:
-    """Wait until ``port`` passes traffic, by the kernel's notifications. Raises CNIError with its last state.
+    """Wait for notifications until ``port`` passes traffic. Raises CNIError with its last state.
 
-    Kernels from 6.8 bring the state up to date whenever it is asked for, so there is nothing to wait for.
+    Linux 6.8 and later update the state whenever it is read, so that there is nothing to wait for.
     """
     if port.operstate == "up":
         return
-    deadline = time.monotonic() + _OPERATIONAL
+    deadline = time.monotonic() + _OPERATIONAL_TIMEOUT
     with netns.news(_RTNLGRP_LINK) as news, netns.netlink() as node:
         port = node.link(port.index)
         while port.operstate != "up":
@@ -168,30 +169,31 @@ def await_operational(netns: NetNS, port: Link, role: str = "bridge port") -> No
 def without_own_address(batch: Batch, link: Link) -> Batch:
     """Queue that the kernel gives ``link`` no link-local address when it comes up.
 
-    For a bridge's port, where that is of no use, but is made, announced and detected while others wait for the lock.
+    A bridge's port has no use for one, but the kernel would create, announce and check it while other requests wait
+    for its lock.
     """
     attributes = [(_IFLA_AF_SPEC, [(AF_INET6, [(_IFLA_INET6_ADDR_GEN_MODE, u8(_IN6_ADDR_GEN_MODE_NONE))])])]
     lacks_ipv6 = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
     what = "have %s get no link-local address"
-    return batch.request(_RTM_NEWLINK, 0, _about(link), attributes, what, (link.name,), lacks_ipv6)
+    return batch.request(_RTM_NEWLINK, 0, _header_of(link), attributes, what, (link.name,), lacks_ipv6)
 
 
 def announce_by_arp(batch: Batch, link: Link) -> Batch:
-    """Queue that the kernel tells the neighbours about the IPv4 addresses of ``link`` when it comes up.
+    """Queue that the kernel announces the IPv4 addresses of ``link`` to the neighbours when it comes up.
 
-    It is the parameter arp_notify, which can be set by netlink, unlike those of IPv6 (`announce`).
+    It sets the parameter arp_notify by netlink, which cannot set the IPv6 parameters (`announce`).
     """
     conf = [(_IFLA_INET_CONF, [(_IPV4_DEVCONF_ARP_NOTIFY, u32(1))])]
     attributes = [(_IFLA_AF_SPEC, [(AF_INET, conf)])]
     return batch.request(_RTM_NEWLINK, 0, _about(link), attributes, "have %s announced by ARP", (link.name,))
 
 
-def _about(link: Link) -> bytes:
+def _header_of(link: Link) -> bytes:
     return bytes(4) + u32(link.index) + bytes(8)  # struct ifinfomsg
 
 
 def announce(container: NetNS, name: str) -> None:
-    """When the link comes up, the kernel shall tell the neighbours about its addresses. To be called before that."""
+    """Have the kernel announce the addresses of a link, which is still down, to the neighbours when it comes up."""
     sysctl.try_write(container, {f"net/ipv4/conf/{name}/arp_notify": "1", f"net/ipv6/conf/{name}/ndisc_notify": "1"})
 
 
@@ -201,7 +203,7 @@ group_delete: Callable[[NetNS, str, NetNS | None], None] | None = None
 
 
 def delete(netns: NetNS, name: str, host: NetNS | None = None) -> None:
-    """Delete a link. One that is not there is fine. Raises CNIError.
+    """Delete a link; a missing one is fine. Raises CNIError.
 
     `host` is the namespace where the other end of a pair may be.
     """

@@ -1,8 +1,8 @@
 """Network namespaces as objects.
 
-A namespace is a descriptor, never "the current one": sockets and files are opened
-in it without the caller's thread ever moving there, and ``run`` gives code that must
-really run inside a thread of its own. Nobody has to think about OS threads.
+A namespace is a descriptor, never "the current one": a call that opens a socket or a
+file in it leaves the caller's thread where it was, and ``run`` has a thread of its own
+for a function that must run inside. Callers need not think about OS threads.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ LINK_PARAMETERS = "net/ipv6/conf"  # below /proc/sys
 
 
 class NetNSNotFound(FileNotFoundError):
-    """There is nothing at a namespace's path. Callers that tear down go on."""
+    """A namespace's path does not exist. Callers that tear down go on."""
 
     def __str__(self) -> str:
         return str(self.strerror)
 
 
 class NotANetNS(OSError):
-    """What is at a namespace's path is something else."""
+    """A namespace's path leads to something else."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -50,7 +50,7 @@ class NetNS:
 
     __slots__ = ("_identity", "fd", "path")
 
-    # The folder of its links' IPv6 parameters, where that is kept open: see Home.
+    # A descriptor of the folder with the links' IPv6 parameters, where it is kept open: see Home.
     link_parameters: int | None = None
     # True for the namespace that the thread is in anyway: see Own.
     is_own = False
@@ -64,7 +64,7 @@ class NetNS:
     def open(cls, path: str) -> Self:
         """Open the namespace at ``path`` (``/run/netns/x``, ``/proc/PID/ns/net``).
 
-        Raises NetNSNotFound if there is nothing, NotANetNS if it is something else,
+        Raises NetNSNotFound if nothing is there, NotANetNS if it is something else,
         OSError for all other reasons.
         """
         try:
@@ -78,35 +78,35 @@ class NetNS:
 
     @classmethod
     def of_pid(cls, pid: int) -> Self:
-        """The namespace of a process. Raises as :meth:`open`."""
+        """Open the namespace of a process. Raises as :meth:`open`."""
         return cls.open(f"/proc/{pid}/ns/net")
 
     @classmethod
     def of_fd(cls, fd: int) -> Self:
-        """The namespace behind a descriptor of the caller's, which stays the caller's. Raises NotANetNS."""
+        """Open the namespace behind a descriptor, which stays the caller's. Raises NotANetNS."""
         try:
             _core.netns_verify(fd, f"/proc/self/fd/{fd}")
         except _core.KernelError as error:
             raise NotANetNS(error.errno, error.attempt) from None
         own = posix.dup(fd)
-        # Good for child processes too, as long as this object is open.
+        # Child processes can use this path too, as long as this object is open.
         return cls(own, f"/proc/{posix.getpid()}/fd/{own}")
 
     @classmethod
     def current(cls) -> Self:
-        """The namespace of the calling thread."""
+        """Open the namespace of the calling thread."""
         return cls(_core.netns_current(), "/proc/thread-self/ns/net")
 
     @classmethod
     def create(cls, name: str | None = None, folder: str = RUN_DIR) -> Self:
-        """A new namespace: persistent as ``folder/name``, or with None gone with its last descriptor.
+        """Create a namespace: persistent as ``folder/name``, or with None gone with its last descriptor.
 
-        Raises ValueError for a name that is no single path component, OSError (EEXIST if it is there already).
+        Raises ValueError if the name is not a single path component, OSError (EEXIST if the path exists).
         """
         if name is None:
             return cls(_core.netns_create(), "")
         if not name or name in (".", "..") or "/" in name or "\0" in name:
-            raise ValueError(f"{name!r} cannot be a namespace's name: it must be one part of a path")
+            raise ValueError(f"create the namespace {name!r}: its name is not a single path component")
         import os
 
         os.makedirs(folder, 0o755, exist_ok=True)
@@ -117,34 +117,34 @@ class NetNS:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """Device and inode number: the same for the same namespace, while it lives."""
+        """Device and inode number, which identify the namespace while it lives."""
         if self._identity is None:
             self._identity = _core.netns_identity(self.fd)
         return self._identity
 
     def netlink(self) -> _core.Netlink:
-        """An rtnetlink socket in the namespace."""
+        """Open an rtnetlink socket in the namespace."""
         return _core.Netlink(self.fd)
 
     def news(self, group: int) -> _core.Netlink:
-        """An rtnetlink socket that hears of a group's changes (linux/rtnetlink.h, RTNLGRP), to wait for them."""
+        """Open an rtnetlink socket that receives a group's notifications (linux/rtnetlink.h, RTNLGRP)."""
         netlink = _core.Netlink(self.fd)
         netlink.subscribe(group)
         return netlink
 
     def socket(self, domain: int, type: int, protocol: int = 0) -> int:
-        """The descriptor of a new socket in the namespace (for ``socket.socket(fileno=...)``)."""
+        """Open a socket in the namespace; return its descriptor (for ``socket.socket(fileno=...)``)."""
         return _core.netns_socket(self.fd, domain, type, protocol)
 
     def open_file(self, path: str, flags: int = posix.O_RDONLY) -> int:
-        """A descriptor of a file as it is in the namespace, such as one below /proc/sys/net.
+        """Open a file as it is in the namespace, such as one below /proc/sys/net; return its descriptor.
 
-        /proc/net is the main thread's wherever this one is: it is /proc/thread-self/net that is meant.
+        Use /proc/thread-self/net instead of /proc/net, which shows the main thread's namespace.
         """
         return _core.netns_open_file(self.fd, path, flags)
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``function`` inside the namespace and return what it returns, or raise what it raises.
+        """Call ``function`` inside the namespace; return its value, or raise its exception.
 
         It runs in a thread of its own that ends with it; a child process that it starts
         is in the namespace too.
@@ -165,16 +165,16 @@ class NetNS:
         thread.start()
         thread.join()
         if failure:
-            raise failure.pop()  # left in the list it would keep itself, and all its frames hold, alive
+            raise failure.pop()  # left in the list, the exception and its frames would keep each other alive
         return outcome[0]
 
     def remove(self) -> None:
-        """Let go of a persistent namespace: unmount its file and remove it. A missing one is fine."""
+        """Remove a persistent namespace: unmount its file and unlink it. A missing one is fine."""
         if self.path:
             _core.netns_remove(self.path)
 
     def close(self) -> None:
-        """Close the descriptor. A second call does nothing; what else is asked of it then fails with EBADF."""
+        """Close the descriptor. A second call does nothing; any other method then fails with EBADF."""
         fd, self.fd = self.fd, _CLOSED
         if fd != _CLOSED:
             posix.close(fd)
@@ -211,33 +211,33 @@ class Own(NetNS):
 
 
 class Home(Own):
-    """The namespace that a process which serves many calls works from, with what each of them needs there kept open.
+    """The node's namespace in a process that serves many calls: it keeps open what every call needs.
 
     That is an rtnetlink socket for each thread, and the folder of the links' IPv6 parameters: below /proc/sys/net the
-    kernel looks through the entries of all namespaces, of which a node with many containers has many.
+    kernel searches the entries of all namespaces, of which a node with many containers has many.
     """
 
-    __slots__ = ("_of_thread", "link_parameters")
+    __slots__ = ("_local", "link_parameters")
 
     def __init__(self, fd: int, path: str) -> None:
         super().__init__(fd, path)
-        self._of_thread = _thread._local()
+        self._local = _thread._local()
         try:
             self.link_parameters = self.open_file(f"/proc/sys/{LINK_PARAMETERS}", posix.O_PATH | posix.O_DIRECTORY)
-        except OSError:  # without IPv6 there are none
+        except OSError:  # no IPv6, no parameters
             self.link_parameters = None
 
     def netlink(self) -> _core.Netlink:
-        """The calling thread's rtnetlink socket; closing it does nothing."""
-        kept: _core.Netlink | None = getattr(self._of_thread, "netlink", None)
+        """Return the calling thread's rtnetlink socket; closing it does nothing."""
+        kept: _core.Netlink | None = getattr(self._local, "netlink", None)
         if kept is None:
-            kept = self._of_thread.netlink = _Kept(self.fd)
+            kept = self._local.netlink = _KeptNetlink(self.fd)
         return kept
 
     def close(self) -> None:
-        """Nothing: it is there as long as the process."""
+        """Do nothing: the namespace stays open as long as the process lives."""
 
 
-class _Kept(_core.Netlink):
+class _KeptNetlink(_core.Netlink):
     def close(self) -> None:
-        """Nothing: who comes next has it."""
+        """Do nothing: the thread's next call uses the same socket."""

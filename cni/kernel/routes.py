@@ -1,7 +1,7 @@
-"""Routes as the kernel tells them, to be told to it again: in another table, or where they have been.
+"""Copy and restore routes: send what the kernel reported back to it, for another table or for the same one.
 
-It is what `ip route save` and `restore` do. Whatever a route has, be it a weight, `onlink`, a gateway of the other
-family or a metric that nobody here knows of, its copy has too.
+`ip route save` and `ip route restore` do the same. A copy has whatever the route has, be it a weight, `onlink`, a
+gateway of the other family or a metric that this code does not know.
 """
 
 from __future__ import annotations
@@ -45,16 +45,18 @@ _RTA_ENCAP_TYPE = 21
 _RTA_ENCAP = 22
 _RTA_EXPIRES = 23
 _RTA_NH_ID = 30
-_USER_HZ = 100  # ticks of a second, as the kernel counts them for programs
+_USER_HZ = 100  # ticks a second in the numbers that the kernel shows to programs
 
-# What a next hop that is an object of its own (ip-nexthop(8)) says, and the kernel wants to hear from it alone.
+# The attributes that come from a next hop that is an object of its own (ip-nexthop(8)): the kernel refuses them beside
+# RTA_NH_ID.
 _OF_NEXTHOP = {_RTA_OIF, _RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH, _RTA_ENCAP, _RTA_ENCAP_TYPE}
 
 
 class Route:
-    """A route of any table. ``seen`` is what the core makes of it.
+    """A route of any table. ``seen`` is the same route as the core parsed it.
 
-    A next hop that is an object of its own is named by copies or, for when it is gone with its link, ``described``.
+    If its next hop is an object of its own, copies refer to that object; with ``described`` they repeat its attributes
+    instead, for when the object is gone with its link.
     """
 
     __slots__ = ("_attributes", "_header", "seen")
@@ -76,17 +78,17 @@ class Route:
 
     @property
     def links(self) -> set[int]:
-        """The indexes of the links that it goes by."""
+        """The indexes of the links that it leads through."""
         return {index for index, _ in self._hops}
 
     @property
     def gateways(self) -> list[bytes]:
-        """The gateways of all its next hops, but for those of the other family."""
+        """The gateways of all its next hops, without those of the other family."""
         return [gateway for _, gateway in self._hops if gateway]
 
     @property
     def is_indirect(self) -> bool:
-        """Whether another route has to lead to a gateway of its."""
+        """True if it has a gateway, which another route has to lead to."""
         return bool(self.gateways) or _RTA_VIA in self._attributes
 
     @property
@@ -96,45 +98,46 @@ class Route:
     def put(self, batch: Batch, table: int, what: str) -> None:
         """Queue a copy in ``table``, in place of another route to the destination with the same metric.
 
-        It stays, where this one has but a time to live. ``what`` is said of a refusal.
+        The copy does not expire, even if this route does. ``what`` begins the message of a refusal.
         """
         self._queue(batch, _RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_REPLACE, table, self._attributes, what)
 
     def restore(self, batch: Batch, table: int, what: str, *, alone: bool = False) -> None:
-        """Queue its return to ``table``: after others to the destination or, ``alone``, only where there are none."""
+        """Queue its return to ``table``: after other routes to its destination or, ``alone``, if there are none."""
         attributes = self._attributes
         if ticks := _number(attributes.get(_RTA_CACHEINFO, b"")[8:12]):  # struct rta_cacheinfo, rta_expires
             attributes = {**attributes, _RTA_EXPIRES: u32(max(ticks // _USER_HZ, 1))}
-        how = _NLM_F_CREATE | (_NLM_F_EXCL if alone else _NLM_F_APPEND)
-        self._queue(batch, _RTM_NEWROUTE, how, table, attributes, what, errno.EEXIST)
+        flags = _NLM_F_CREATE | (_NLM_F_EXCL if alone else _NLM_F_APPEND)
+        self._queue(batch, _RTM_NEWROUTE, flags, table, attributes, what, errno.EEXIST)
 
     def delete(self, batch: Batch, what: str) -> None:
-        """Queue its end. That it is gone is fine."""
+        """Queue its deletion; a missing route is fine."""
         self._queue(batch, _RTM_DELROUTE, 0, self.seen.table, self._attributes, what, errno.ESRCH)
 
     def _queue(
-        self, batch: Batch, type: int, how: int, table: int, attributes: dict[int, bytes], what: str, *overlook: int
+        self, batch: Batch, type: int, flags: int, table: int, attributes: dict[int, bytes], what: str, *overlook: int
     ) -> None:
         header = bytearray(self._header)
-        header[_RTM_TABLE] = 0  # what the attribute says goes before
-        # The other flags say how it fares, not how it is to be.
+        header[_RTM_TABLE] = 0  # the attribute has precedence
+        # The other flags are the route's state, not its configuration.
         header[_RTM_FLAGS:] = u32(_number(header[_RTM_FLAGS:]) & _RTNH_F_ONLINK)
         attributes = {**attributes, _RTA_TABLE: u32(table)}
         attributes.pop(_RTA_CACHEINFO, None)
         if hops := attributes.get(_RTA_MULTIPATH):
-            attributes[_RTA_MULTIPATH] = b"".join(_hops_as_wanted(hops))
-        words = (self.seen.dst, self.seen.prefix, table)
-        batch.request(type, how, bytes(header), attributes.items(), f"{what}: %s/%d in table %d", words, overlook)
+            attributes[_RTA_MULTIPATH] = b"".join(_hops_without_state(hops))
+        destination = (self.seen.dst, self.seen.prefix, table)
+        what = f"{what}: %s/%d in table %d"
+        batch.request(type, flags, bytes(header), attributes.items(), what, destination, overlook)
 
 
 def read(place: Netlink, *, described: bool = False) -> list[Route]:
-    """All routes of IPv4 and IPv6, what may lead to a gateway before what goes by one. Raises NetlinkError."""
+    """Return all routes of IPv4 and IPv6; those without a gateway come first. Raises NetlinkError."""
     seen = [route for family in (AF_INET, AF_INET6) for route in place.routes(family, _ALL_TABLES)]
     return sorted((Route(route, described=described) for route in seen), key=lambda route: route.is_indirect)
 
 
-def _hops_as_wanted(multipath: bytes) -> Iterator[bytes]:
-    """The next hops without the flags that say how they fare."""
+def _hops_without_state(multipath: bytes) -> Iterator[bytes]:
+    """Yield the next hops without the flags that are their state."""
     while multipath:
         length = _number(multipath[:2])
         hop = bytearray(multipath[: length + -length % 4])

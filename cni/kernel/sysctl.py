@@ -1,4 +1,4 @@
-"""Kernel parameters below /proc/sys/net, as they are in one namespace."""
+"""Read and write kernel parameters below /proc/sys/net of one namespace."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _NETCONFA_IFINDEX = 1
 _NETCONFA_FORWARDING = 2
 _NETCONFA_IFINDEX_ALL = 0xFFFFFFFF  # -1
 
-_OF_LINKS = f"{LINK_PARAMETERS}/"
+_LINKS_PREFIX = f"{LINK_PARAMETERS}/"
 
-_LONGEST = 1 << 16  # bytes; a bitmap of all ports may have that many
+_LARGEST_VALUE = 1 << 16  # bytes: a bitmap of all ports can be as long
 _SWAPPED = str.maketrans("./", "/.")
 
 
 def slashed(name: str) -> str:
-    """The path below /proc/sys of a name in either spelling (sysctl(8)): which of `.` and `/` comes first separates.
+    """Return the path below /proc/sys of a name in either spelling (sysctl(8)): the first `.` or `/` is its separator.
 
-    Where dots separate, a slash stands for a dot in the name of a link: net.ipv4.conf.eth0/1.log_martians.
+    If dots separate, a slash stands for a dot in the name of a link: net.ipv4.conf.eth0/1.log_martians.
     """
     for character in name:
         if character == ".":
@@ -43,10 +43,10 @@ def slashed(name: str) -> str:
 
 
 def read(netns: NetNS, name: str) -> str:
-    """The value of ``name``, a path below /proc/sys such as ``net/ipv4/ip_forward``. Raises OSError."""
+    """Return the value of ``name``, a path below /proc/sys such as ``net/ipv4/ip_forward``. Raises OSError."""
     fd = netns.open_file(f"/proc/sys/{name}")
     try:
-        return posix.read(fd, _LONGEST).decode().strip()
+        return posix.read(fd, _LARGEST_VALUE).decode().strip()
     finally:
         posix.close(fd)
 
@@ -60,19 +60,22 @@ def write(netns: NetNS, name: str, value: str) -> None:
 
 
 def ensure(netns: NetNS, name: str, value: str) -> None:
-    """Set ``name`` unless it has the value: where /proc/sys is read-only that is success. Raises OSError."""
+    """Set ``name`` unless it has the value, so that a read-only /proc/sys is no failure. Raises OSError."""
     if read(netns, name) != value:
         write(netns, name, value)
 
 
 def ensure_forwarding(netns: NetNS, place: Netlink, version: int) -> None:
-    """Have the namespace, in which ``place`` is a socket, forward packets of an IP version. Raises OSError."""
+    """Have the namespace forward packets of an IP version; ``place`` is a socket in it. Raises OSError."""
     if not _forwards(place, version):
         ensure(netns, _FORWARDING[version], "1")
 
 
 def _forwards(place: Netlink, version: int) -> bool:
-    """As far as netlink tells, which takes a tenth of the time of a file, and less where there are many namespaces."""
+    """Return True if netlink reports that the namespace forwards, False if it does not or cannot tell.
+
+    It takes a tenth of the time of a file, and less on a node with many namespaces.
+    """
     header = bytes([FAMILY[version], 0, 0, 0])  # struct netconfmsg, aligned
     everywhere = [(_NETCONFA_IFINDEX, _core.u32(_NETCONFA_IFINDEX_ALL))]
     try:
@@ -85,9 +88,9 @@ def _forwards(place: Netlink, version: int) -> bool:
 
 
 def try_write(netns: NetNS, values: Mapping[str, str]) -> None:
-    """Set what can be set: for parameters that a kernel may lack and that only smooth things."""
+    """Set the parameters as far as possible: for optional ones, which a kernel may lack."""
     folder = netns.link_parameters
-    if folder is not None and all(name.startswith(_OF_LINKS) for name in values):
+    if folder is not None and all(name.startswith(_LINKS_PREFIX) for name in values):
         try:
             _write_below(folder, values)
             return
@@ -101,7 +104,7 @@ def try_write(netns: NetNS, values: Mapping[str, str]) -> None:
 
 def _write_below(folder: int, values: Mapping[str, str]) -> None:
     for name, value in values.items():
-        fd = posix.open(name.removeprefix(_OF_LINKS), posix.O_WRONLY | posix.O_CLOEXEC, dir_fd=folder)
+        fd = posix.open(name.removeprefix(_LINKS_PREFIX), posix.O_WRONLY | posix.O_CLOEXEC, dir_fd=folder)
         try:
             posix.write(fd, f"{value}\n".encode())
         finally:
@@ -109,5 +112,5 @@ def _write_below(folder: int, values: Mapping[str, str]) -> None:
 
 
 def _file(name: str, value: str) -> tuple[str, bytes]:
-    # With an end of line, as an empty value would be no write at all without one.
+    # With a newline: without it, an empty value would be no write at all.
     return f"/proc/sys/{name}", f"{value}\n".encode()

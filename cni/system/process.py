@@ -1,4 +1,4 @@
-"""Runs another program: bytes in, bytes and an exit status out, never a shell."""
+"""Run another program, never a shell: bytes in, bytes and an exit status out."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 else:
     import _signal  # the C half of `signal`; the other half imports enum
 
-_PATH = "/bin:/usr/bin"  # where there is none: as execvp(3)
+_DEFAULT_PATH = "/bin:/usr/bin"  # without PATH, as execvp(3)
 
-# Where one process serves several callers at once: `caller.environ` is the one's that the thread serves.
+# In a process that serves several callers at once, `caller.environ` is the environment of the thread's caller.
 caller = _thread._local()
 
-# Python ignores these two, and what is ignored stays ignored across an exec.
+# Python ignores these two signals, and an ignored signal stays ignored across an exec.
 _IGNORED_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)
 
 
 class Completed:
-    """How a program ended: `status` is its exit code, or minus the number of the signal that ended it.
+    """A finished program: `status` is its exit code, or minus the number of the signal that ended it.
 
-    `seconds` is the time from its start to its end, and nothing of what came before and after.
+    `seconds` is the time from its start to its end, without preparation and collection of its output.
     """
 
     __slots__ = ("seconds", "status", "stderr", "stdout")
@@ -62,8 +62,8 @@ def run(
     """Run `argv` to its end.
 
     `env` None is this process's environment, or that of the caller it serves; `timeout` is in seconds; `netns` is the
-    network namespace the program starts in where that is not this process's own. A name is looked for in `env`'s PATH.
-    `what` is what this is called where steps are told (`cni._core.observed`), by default the command.
+    network namespace that the program starts in, None for this process's own. A name without a slash is searched in the
+    PATH of `env`. `what` names the step in a trace (`cni._core.observed`), by default the command.
 
     Raises OSError if the program can't be started and TimeoutError, after killing it, if it takes longer.
     """
@@ -72,22 +72,22 @@ def run(
     with observed("process", what or " ".join(argv)) as observer:
         if observer is None:
             return _run(argv, stdin, env, timeout, netns)
-        done = _run(argv, stdin, env and {**env, **observer.variables()}, timeout, netns)
-        if done.status:
-            observer.fail(f"{done.outcome} {done.stderr.decode(errors='replace')}")
-        return done
+        completed = _run(argv, stdin, env and {**env, **observer.variables()}, timeout, netns)
+        if completed.status:
+            observer.fail(f"{completed.outcome} {completed.stderr.decode(errors='replace')}")
+        return completed
 
 
 def _run(
     argv: list[str], stdin: bytes, env: Mapping[str, str] | None, timeout: float | None, netns: NetNS | None
 ) -> Completed:
-    # The program's ends are memory files: unlike pipes they never fill up, and a daemon that the program leaves behind
-    # with a copy of its stdout doesn't keep us waiting.
-    program = argv[0] if env is None else _located(argv[0], env)
+    # stdin, stdout and stderr are memory files: unlike pipes they never fill up, and a daemon that the program leaves
+    # behind with a copy of its stdout doesn't keep us waiting.
+    program = argv[0] if env is None else _find_program(argv[0], env)
     files: list[int] = []
     try:
-        # Made in this order, each number is at least the one it is to get, so no dup2 below overwrites a later file,
-        # whichever of 0, 1 and 2 this process was started without.
+        # Created in this order, each file has at least the number that it is duplicated to, so that no dup2 below
+        # overwrites a later file, whichever of 0, 1 and 2 this process was started without.
         for name in ("stdin", "stdout", "stderr"):
             files.append(posix.memfd_create(name))
         _fill(files[0], stdin)
@@ -113,11 +113,11 @@ def _run(
             posix.close(fd)
 
 
-def _located(program: str, env: Mapping[str, str]) -> str:
-    """The program in the PATH of `env`; posix_spawnp would look in this process's."""
+def _find_program(program: str, env: Mapping[str, str]) -> str:
+    """Return the program's path by the PATH of `env`; posix_spawnp would search this process's PATH."""
     if "/" in program:
         return program
-    for folder in env.get("PATH", _PATH).split(":"):
+    for folder in env.get("PATH", _DEFAULT_PATH).split(":"):
         path = f"{folder or '.'}/{program}"
         if posix.access(path, posix.X_OK) and _stat.S_ISREG(posix.stat(path).st_mode):
             return path
@@ -125,7 +125,7 @@ def _located(program: str, env: Mapping[str, str]) -> str:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`, however many writes it takes; raises OSError."""
+    """Write all of `data`, in as many writes as it takes. Raises OSError."""
     rest = memoryview(data)
     while rest:
         rest = rest[posix.write(fd, rest) :]
@@ -142,7 +142,7 @@ def _content(fd: int) -> bytes:
 
 def _kill_after(timeout: float, pid: int, program: str) -> None:
     """Wait for the child `pid` to end without reaping it; past the timeout kill it, reap it and raise TimeoutError."""
-    import select  # 0.2 ms that only a timeout has to pay
+    import select  # 0.2 ms, which a run without a timeout need not pay
 
     pidfd = posix.pidfd_open(pid)
     try:

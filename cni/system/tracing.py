@@ -1,11 +1,12 @@
-"""A call's steps, for who wants to see them: spans where there is a TRACEPARENT, lines with CNI_LOG=debug.
+"""Tracing: report the steps of a call as debug lines (CNI_LOG=debug) or OpenTelemetry spans (TRACEPARENT).
 
-Nothing imports this before one of the two is in a call's environment. From then on the thread that serves the call
-tells of its steps (`cni._core.observe`), and when the call has ended its spans are appended to a file, as OTLP/JSON: a
-line for a call (OpenTelemetry Protocol File Exporter). What the call starts finds its own span's id in TRACEPARENT.
+This module is imported only if one of the two is in a call's environment. A `Trace` is then the observer of the thread
+that serves the call (`cni._core.observe`), and when the call has ended its spans are appended to a file as OTLP/JSON,
+one line for a call (OpenTelemetry Protocol File Exporter). A program that the call starts finds the id of its parent
+span in TRACEPARENT.
 
-    CNI_LOG=debug   a line a step on stderr
-    TRACEPARENT     the span that a call is part of (W3C Trace Context); nothing comes of one that is not sampled
+    CNI_LOG=debug   a line for each step on stderr
+    TRACEPARENT     the span that the call is part of (W3C Trace Context); one that is not sampled is ignored
     CNI_TRACES      the file, /run/cni/traces.jsonl by default; empty: none
 """
 
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
     from cni._core import Observer
 
 _FILE = "/run/cni/traces.jsonl"
-_LARGEST = 8 << 20  # bytes; what comes then has the old file renamed
+_LARGEST_FILE = 8 << 20  # bytes; a larger one is renamed
 _LOCK_TIMEOUT = 1.0  # seconds that others may keep the file locked
 
-# Of what a call tells, that much is kept.
-_SPANS = 2000
-_REQUESTS = 100  # of a step
-_TEXT = 500  # characters
+# Limits: what a call reports beyond them is dropped.
+_MOST_SPANS = 2000
+_MOST_REQUESTS = 100  # of a step
+_LONGEST_TEXT = 500  # characters
 
 # opentelemetry/proto/trace/v1/trace.proto
 _INTERNAL, _SERVER, _CLIENT = 1, 2, 3
@@ -45,7 +46,7 @@ _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
 _SAMPLED = 0x01
 _KNOWN_FLAGS = 0x03  # sampled; the trace's id is random
 
-# Whoever serves the other end of these steps has a span of his own.
+# Kinds of steps that call another process, which may report a span of its own.
 _CALLS = ("dbus", "process")
 
 _SUBJECT = {"cni.container_id": "CNI_CONTAINERID", "cni.ifname": "CNI_IFNAME", "cni.netns": "CNI_NETNS"}
@@ -53,7 +54,7 @@ _LOWER_HEX = "0123456789abcdef"
 
 
 class Context:
-    """What a traceparent says: the trace, the span that is the parent of ours, and flags."""
+    """A parsed traceparent: the trace, the parent span, and flags."""
 
     __slots__ = ("flags", "span", "trace")
 
@@ -64,9 +65,9 @@ class Context:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """None where it is malformed: version-trace-span-flags in lower case, no id of zeros alone.
+        """Parse version-trace-span-flags; return None if it is malformed: in upper case, or an id of zeros alone.
 
-        A version above 00 may have more fields; ff is none (W3C Trace Context, section 3.2).
+        A version above 00 may have more fields; ff is invalid (W3C Trace Context, section 3.2).
         """
         version, *fields = text.split("-")
         if len(version) != 2 or version == "ff" or (version == "00" and len(fields) != 3):
@@ -79,12 +80,12 @@ class Context:
         return cls(trace, span, int(flags, 16))
 
     def of(self, span: str) -> str:
-        """The traceparent that makes `span` of this trace the parent."""
+        """Return the traceparent that makes `span` of this trace the parent."""
         return f"00-{self.trace}-{span}-{self.flags & _KNOWN_FLAGS:02x}"
 
 
 class Span:
-    """A step, or a call as a whole; times are nanoseconds of the epoch."""
+    """A step, or a whole call; times are nanoseconds since the epoch."""
 
     __slots__ = ("attributes", "end", "error", "id", "kind", "name", "parent", "start")
 
@@ -100,9 +101,9 @@ class Span:
 
 
 class Trace:
-    """Is told of the steps of the call that a `with` block serves, and shows them if its environment asks for it.
+    """The observer of the call that a `with` block serves; does nothing unless the call's environment asks for it.
 
-    `name` is the call's, `log` takes what goes to stderr. That spans can't be written never makes the call fail.
+    `name` is the call's, `log` writes to stderr. A failure to write the spans never makes the call fail.
     """
 
     def __init__(
@@ -115,23 +116,24 @@ class Trace:
     ) -> None:
         self.name = name
         self._log = log
-        self._is_told = environ.get("CNI_LOG") == "debug"
+        self._is_debug = environ.get("CNI_LOG") == "debug"
         self._path = environ.get("CNI_TRACES", _FILE)
         self._state = environ.get("TRACESTATE", "")
         context = Context.parse(environ.get("TRACEPARENT", ""))
         self._context = context if context and context.flags & _SAMPLED and self._path else None
-        # By the steady clock, lest a step that was set right make a step longer than what it is part of.
+        # Times come from the monotonic clock: if the system's clock were set meanwhile, a step could be longer than its
+        # parent.
         self._epoch = time.time_ns() - time.monotonic_ns()
-        kept = {key: value for key, value in attributes.items() if value}
-        self._root = Span(name, kind, context.span if context else "", self._now(), kept)
+        not_empty = {key: value for key, value in attributes.items() if value}
+        self._root = Span(name, kind, context.span if context else "", self._now(), not_empty)
         self._open = [self._root]
-        self._spans = [self._root]  # as they began: the parent of what is kept is kept
+        self._spans = [self._root]  # in the order of their beginning, so that no span is kept without its parent
         self._dropped = 0
-        self._before: Observer | None = None
+        self._outer: Observer | None = None
 
     @classmethod
     def of_plugin(cls, plugin: str, environ: Mapping[str, str], log: Callable[[str], object]) -> Self:
-        """Of a plugin's call with this environment."""
+        """Return a trace of a plugin's call with this environment."""
         verb = environ.get("CNI_COMMAND", "")
         subject = {key: environ.get(variable, "") for key, variable in _SUBJECT.items()}
         return cls(f"{plugin} {verb}", environ, log, {"cni.plugin": plugin, "cni.verb": verb, **subject})
@@ -140,12 +142,15 @@ class Trace:
     def of_network(
         cls, network: str, verb: str, environ: Mapping[str, str], log: Callable[[str], object], **subject: str
     ) -> Self:
-        """Of a runtime's call for a network; `subject` has an attachment's container_id, ifname and netns."""
+        """Return a trace of a runtime's call for a network.
+
+        `subject` has an attachment's container_id, ifname and netns.
+        """
         attributes = {"cni.network": network, "cni.verb": verb, **{f"cni.{key}": text for key, text in subject.items()}}
         return cls(f"network {network} {verb}", environ, log, attributes, _INTERNAL)
 
     def reading(self, stdin: Callable[[], bytes]) -> Callable[[], bytes]:
-        """The same stdin; what it says about network and version becomes the span's."""
+        """Return a reader of the same stdin that adds the configuration's network and version to the span."""
 
         def read() -> bytes:
             config = stdin()
@@ -155,33 +160,33 @@ class Trace:
         return read
 
     def __enter__(self) -> Self:
-        if self._is_told or self._context:
-            self._before = observe(self)
+        if self._is_debug or self._context:
+            self._outer = observe(self)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not self._is_told and not self._context:
+        if not self._is_debug and not self._context:
             return
-        observe(self._before)
+        observe(self._outer)
         self.end(error)
         if self._dropped:
             self._root.attributes["cni.steps_dropped"] = self._dropped
         if self._context:
             self._export(self._context)
 
-    # ---- what it is told (cni._core.Observer) ----
+    # ---- the observer (cni._core.Observer) ----
 
     def begin(self, kind: str, words: str) -> None:
         first, *more = lines = [_shortened(line) for line in words.splitlines()] or [kind]
         name = f"{first} (+{len(more)})" if more else first
         attributes: dict[str, Any] = {"cni.step": kind}
         if more:
-            rest = [f"and {len(lines) - _REQUESTS} more"] if len(lines) > _REQUESTS else []
-            attributes["cni.requests"] = lines[:_REQUESTS] + rest
+            rest = [f"and {len(lines) - _MOST_REQUESTS} more"] if len(lines) > _MOST_REQUESTS else []
+            attributes["cni.requests"] = lines[:_MOST_REQUESTS] + rest
         span_kind = _CLIENT if kind in _CALLS else _INTERNAL
         span = Span(name, span_kind, self._open[-1].id, self._now(), attributes)
         self._open.append(span)
-        if len(self._spans) < _SPANS:
+        if len(self._spans) < _MOST_SPANS:
             self._spans.append(span)
         else:
             self._dropped += 1
@@ -194,8 +199,8 @@ class Trace:
             span.attributes["error.type"] = type(error).__name__
             if isinstance(error, CNIError):
                 span.attributes["cni.error_code"] = error.code
-        if self._is_told:
-            self._tell(span)
+        if self._is_debug:
+            self._log_step(span)
 
     def fail(self, words: str) -> None:
         self._open[-1].error = _line(words)
@@ -203,12 +208,12 @@ class Trace:
     def variables(self) -> dict[str, str]:
         return {"TRACEPARENT": self._context.of(self._open[-1].id)} if self._context else {}
 
-    # ---- what it shows ----
+    # ---- output ----
 
-    def _tell(self, span: Span) -> None:
-        """When it began, how long it took, what it was. What it consists of has been told before, further in."""
+    def _log_step(self, span: Span) -> None:
+        """Log when the step began, how long it took and what it was. Its own steps came before, further indented."""
         began, took = (span.start - self._root.start) / 1e6, (span.end - span.start) / 1e6
-        words = "in all" if span is self._root else "; ".join(span.attributes.get("cni.requests", [span.name]))
+        words = "total" if span is self._root else "; ".join(span.attributes.get("cni.requests", [span.name]))
         failure = f" -- failed: {span.error}" if span.error else ""
         indent = "  " * max(len(self._open) - 1, 0)
         self._log(f"cni {self.name}: {began:8.2f} {took:+8.2f} ms  {indent}{words}{failure}")
@@ -217,10 +222,10 @@ class Trace:
         try:
             _append(self._path, f"{gojson.dumps(self._request(context))}\n".encode())
         except OSError as error:
-            self._log(f"cni {self.name}: its spans could not be written to {self._path}: {error.strerror}")
+            self._log(f"cni {self.name}: write the spans to {self._path}: {error.strerror}")
 
     def _request(self, context: Context) -> dict[str, Any]:
-        """An ExportTraceServiceRequest."""
+        """Return an ExportTraceServiceRequest."""
         process = {
             "service.name": "cni",
             "service.version": __version__,
@@ -232,7 +237,7 @@ class Trace:
         return {"resourceSpans": [{"resource": {"attributes": _attributes(process)}, "scopeSpans": [scope]}]}
 
     def _encoded(self, span: Span, context: Context) -> dict[str, Any]:
-        is_remote = _IS_REMOTE if span is self._root else 0  # its parent
+        is_remote = _IS_REMOTE if span is self._root else 0  # the parent is another process's
         return {
             "traceId": context.trace,
             "spanId": span.id,
@@ -250,7 +255,7 @@ class Trace:
     def _describe(self, config: bytes) -> None:
         try:
             fields = gojson.table(gojson.loads(config), "")
-        except Exception:  # the plugin will say so
+        except Exception:  # the plugin reports it
             return
         for attribute, key in (("cni.network", "name"), ("cni.version", "cniVersion")):
             if isinstance(fields.get(key), str):
@@ -265,7 +270,7 @@ def _line(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}…"
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"
 
 
 def _attributes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -273,28 +278,28 @@ def _attributes(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _value(value: str | int | list[str]) -> dict[str, Any]:
-    """An AnyValue; 64-bit numbers are strings in JSON."""
+    """Return an AnyValue; 64-bit numbers are strings in JSON."""
     if isinstance(value, str):
         return {"stringValue": value}
     if isinstance(value, int):
         return {"intValue": str(value)}
-    return {"arrayValue": {"values": [_value(each) for each in value]}}
+    return {"arrayValue": {"values": [_value(text) for text in value]}}
 
 
 # ---- the file ----
 
 
 def _append(path: str, line: bytes) -> None:
-    """Append to the file, which others append to as well; past its size it is renamed first. Raises OSError."""
+    """Append to the file, which other processes append to as well; a full one is renamed first. Raises OSError."""
     while True:
-        fd = _opened(path)
+        fd = _open_file(path)
         try:
             if not files.lock(fd, _LOCK_TIMEOUT):
-                raise TimeoutError(errno.ETIMEDOUT, f"others keep it locked for more than {_LOCK_TIMEOUT:g} s")
+                raise TimeoutError(errno.ETIMEDOUT, f"it has been locked for more than {_LOCK_TIMEOUT:g} s")
             if not _is_at(path, fd):
-                continue  # renamed while we waited
+                continue  # renamed while this process waited for the lock
             size = posix.fstat(fd).st_size
-            if not size or size + len(line) <= _LARGEST:
+            if not size or size + len(line) <= _LARGEST_FILE:
                 _write(fd, line, size)
                 return
             posix.rename(path, f"{path}.1")
@@ -302,8 +307,8 @@ def _append(path: str, line: bytes) -> None:
             posix.close(fd)
 
 
-def _opened(path: str) -> int:
-    # Not to wait at a FIFO.
+def _open_file(path: str) -> int:
+    # O_NONBLOCK: a FIFO must not block.
     flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
     try:
         fd = posix.open(path, flags, 0o600)
@@ -314,20 +319,20 @@ def _opened(path: str) -> int:
     if _stat.S_ISREG(status.st_mode) and status.st_uid == posix.geteuid():
         return fd
     posix.close(fd)
-    raise OSError(errno.EPERM, "it is no regular file of this user's")
+    raise OSError(errno.EPERM, "not a regular file of this user")
 
 
 def _is_at(path: str, fd: int) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Return True if the open file still has that path."""
     try:
-        there, ours = posix.stat(path, follow_symlinks=False), posix.fstat(fd)
+        current, opened = posix.stat(path, follow_symlinks=False), posix.fstat(fd)
     except FileNotFoundError:
         return False
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+    return (current.st_dev, current.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def _write(fd: int, line: bytes, size: int) -> None:
-    """The whole line, or nothing of it: a disk may be full."""
+    """Write the whole line or, if the disk is full, nothing of it."""
     written = posix.write(fd, line)
     if written != len(line):
         posix.ftruncate(fd, size)

@@ -1,4 +1,4 @@
-"""Several steps of which any may fail: taking back what was done, and going on to the end."""
+"""Roll back on failure (`Undo`); run every step whatever fails (`do_all`)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Undo:
-    """What is to be taken back if the rest of a ``with`` block fails: in reverse, to the end.
+    """Steps that roll back if the rest of a ``with`` block fails: they run in reverse order, whichever of them fails.
 
         with Undo(request.log) as undo:
             port = links.make_pair(...)
             undo.push(links.delete, container, "eth0")
 
-    The failure of the block is what is raised; failures of undoing go to the log.
+    The block's exception is raised; failures of the roll-back go to the log.
     """
 
     __slots__ = ("_log", "_steps")
@@ -34,11 +34,11 @@ class Undo:
         return f"<Undo steps={len(self._steps)}>"
 
     def push(self, step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Remember to call ``step`` with these arguments."""
+        """Add a step: ``step`` is called with these arguments."""
         self._steps.append(lambda: step(*args, **kwargs))
 
     def forget(self) -> None:
-        """Leave what was done so far as it is, whatever comes."""
+        """Forget all steps so far: nothing done until now is rolled back."""
         self._steps.clear()
 
     def __repr__(self) -> str:
@@ -52,17 +52,17 @@ class Undo:
     ) -> None:
         if error is None or not self._steps:
             return
-        with observed("undo", "take back what was done"):
+        with observed("undo", "roll back"):
             for step in reversed(self._steps):
                 try:
                     step()
                 except Exception as problem:
-                    # Whatever it is, the block's failure is the one to report.
-                    self._log(f"undoing what failed: {problem}")
+                    # The block's exception is the one to report.
+                    self._log(f"roll back after a failure: {problem}")
 
 
 def do_all(steps: Iterable[Callable[[], object]]) -> None:
-    """Every step, whatever becomes of the others; then raise what failed as one CNIError."""
+    """Run every step, whichever of them fails; then raise the failures as one CNIError."""
     failures: list[Exception] = []
     for step in steps:
         try:

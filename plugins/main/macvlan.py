@@ -139,7 +139,7 @@ def _asked_mac(request: Request[Conf]) -> str:
     conf = request.config
     by_args = request.cni_args("MAC").get("MAC")
     asked = conf.runtimeConfig.mac or by_args or conf.mac
-    return hwaddr.asked(asked, f"invalid args {asked} for MAC addr")
+    return hwaddr.requested(asked, f"invalid args {asked} for MAC addr")
 
 
 def _own_mac(conf: Conf, result: Result) -> str:

@@ -150,7 +150,7 @@ def validate(request: Request[Conf]) -> None:
 def _asked_mac(request: Request[Conf]) -> str:
     conf = request.config
     by_args = request.cni_args("MAC").get("MAC")
-    return hwaddr.asked(conf.runtimeConfig.mac or by_args or conf.mac, "failed to create tap")
+    return hwaddr.requested(conf.runtimeConfig.mac or by_args or conf.mac, "failed to create tap")
 
 
 def _expect_selinux(conf: Conf) -> None:

@@ -269,7 +269,7 @@ class TestCreate:
 
     @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a\0b"])
     def test_name_is_one_part_of_a_path(self, name: str, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="one part of a path"):
+        with pytest.raises(ValueError, match="its name is not a single path component"):
             NetNS.create(name, str(tmp_path))
 
     def test_failure_leaves_nothing(self, tmp_path: Path) -> None:

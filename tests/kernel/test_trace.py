@@ -52,7 +52,7 @@ class Watched:
             for span in list(root.all())[1:]:
                 failure = f" -- failed: {span.failure}" if span.failure else ""
                 told.remove("; ".join(span.requests) + failure)
-        assert [words.partition(" -- ")[0] for words in told] == ["in all"] * len(roots)
+        assert [words.partition(" -- ")[0] for words in told] == ["total"] * len(roots)
         self.file.unlink()
         self.stderr = ""
         return roots
@@ -130,7 +130,7 @@ def test_what_fails_and_what_is_taken_back(watched: Watched, node: Node) -> None
     (root,) = watched.take()
     (failed,) = [span for span in root.children if span.requests[0].startswith("create the veth pair")]
     assert failed.failure.endswith(root.failure.rpartition("create")[2])
-    (undone,) = [span for span in root.children if span.name == "take back what was done"]
+    (undone,) = [span for span in root.children if span.name == "roll back"]
     assert [span.name for span in undone.children] == ["host-local DEL"]
 
 
@@ -183,7 +183,7 @@ def test_a_tree_from_cnitool_to_the_kernel(node: Node, plugins: Path, tmp_path: 
         # And in lines, of all of them.
         if verb == "check":
             told = node.run(command, env={**environ, "CNI_LOG": "debug"}).stderr.splitlines()
-            closing = [match[1] for line in told if (match := LINE.fullmatch(line)) and match[3] == "in all"]
+            closing = [match[1] for line in told if (match := LINE.fullmatch(line)) and match[3] == "total"]
             assert closing == [f"{name} CHECK" for name in chained] + ["network all CHECK"]
             assert not file.exists()
     assert links(container) == {"lo"}

@@ -422,7 +422,7 @@ def test_a_failing_undo_is_logged_and_the_first_failure_reported(tmp_path: Path)
     with pytest.raises(ValueError, match="the first failure"), Undo(asked.log) as undo:
         ipam.add(asked, undo)
         raise ValueError("the first failure")
-    assert log == ["log", "undoing what failed: no luck; with DEL"]
+    assert log == ["log", "roll back after a failure: no luck; with DEL"]
 
 
 def test_a_delegate_that_fails_is_not_undone(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class TestSpans:
                 raise CNIError("no")
 
         assert calls.add(fail, TRACEPARENT=TRACEPARENT) == 1
-        assert str(calls.root) == "<x ADD[<take back what was done[<remove it>]>]>"
+        assert str(calls.root) == "<x ADD[<roll back[<remove it>]>]>"
 
     @pytest.mark.parametrize("config", [b"", b"[]", b"{", b'{"name": 5}'])
     def test_a_configuration_that_is_none(self, calls: Calls, config: bytes) -> None:
@@ -156,13 +156,13 @@ class TestSpans:
     def test_what_is_kept_is_bounded(self, calls: Calls) -> None:
         def many(request: Request) -> Result:
             with observed("plugin", "all of them"):
-                for _ in range(tracing._SPANS + 50):
+                for _ in range(tracing._MOST_SPANS + 50):
                     with observed("netlink", "x"):
                         pass
             return Result()
 
         assert calls.add(many, TRACEPARENT=TRACEPARENT) == 0
-        assert len(list(calls.root.all())) == tracing._SPANS
+        assert len(list(calls.root.all())) == tracing._MOST_SPANS
         assert calls.root.attributes["cni.steps_dropped"] == 52
         with tracing.Trace("t", {"TRACEPARENT": TRACEPARENT, "CNI_TRACES": str(calls.file)}, print, {}) as traced:
             traced.begin("netlink", "\n".join(["y" * 10000] * 300))
@@ -302,7 +302,7 @@ sys.exit(outcome.status or ("cni.system.tracing" in sys.modules) * 7)
 class TestLog:
     def test_lines(self, calls: Calls) -> None:
         assert calls.add(steps, CNI_LOG="debug") == 0
-        assert calls.lines == ["  first; second; third", "  after", "outer", "in all"]
+        assert calls.lines == ["  first; second; third", "  after", "outer", "total"]
         assert len(calls.log.splitlines()) == 4
         assert not calls.file.exists()
 
@@ -318,7 +318,7 @@ class TestLog:
 
         assert calls.add(fail, CNI_LOG="debug") == 1
         words = "-- failed: [Errno 1] the kernel's words"
-        assert calls.lines == [f"refused {words}", f"in all {words}"]
+        assert calls.lines == [f"refused {words}", f"total {words}"]
         assert json.loads(calls.printed)["msg"] == "[Errno 1] the kernel's words"
 
     @pytest.mark.parametrize("level", ["", "info", "DEBUG", "trace"])
@@ -450,7 +450,7 @@ echo '{{"cniVersion": "1.1.0"}}'
         cni.add(self.network, self.rt)
         words = [line.partition(" ms  ")[2] for line in warned]
         assert words[:2] == ["x ADD", "x ADD"]
-        assert words[-1] == "in all"
+        assert words[-1] == "total"
         assert not calls.file.exists()
 
 
@@ -506,7 +506,7 @@ class TestFile:
                 calls.file = Path("/dev/null")
         self.append(calls)
         (line,) = calls.log.splitlines()
-        assert line.startswith(f"cni x ADD: its spans could not be written to {calls.file}: ")
+        assert line.startswith(f"cni x ADD: write the spans to {calls.file}: ")
         assert not line.endswith(": ")
         if what == "link":
             assert target.read_text() == "precious"
@@ -518,35 +518,35 @@ class TestFile:
     def test_where_it_may_not_be_written(self, calls: Calls) -> None:
         calls.file = Path("/proc/no/such/file")
         self.append(calls)
-        assert "could not be written to /proc/no/such/file: No such file or directory" in calls.log
+        assert "write the spans to /proc/no/such/file: No such file or directory" in calls.log
 
     def test_rotation(self, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
         self.append(calls)
         line = calls.file.read_bytes()
         old = Path(f"{calls.file}.1")
         old.write_text("older")
-        monkeypatch.setattr(tracing, "_LARGEST", 3 * len(line) + 20)
+        monkeypatch.setattr(tracing, "_LARGEST_FILE", 3 * len(line) + 20)
         self.append(calls, 2)
         assert old.read_text() == "older"
         self.append(calls)
         assert [len(spans.read(path)) for path in (old, calls.file)] == [3, 1]
-        monkeypatch.setattr(tracing, "_LARGEST", 10)  # one line is more than that: it gets a file of its own
+        monkeypatch.setattr(tracing, "_LARGEST_FILE", 10)  # one line is more than that: it gets a file of its own
         self.append(calls)
         assert [len(spans.read(path)) for path in (old, calls.file)] == [1, 1]
 
     def test_rotation_where_something_is_in_the_way(self, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
         self.append(calls)
         Path(f"{calls.file}.1").mkdir()
-        monkeypatch.setattr(tracing, "_LARGEST", 10)
+        monkeypatch.setattr(tracing, "_LARGEST_FILE", 10)
         self.append(calls)
-        assert "could not be written" in calls.log
+        assert "write the spans to" in calls.log
         assert len(spans.read(calls.file)) == 1
 
     def test_many_writers_at_once_lose_nothing(self, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
         self.append(calls)
         writers, each = 8, 40
         # The file is full once on the way.
-        monkeypatch.setattr(tracing, "_LARGEST", calls.file.stat().st_size * writers * each * 2 // 3)
+        monkeypatch.setattr(tracing, "_LARGEST_FILE", calls.file.stat().st_size * writers * each * 2 // 3)
         threads = [
             threading.Thread(target=self.append, args=(Calls(calls.file.parents[1]), each)) for _ in range(writers)
         ]
@@ -564,8 +564,8 @@ class TestFile:
         with open(calls.file) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self.append(calls)
-        assert "could not be written" in calls.log
-        assert "keep it locked" in calls.log
+        assert "write the spans to" in calls.log
+        assert "it has been locked" in calls.log
 
     def test_a_full_disk_leaves_no_half_lines(self, calls: Calls) -> None:
         self.append(calls)

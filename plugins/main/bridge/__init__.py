@@ -211,7 +211,7 @@ def validate(request: Request[Conf]) -> None:
 def _asked_mac(request: Request[Conf]) -> str:
     conf = request.config
     by_args = request.cni_args("MAC").get("MAC", "")
-    return hwaddr.asked(conf.runtimeConfig.mac or conf.args.cni.mac or by_args, "failed to make veth pair")
+    return hwaddr.requested(conf.runtimeConfig.mac or conf.args.cni.mac or by_args, "failed to make veth pair")
 
 
 def _is_gateway(conf: Conf) -> bool:
