@@ -16,14 +16,13 @@ import shtab
 from cni.cli.cnitool import VERBS
 from cni.cli.main import command_line
 from cni.explain.known import plugins
-from cni.node import pools
-from cni.runtime.conf import conf_dir
+from cni.runtime.conf import conf_dir, load_networks
 
 ActionT = TypeVar("ActionT", bound=argparse.Action)
 
 _SHELLS = ("bash", "fish", "zsh")
 _NAMES: dict[str, Callable[[], Iterable[str]]] = {
-    "networks": lambda: {network.name for network in pools.networks(conf_dir(), lambda _: None)},
+    "networks": lambda: {network.name for network in load_networks(conf_dir(), lambda _: None)},
     "plugins": lambda: plugins()[0],
 }
 # The metavar of an argument says what its value names.

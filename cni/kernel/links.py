@@ -185,7 +185,7 @@ def announce_by_arp(batch: Batch, link: Link) -> Batch:
     """
     conf = [(_IFLA_INET_CONF, [(_IPV4_DEVCONF_ARP_NOTIFY, u32(1))])]
     attributes = [(_IFLA_AF_SPEC, [(AF_INET, conf)])]
-    return batch.request(_RTM_NEWLINK, 0, _about(link), attributes, "have %s announced by ARP", (link.name,))
+    return batch.request(_RTM_NEWLINK, 0, _header_of(link), attributes, "have %s announced by ARP", (link.name,))
 
 
 def _header_of(link: Link) -> bytes:

@@ -41,9 +41,6 @@ class Undo:
         """Forget all steps so far: nothing done until now is rolled back."""
         self._steps.clear()
 
-    def __repr__(self) -> str:
-        return f"<Undo steps: {len(self._steps)}>"
-
     def __enter__(self) -> Self:
         return self
 

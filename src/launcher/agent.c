@@ -96,10 +96,9 @@ static long send_request(long fd, long input, const char *code, size_t code_leng
         struct cmsghdr header;
     } control;
     static struct request request;
-    struct iovec parts[] = {
-        {&request, sizeof request}, {(void *)code, code_length}, {environment[0], length}
-    };
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 3, .msg_control = &control, .msg_controllen = sizeof control};
+    struct iovec parts[] = {{&request, sizeof request}, {(void *)code, code_length}, {environment[0], length}};
+    struct msghdr message = {
+        .msg_iov = parts, .msg_iovlen = 3, .msg_control = &control, .msg_controllen = sizeof control};
     int *descriptors = (int *)CMSG_DATA(&control.header);
     long sent;
 

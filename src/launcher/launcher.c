@@ -14,7 +14,7 @@
 #define TRAILER_SIZE 4096
 #define INSTALL_AGAIN "run 'cni install' again"
 
-static const char boot[] = BOOT; /* boot.py, as a C string (setup.py) */
+static const char boot[] = BOOT;                /* boot.py, as a C string (setup.py) */
 static const char magic[] = "cni launcher 1\n"; /* 16 bytes with its NUL */
 
 /* Fill `trailer` from the file at `path`. Return 0, or an errno. */
