@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cni.skel.config import Settings as Settings
     from cni.skel.config import Table as Table
     from cni.skel.config import Text as Text
+    from cni.skel.delegation import delegate as delegate
     from cni.skel.plugin import Plugin as Plugin
     from cni.skel.request import Request as Request
     from cni.spec.errors import DECODING_FAILURE as DECODING_FAILURE
@@ -73,6 +74,7 @@ else:
                 "Address Choice Config Field Flag Integer LinkName ListOf MapOf Network Object Resolver RouteTo "
                 "Section Settings Table Text"
             ),
+            "cni.skel.delegation": "delegate",
             "cni.skel.plugin": "Plugin",
             "cni.skel.request": "Request",
             "cni.spec.errors": (

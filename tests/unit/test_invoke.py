@@ -211,8 +211,8 @@ def test_what_can_not_be_started(tmp_path: Path) -> None:
 
 def test_a_timeout(tmp_path: Path) -> None:
     path = shell_plugin(tmp_path, "slow", "exec sleep 60")
-    msg = f"{FAILED}: {path} was killed: it had not finished after 0.2 s"
-    assert error_of(lambda: invoke.execute(path, b"", {}, 0.2)) == (0, msg, "")
+    msg = f"{FAILED}: ADD of {path} was killed: it had not finished after 0.2 s"
+    assert error_of(lambda: invoke.execute(path, b"", {"CNI_COMMAND": "ADD"}, 0.2)) == (0, msg, "")
 
 
 @pytest.mark.parametrize("busy", [1, 5, 6])
