@@ -1,8 +1,9 @@
 # cython: language_level=3, freethreading_compatible=True, embedsignature=False, binding=False
-"""The native core: namespaces by descriptor, rtnetlink, hardware addresses, files.
+"""The native core: namespaces by descriptor, rtnetlink, addresses, files.
 
-A thin face over the C files beside it. Types and docstrings for users are in
-``cni/_core.pyi``; the words of the kernel's side are in the C headers.
+C has sockets, buffers, namespaces and files; Cython says what is in a netlink message.
+Types and docstrings for users are in ``cni/_core.pyi``, the contracts of the C
+functions in their headers.
 """
 
 import errno as _errno
@@ -14,7 +15,7 @@ from libc.string cimport memcpy, memset
 from includes cimport system as sys
 from includes.core cimport *
 
-# Not os, which is not there yet when a plugin starts: it would cost 0.8 ms.
+# Not os: it is not imported yet when a plugin starts, and would cost 0.8 ms.
 from posix import fspath, strerror
 
 include "text.pxi"

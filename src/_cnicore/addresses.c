@@ -64,7 +64,7 @@ void cni_ip_format(const uint8_t *ip, size_t length, char out[CNI_IP_TEXT])
         length = 4;
     }
     inet_ntop(length == 4 ? AF_INET : AF_INET6, ip, out, CNI_IP_TEXT);
-    /* The C library writes ::1.2.3.4 for the long-deprecated v4-compatible ones. */
+    /* The C library writes ::1.2.3.4 for the long-deprecated v4-compatible addresses. */
     if (length == 16 && strchr(out, '.'))
         snprintf(out, CNI_IP_TEXT, "::%x:%x", ip[12] << 8 | ip[13], ip[14] << 8 | ip[15]);
 }

@@ -1,4 +1,4 @@
-# Hardware addresses and IP addresses, between bytes and text.
+# Hardware addresses and IP addresses: conversion between bytes and text.
 
 
 def hwaddr_from_ip(bytes packed) -> str:

@@ -1,5 +1,5 @@
-/* What went wrong, for a person: every function of the core that can fail
- * returns a negative number and fills one of these. */
+/* Errors: every function of the core that can fail returns a negative number and
+ * fills a struct cni_error. */
 #ifndef CNI_ERROR_H
 #define CNI_ERROR_H
 

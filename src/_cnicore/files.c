@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define CHUNK 4096 /* bytes: most files whole */
+#define CHUNK 4096 /* bytes: holds most files */
 
-/* Up to where less comes than was asked for, which is the end of a regular file. 0, or an errno. */
+/* Read until a read is short, which is the end of a regular file. Return 0, or an errno. */
 static int read_all(int fd, char **data, size_t *length)
 {
     for (size_t capacity = CHUNK;; capacity *= 2) {
@@ -19,15 +19,15 @@ static int read_all(int fd, char **data, size_t *length)
             return ENOMEM;
         *data = more;
         while (*length < capacity) {
-            size_t asked = capacity - *length;
-            ssize_t count = read(fd, *data + *length, asked);
+            size_t room = capacity - *length;
+            ssize_t count = read(fd, *data + *length, room);
 
             if (count < 0 && errno == EINTR)
                 continue;
             if (count < 0)
                 return errno;
             *length += (size_t)count;
-            if ((size_t)count < asked)
+            if ((size_t)count < room)
                 return 0;
         }
     }
@@ -66,14 +66,14 @@ static int write_all(int fd, const char *data, size_t length)
 
 int cni_file_write(int folder, const char *name, const char *data, size_t length, int append, struct cni_error *err)
 {
-    int how = append ? O_APPEND : O_TRUNC;
-    int status, fd = openat(folder, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | how, 0600);
+    int mode = append ? O_APPEND : O_TRUNC;
+    int status, fd = openat(folder, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | mode, 0600);
 
     if (fd < 0)
-        return cni_fail(err, errno, "make \"%s\"", name);
+        return cni_fail(err, errno, "create \"%s\"", name);
     status = write_all(fd, data, length);
     if (close(fd) < 0 && !status)
-        status = errno; /* some file systems tell of a full disk only now */
+        status = errno; /* some file systems report a full disk only now */
     return status ? cni_fail(err, status, "write \"%s\"", name) : 0;
 }
 

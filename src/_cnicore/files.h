@@ -1,7 +1,7 @@
 /* Files by the descriptor of their folder (or AT_FDCWD), each in one call.
  *
- * The last part of a name is never followed where it is a link, and nobody is
- * waited for: not for who would open the other end of a FIFO. */
+ * A name's last component is not followed if it is a link, and no call blocks, not
+ * even at a FIFO that has no other end. */
 #ifndef CNI_FILES_H
 #define CNI_FILES_H
 
@@ -9,14 +9,14 @@
 
 #include "error.h"
 
-/* All that a regular file holds, to be freed. */
+/* Read a regular file. The caller frees `data`. */
 int cni_file_read(int folder, const char *name, char **data, size_t *length, struct cni_error *err);
 
-/* Write the file, made of mode 0600 where it is missing: anew, or `append` to what it holds. */
+/* Overwrite the file, or `append` to it. A missing one is created with mode 0600. */
 int cni_file_write(int folder, const char *name, const char *data, size_t length, int append, struct cni_error *err);
 
-/* Make the file, or replace it, whole or not at all: it is written as `temporary` and renamed.
- * What is left of that by a failure is taken away. */
+/* Create or replace the file atomically: it is written as `temporary` and renamed.
+ * A failure removes `temporary`. */
 int cni_file_replace(int folder, const char *name, const char *temporary, const char *data, size_t length,
                      struct cni_error *err);
 

@@ -1,4 +1,4 @@
-# Files by the descriptor of their folder, in one call each.
+# Files by the descriptor of their folder, each in one call.
 
 
 def read_file(int folder, name):

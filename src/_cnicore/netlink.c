@@ -10,18 +10,17 @@
 
 #include "netns.h"
 
-/* As many requests a sendmsg as leave room for their answers in a receive buffer
- * of default size, of which a link's state takes 9 KiB: one that overflows loses
- * acknowledgements. */
+/* Requests in one sendmsg: their answers must fit in a receive buffer of default size,
+ * of which a link's state takes 9 KiB. A buffer that overflows loses acknowledgements. */
 #define REQUESTS_AT_ONCE 16
-/* The kernel makes a dump's messages as large as the reader's buffer, up to 32 KiB. */
-#define ROOM 65536
-#define DUMP_TRIES 20
-/* For the news of a busy node: a hundred links' states. */
-#define NEWS_ROOM (1 << 20)
+/* The kernel makes a dump's datagrams as large as the reader's buffer, up to 32 KiB. */
+#define LARGEST_DATAGRAM 65536
+#define DUMP_ATTEMPTS 20
+/* Notifications of a busy node: a hundred links' states. */
+#define NOTIFICATIONS_BUFFER (1 << 20)
 #define LAST_ERRNO 4095 /* the kernel's MAX_ERRNO */
 
-/* What NLMSG_ALIGN does, but for any size_t: its mask has 32 bits. */
+/* NLMSG_ALIGN for any size_t: the mask of the macro has 32 bits. */
 static size_t padded_length(size_t length)
 {
     return (length + NLMSG_ALIGNTO - 1) & ~(size_t)(NLMSG_ALIGNTO - 1);
@@ -64,7 +63,7 @@ static int reserve_room(struct cni_messages *messages, size_t more)
     return 0;
 }
 
-/* Append with the padding to four bytes that netlink wants. */
+/* Append `data`, padded to four bytes as netlink requires. */
 void cni_append(struct cni_messages *messages, const void *data, size_t length)
 {
     size_t padded = padded_length(length);
@@ -192,7 +191,7 @@ int cni_next_attribute(const unsigned char *data, size_t length, size_t *offset,
     return 1;
 }
 
-/* The kernel's words among the attributes of an extended ack. 0, or -1: malformed. */
+/* Read the kernel's explanation from the attributes of an extended ack. Return 0, or -1 if malformed. */
 static int read_words(const unsigned char *attributes, size_t length, char *words, size_t room)
 {
     const unsigned char *value;
@@ -211,8 +210,8 @@ static int read_words(const unsigned char *attributes, size_t length, char *word
     return more;
 }
 
-/* The number that an acknowledgement or the end of a dump starts with, as a
- * positive errno; `skip` bytes lie before the extended ack. -1: malformed. */
+/* Read the number that an acknowledgement or the end of a dump starts with. Return it
+ * as a positive errno, or -1 if malformed. `skip` bytes precede the extended ack. */
 static int read_status(const struct nlmsghdr *header, const unsigned char *payload, size_t length, size_t skip,
                        char *words, size_t room)
 {
@@ -237,7 +236,7 @@ int cni_acknowledgement(const struct nlmsghdr *header, const unsigned char *payl
     if (length < sizeof message)
         return -1;
     memcpy(&message, payload, sizeof message);
-    /* The request stands between the code and the words, unless it was capped. */
+    /* The request is between the code and the explanation, unless it was capped. */
     if (header->nlmsg_flags & NLM_F_ACK_TLVS && !(header->nlmsg_flags & NLM_F_CAPPED)) {
         if (message.msg.nlmsg_len < sizeof message.msg)
             return -1;
@@ -246,7 +245,7 @@ int cni_acknowledgement(const struct nlmsghdr *header, const unsigned char *payl
     return read_status(header, payload, length, skip, words, room);
 }
 
-/* How a dump ended, with NLMSG_DONE. As cni_acknowledgement. */
+/* Read an NLMSG_DONE, the end of a dump. Return as cni_acknowledgement. */
 static int dump_end(const struct nlmsghdr *header, const unsigned char *payload, size_t length, char *words,
                     size_t room)
 {
@@ -259,7 +258,7 @@ static int dump_end(const struct nlmsghdr *header, const unsigned char *payload,
 
 static void try_to_set_option(int fd, int level, int option, int value)
 {
-    /* Where a kernel lacks it, or does not allow it, things are less comfortable, no more. */
+    /* All these options are conveniences, which a kernel may lack or refuse. */
     (void)!setsockopt(fd, level, option, &value, sizeof value);
 }
 
@@ -295,7 +294,7 @@ void cni_netlink_close(struct cni_netlink *netlink)
 
 int cni_netlink_subscribe(struct cni_netlink *netlink, uint32_t group, struct cni_error *err)
 {
-    try_to_set_option(netlink->fd, SOL_SOCKET, SO_RCVBUFFORCE, NEWS_ROOM);
+    try_to_set_option(netlink->fd, SOL_SOCKET, SO_RCVBUFFORCE, NOTIFICATIONS_BUFFER);
     if (setsockopt(netlink->fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
         return cni_fail(err, errno, "subscribe to the netlink group %u", group);
     return 0;
@@ -312,28 +311,28 @@ static int send_requests(struct cni_netlink *netlink, const unsigned char *data,
     if (sent < 0)
         return cni_fail(err, errno, "send a netlink request of %zu bytes", length);
     if ((size_t)sent != length)
-        return cni_fail(err, EIO, "send a netlink request: %zd of %zu bytes left", sent, length);
+        return cni_fail(err, EIO, "send a netlink request: %zd of %zu bytes were sent", sent, length);
     return 0;
 }
 
-/* Append one datagram from the kernel to `answers`; returns its length. */
+/* Append one datagram from the kernel to `answers`. Return its length. */
 static ssize_t receive_datagram(struct cni_netlink *netlink, struct cni_messages *answers, struct cni_error *err)
 {
     struct sockaddr_nl from;
     socklen_t from_length;
     ssize_t length;
 
-    if (reserve_room(answers, ROOM) < 0)
+    if (reserve_room(answers, LARGEST_DATAGRAM) < 0)
         return cni_fail(err, answers->status, "read a netlink answer");
     do {
         from_length = sizeof from;
-        length = recvfrom(netlink->fd, answers->data + answers->length, ROOM, MSG_TRUNC, (struct sockaddr *)&from,
-                          &from_length);
+        length = recvfrom(netlink->fd, answers->data + answers->length, LARGEST_DATAGRAM, MSG_TRUNC,
+                          (struct sockaddr *)&from, &from_length);
     } while ((length < 0 && errno == EINTR) || (length >= 0 && from.nl_pid != 0)); /* pid 0: the kernel */
     if (length < 0)
         return cni_fail(err, errno, "read a netlink answer");
-    if (length > ROOM)
-        return cni_fail(err, EMSGSIZE, "read a netlink answer: %zd bytes are more than fit", length);
+    if (length > LARGEST_DATAGRAM)
+        return cni_fail(err, EMSGSIZE, "read a netlink answer: %zd bytes do not fit in the buffer", length);
     answers->length += padded_length((size_t)length);
     return length;
 }
@@ -343,10 +342,10 @@ static int fail_malformed(struct cni_error *err)
     return cni_fail(err, EBADMSG, "read a netlink answer: it is malformed");
 }
 
-/* Number the requests from the socket's sequence, REQUESTS_AT_ONCE of them or fewer,
- * and say in `*end` where the last one ends. The kernel serves them in order and
- * tells of what it refuses anyway, so only the last one is acknowledged, if that is
- * how it was built (`*acknowledged`): a get is answered. */
+/* Number up to REQUESTS_AT_ONCE requests from the socket's sequence, and set `*end` to
+ * the end of the last one. The kernel serves them in order and reports refusals
+ * anyway, so only the last one asks for an acknowledgement, if it was built to do so
+ * (`*acknowledged`): a get is answered instead. */
 static uint32_t number_requests(struct cni_netlink *netlink, unsigned char *data, size_t length, size_t *end,
                                 int *acknowledged)
 {
@@ -373,7 +372,7 @@ static uint32_t number_requests(struct cni_netlink *netlink, unsigned char *data
 }
 
 /* Read until the last of the `count` requests from sequence number `first` has been
- * answered, or acknowledged. What belongs to none of them is dropped. */
+ * answered or acknowledged. Answers to other requests are dropped. */
 static int gather_answers(struct cni_netlink *netlink, uint32_t first, uint32_t count, int acknowledged,
                           struct cni_messages *answers, struct cni_error *err)
 {
@@ -429,7 +428,7 @@ int cni_netlink_transact(struct cni_netlink *netlink, struct cni_messages *reque
     return result;
 }
 
-/* One attempt at a dump. 1: the list changed meanwhile. */
+/* Try a dump once. Return 1 if the list changed meanwhile. */
 static int dump_once(struct cni_netlink *netlink, struct cni_messages *request, struct cni_messages *answers,
                      uint32_t *sequence, struct cni_error *err)
 {
@@ -477,12 +476,12 @@ int cni_netlink_dump(struct cni_netlink *netlink, struct cni_messages *request, 
     if (request->status)
         return cni_fail(err, request->status, "build a netlink request");
     pthread_mutex_lock(&netlink->lock);
-    for (int i = 0; i < DUMP_TRIES && result == 1; i++) {
+    for (int i = 0; i < DUMP_ATTEMPTS && result == 1; i++) {
         cni_messages_clear(answers);
         result = dump_once(netlink, request, answers, sequence, err);
     }
     pthread_mutex_unlock(&netlink->lock);
-    return result == 1 ? cni_fail(err, EAGAIN, "the list changed during each of %d readings", DUMP_TRIES) : result;
+    return result == 1 ? cni_fail(err, EAGAIN, "the list changed during each of %d attempts", DUMP_ATTEMPTS) : result;
 }
 
 int cni_netlink_wait(struct cni_netlink *netlink, struct cni_messages *answers, int milliseconds, struct cni_error *err)

@@ -102,36 +102,36 @@ cdef class Netlink:
         memset(&header, 0, sizeof(header))
         header.ifa_family = family
         header.ifa_index = index
-        found = self.dump(sys.RTM_GETADDR, (<char *>&header)[:sizeof(header)], (), "list addresses")
+        addresses = self.dump(sys.RTM_GETADDR, (<char *>&header)[:sizeof(header)], (), "list addresses")
         # A kernel without strict checks ignores the filter.
-        return [a for a in found if isinstance(a, Address) and (not index or a.index == index)]
+        return [a for a in addresses if isinstance(a, Address) and (not index or a.index == index)]
 
     def routes(self, int family=0, table=254, *, int index=0) -> list:
         cdef sys.rtmsg header
         memset(&header, 0, sizeof(header))
         header.rtm_family = family
-        wanted = [(sys.RTA_TABLE, u32(table))] if table else []
+        filters = [(sys.RTA_TABLE, u32(table))] if table else []
         if index:
-            wanted.append((sys.RTA_OIF, u32(index)))
+            filters.append((sys.RTA_OIF, u32(index)))
         try:
-            found = self.dump(sys.RTM_GETROUTE, (<char *>&header)[:sizeof(header)], wanted, "list routes")
+            routes = self.dump(sys.RTM_GETROUTE, (<char *>&header)[:sizeof(header)], filters, "list routes")
         except NetlinkError as error:
             if error.errno == _errno.ENOENT:  # a table that has never had a route
                 return []
             raise
-        # Multicast, MPLS and others answer too where no family is given.
-        found = [r for r in found if isinstance(r, Route) and (not table or r.table == table)]
+        # Without a family, multicast, MPLS and others answer too.
+        routes = [r for r in routes if isinstance(r, Route) and (not table or r.table == table)]
         if not index:
-            return found
-        return [r for r in found if r.index == index or any([hop[0] == index for hop in r.nexthops])]
+            return routes
+        return [r for r in routes if r.index == index or any([hop[0] == index for hop in r.nexthops])]
 
     def dump(self, int type, bytes header, attributes, str what) -> list:
         if cni_observer is NULL:
-            return self.listed(type, header, attributes, what)
+            return self.dump_unobserved(type, header, attributes, what)
         with observed("netlink", what):
-            return self.listed(type, header, attributes, what)
+            return self.dump_unobserved(type, header, attributes, what)
 
-    cdef list listed(self, int type, bytes header, attributes, str what):
+    cdef list dump_unobserved(self, int type, bytes header, attributes, str what):
         cdef cni_error err
         cdef cni_messages answers
         cdef Batch request = self.batch()
@@ -158,12 +158,12 @@ cdef class Netlink:
         cdef cni_messages answers
         cdef int status, milliseconds = <int>(min(max(seconds, 0), LONGEST_WAIT) * 1000)
         memset(&answers, 0, sizeof(answers))
-        observer = begin("netlink", "wait for news from the kernel")
+        observer = begin("netlink", "wait for a notification")
         try:
             with nogil:
                 status = cni_netlink_wait(&self.netlink, &answers, milliseconds, &err)
             if status < 0 and err.status == _errno.ENOBUFS:
-                status = 0  # there was more news than the socket holds: who waits has to look for himself
+                status = 0  # the socket overflowed: the caller reads the current state
             finish(observer, status, &err)
             return read_answers(&answers)
         finally:
@@ -171,17 +171,17 @@ cdef class Netlink:
 
 
 cdef list read_answers(const cni_messages *answers, int64_t sequence=-1):
-    """Every answer (to one request, unless it is -1) but the acknowledgements and the end of a dump."""
+    """Return the objects in all answers, or in those with one sequence number."""
     cdef sys.nlmsghdr header
     cdef const unsigned char *payload
     cdef size_t length, offset = 0
-    cdef list found = []
+    cdef list objects = []
     while cni_next_message(answers.data, answers.length, &offset, &header, &payload, &length) > 0:
         if sequence >= 0 and header.nlmsg_seq != sequence:
             continue
         if header.nlmsg_type not in (sys.NLMSG_DONE, sys.NLMSG_ERROR):
-            found.append(read_object(header.nlmsg_type, payload, length))
-    return found
+            objects.append(read_object(header.nlmsg_type, payload, length))
+    return objects
 
 
 cdef sys.ifinfomsg link_header(up, promisc=None):
@@ -205,14 +205,14 @@ cdef tuple link_request(link):
 
 
 cdef str explain(template, tuple arguments):
-    """A request in words; where a template doesn't do it is a function."""
+    """Return a request in words; `template` is a format, or a function where a format will not do."""
     if not isinstance(template, str):
         return template(*arguments)
     return template % tuple([format_ip(a) if isinstance(a, bytes) else a for a in arguments])
 
 
 def explain_link_set(link, up, promisc, name, mtu, hwaddr, alias, master, netns, txqlen, port_kind) -> str:
-    set = [
+    changes = [
         None if up is None else "up" if up else "down",
         None if promisc is None else "promiscuous" if promisc else "not promiscuous",
         name and f"name {name}",
@@ -224,7 +224,7 @@ def explain_link_set(link, up, promisc, name, mtu, hwaddr, alias, master, netns,
         None if txqlen < 0 else f"queue length {txqlen}",
         port_kind and f"its flags as a port of the {port_kind}",
     ]
-    return f"set link {link}: {', '.join(filter(None, set)) or 'nothing'}"
+    return f"set link {link}: {', '.join(filter(None, changes)) or 'nothing'}"
 
 
 def explain_route(verb, dst, prefix, gateway, index, src, priority, table) -> str:
@@ -240,18 +240,18 @@ def explain_route(verb, dst, prefix, gateway, index, src, priority, table) -> st
 
 cdef int family(bytes packed, int prefix) except -1:
     if len(packed) not in (4, 16) or not 0 <= prefix <= 8 * len(packed):
-        raise ValueError(f"{packed.hex(':')}/{prefix} is no address with a prefix")
+        raise ValueError(f"{packed.hex(':')}/{prefix} is not an address with a prefix length")
     return sys.AF_INET if len(packed) == 4 else sys.AF_INET6
 
 
 cdef class Batch:
     cdef Netlink netlink
     cdef cni_messages requests
-    cdef list asked  # of (what explain() takes, twice; errnos to overlook; is it a get)
+    cdef list queued  # of (template, its arguments: see explain(); errnos to overlook; True for a get)
 
     def __cinit__(self, Netlink netlink):
         self.netlink = netlink
-        self.asked = []
+        self.queued = []
 
     def __dealloc__(self):
         cni_messages_free(&self.requests)
@@ -260,10 +260,10 @@ cdef class Batch:
         return f"<Batch requests={len(self.asked)}>"
 
     def __len__(self) -> int:
-        return len(self.asked)
+        return len(self.queued)
 
     def __repr__(self) -> str:
-        return f"<Batch: {'; '.join([explain(a[0], a[1]) for a in self.asked]) or 'empty'}>"
+        return f"<Batch: {'; '.join([explain(request[0], request[1]) for request in self.queued]) or 'empty'}>"
 
     # ---- links ----
 
@@ -309,7 +309,7 @@ cdef class Batch:
             self.nest(sys.IFLA_INFO_DATA, data)
         cni_nest_end(&self.requests, info)
         cni_message_end(&self.requests, start)
-        self.asked.append(("create the %s %s", (kind, name), (_errno.EEXIST,) if exist_ok else (), False))
+        self.queued.append(("create the %s %s", (kind, name), (_errno.EEXIST,) if exist_ok else (), False))
         return self
 
     def veth(self, str name, str peer, *, int netns=-1, int mtu=0, hwaddr=None, peer_hwaddr=None, int master=-1,
@@ -349,7 +349,7 @@ cdef class Batch:
         cni_nest_end(&self.requests, info)
         self.attributes(queues)
         cni_message_end(&self.requests, start)
-        self.asked.append(("create the %s pair %s, %s", (kind, name, peer), (), False))
+        self.queued.append(("create the %s pair %s, %s", (kind, name, peer), (), False))
         return self
 
     def link_set(self, link, *, up=None, promisc=None, name=None, int mtu=0, hwaddr=None, alias=None, int master=-1,
@@ -372,7 +372,7 @@ cdef class Batch:
             cni_nest_end(&self.requests, info)
         cni_message_end(&self.requests, start)
         arguments = (link, up, promisc, name, mtu, hwaddr, alias, master, netns, txqlen, port_kind)
-        self.asked.append((explain_link_set, arguments, (), False))
+        self.queued.append((explain_link_set, arguments, (), False))
         return self
 
     def link_delete(self, link, *, missing_ok=False) -> Batch:
@@ -405,7 +405,7 @@ cdef class Batch:
         if properties:
             cni_attribute_u32(&self.requests, sys.IFA_FLAGS, properties)
         cni_message_end(&self.requests, start)
-        self.asked.append((what, (packed, prefix, index), ok, False))
+        self.queued.append((what, (packed, prefix, index), ok, False))
         return self
 
     def address_add(self, int index, bytes packed, int prefix, *, nodad=False, noprefixroute=False,
@@ -450,7 +450,7 @@ cdef class Batch:
                 cni_attribute_u32(&self.requests, sys.RTAX_ADVMSS, advmss)
             cni_nest_end(&self.requests, metrics)
         cni_message_end(&self.requests, start)
-        self.asked.append((explain_route, (verb, dst, prefix, gateway, index, src, priority, table), ok, False))
+        self.queued.append((explain_route, (verb, dst, prefix, gateway, index, src, priority, table), ok, False))
         return self
 
     def route_add(self, bytes dst, int prefix, *, bytes gateway=None, int index=0, bytes src=None, priority=0, table=0,
@@ -479,16 +479,16 @@ cdef class Batch:
 
     def request(self, int type, int flags, bytes header, attributes, str what, tuple arguments=(),
                 tuple overlook=()) -> Batch:
-        # Of every four numbers the third is the GET; elsewhere these bits say REPLACE and EXCL.
+        # Of every four message types the third is the GET; in others these bits are REPLACE and EXCL.
         if type & 3 == 2 and flags & sys.NLM_F_DUMP:
-            raise ValueError(f"a list is not asked for in a batch but with Netlink.dump: {explain(what, arguments)}")
+            raise ValueError(f"{explain(what, arguments)}: a list cannot be requested in a batch; use Netlink.dump")
         self.queue(type, sys.NLM_F_ACK | flags, header, attributes)
-        self.asked.append((what, arguments, overlook, False))
+        self.queued.append((what, arguments, overlook, False))
         return self
 
     def get(self, int type, bytes header, attributes, str what, tuple arguments=(), tuple overlook=()) -> Batch:
         self.queue(type, 0, header, attributes)
-        self.asked.append((what, arguments, overlook, True))
+        self.queued.append((what, arguments, overlook, True))
         return self
 
     cdef int queue(self, int type, int flags, bytes header, attributes) except -1:
@@ -515,34 +515,34 @@ cdef class Batch:
 
     def commit(self) -> list:
         if cni_observer is NULL:
-            return self.transact()
-        with observed("netlink", "\n".join([explain(a[0], a[1]) for a in self.asked])):
-            return self.transact()
+            return self.commit_unobserved()
+        with observed("netlink", "\n".join([explain(request[0], request[1]) for request in self.queued])):
+            return self.commit_unobserved()
 
-    cdef list transact(self):
+    cdef list commit_unobserved(self):
         cdef cni_error err
         cdef cni_messages answers
-        # Ours alone from here on: another thread may fill the batch again meanwhile.
+        # From here on these are this call's alone: another thread may fill the batch again.
         cdef cni_messages requests = self.requests
-        cdef list asked = self.asked
+        cdef list queued = self.queued
         cdef uint32_t first = 0
         cdef int status
         memset(&self.requests, 0, sizeof(requests))
         memset(&answers, 0, sizeof(answers))
-        self.asked = []
+        self.queued = []
         try:
             with nogil:
                 status = cni_netlink_transact(&self.netlink.netlink, &requests, &answers, &first, &err)
             if status < 0:
-                raise netlink_failure(&err, "; ".join([explain(a[0], a[1]) for a in asked]))
-            return read_batch(asked, &answers, first)
+                raise netlink_failure(&err, "; ".join([explain(request[0], request[1]) for request in queued]))
+            return read_batch(queued, &answers, first)
         finally:
             cni_messages_free(&answers)
             cni_messages_free(&requests)
 
 
-cdef list read_batch(list asked, const cni_messages *answers, uint32_t first):
-    """One entry a get (None: it is not there); the first failure raises."""
+cdef list read_batch(list queued, const cni_messages *answers, uint32_t first):
+    """Return an entry for each get (None: it does not exist). Raises the first failure."""
     cdef sys.nlmsghdr header
     cdef const unsigned char *payload
     cdef size_t length, offset = 0
@@ -551,24 +551,24 @@ cdef list read_batch(list asked, const cni_messages *answers, uint32_t first):
     cdef list failures = []
     while cni_next_message(answers.data, answers.length, &offset, &header, &payload, &length) > 0:
         number = header.nlmsg_seq - first
-        if number >= <uint32_t>len(asked):
+        if number >= <uint32_t>len(queued):
             continue
         if header.nlmsg_type != sys.NLMSG_ERROR:
             data[number] = read_object(header.nlmsg_type, payload, length)
             continue
-        error = refusal(asked[number], &header, payload, length)
+        error = refusal(queued[number], &header, payload, length)
         if error is not None:
             failures.append(error)
     if failures:
         failures[0].others = tuple(failures[1:])
         raise failures[0]
-    return [data.get(i) for i, request in enumerate(asked) if request[3]]
+    return [data.get(i) for i, request in enumerate(queued) if request[3]]
 
 
-cdef object refusal(tuple asked, const sys.nlmsghdr *header, const unsigned char *payload, size_t length):
+cdef object refusal(tuple request, const sys.nlmsghdr *header, const unsigned char *payload, size_t length):
     cdef char words[256]
     cdef int status = cni_acknowledgement(header, payload, length, words, sizeof(words))
-    what, arguments, overlook, _ = asked
+    what, arguments, overlook, _ = request
     if status < 0:
         raise ValueError(f"malformed netlink message: the answer to: {explain(what, arguments)}")
     if status == 0 or status in overlook:

@@ -46,7 +46,7 @@ int cni_netns_open(const char *path, struct cni_error *err)
     struct statfs fs;
     int fd;
 
-    /* Before the open, which on a device or a pipe could do something. */
+    /* Before open(), which can have side effects on a device or a pipe. */
     if (statfs(path, &fs) < 0)
         return cni_fail(err, errno, "failed to Statfs \"%s\"", path);
     if (fs.f_type != NSFS_MAGIC && fs.f_type != PROC_SUPER_MAGIC)
@@ -63,7 +63,7 @@ int cni_netns_open(const char *path, struct cni_error *err)
 
 static void enter_or_abort(int home)
 {
-    static const char message[] = "cni: the way back to the network namespace is barred; aborting\n";
+    static const char message[] = "cni: return to the network namespace: setns failed; aborting\n";
 
     if (setns(home, CLONE_NEWNET) == 0)
         return;
@@ -164,7 +164,7 @@ static int write_existing_file(const struct cni_file *file)
 
     if (fd < 0)
         return errno;
-    /* Some handlers of kernel parameters leave the end of the line. */
+    /* Not a short write: some handlers of kernel parameters do not consume the newline. */
     if (write(fd, file->data, file->length) < 0)
         status = errno;
     close(fd);
@@ -196,7 +196,7 @@ struct creation {
     struct cni_error *err;
 };
 
-/* Runs in a thread that ends with the namespace it made, so no way back is needed. */
+/* Runs in a thread that ends in the new namespace, so that it need not return. */
 static void *create_namespace(void *argument)
 {
     struct creation *new = argument;
@@ -252,7 +252,7 @@ int cni_netns_share(const char *folder, struct cni_error *err)
 
 int cni_netns_remove(const char *path, struct cni_error *err)
 {
-    /* UMOUNT_NOFOLLOW: the last part of the path must not be somebody's link. */
+    /* UMOUNT_NOFOLLOW: the path's last component must not be followed if it is a link. */
     if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL && errno != ENOENT)
         return cni_fail(err, errno, "unmount \"%s\"", path);
     if (unlink(path) < 0 && errno != ENOENT)

@@ -19,7 +19,7 @@ cdef object failure(cni_error *err):
 
 
 cdef int finish(object observer, int status, cni_error *err) except -1:
-    """The end of what begin() told of: what came of it, unless that is raised."""
+    """Report the end of the step that begin() reported. Return `status`, or raise the error."""
     error = failure(err) if status < 0 else None
     if observer is not None:
         observer.end(error)
@@ -72,7 +72,7 @@ def netns_create(path=None) -> int:
     if path is not None:
         encoded = c_text(path)
         text = encoded
-    observer = begin("namespace", "make a namespace", path)
+    observer = begin("namespace", "create a namespace", path)
     with nogil:
         fd = cni_netns_create(text, &err)
     return finish(observer, fd, &err)
@@ -123,26 +123,26 @@ def netns_open_file(int netns, path, int flags) -> int:
 
 def netns_write_files(int netns, list files) -> list:
     cdef cni_error err
-    cdef cni_file written[MOST_FILES]
+    cdef cni_file requests[MOST_FILES]
     cdef int status
     cdef size_t i, count = len(files)
-    cdef list paths = [c_text(path) for path, _ in files]  # kept alive for what points into them
+    cdef list paths = [c_text(path) for path, _ in files]  # the structs point into them
     cdef bytes data
     if count > MOST_FILES:
-        raise ValueError(f"more than {MOST_FILES} files at once")
+        raise ValueError(f"write {count} files: {MOST_FILES} at most")
     for i in range(count):
         data = files[i][1]
-        written[i].path = <bytes>paths[i]
-        written[i].data = data
-        written[i].length = len(data)
-        written[i].status = 0
+        requests[i].path = <bytes>paths[i]
+        requests[i].data = data
+        requests[i].length = len(data)
+        requests[i].status = 0
     observer = None
-    if cni_observer is not NULL:  # of what is written nothing is told: it may be a secret
+    if cni_observer is not NULL:  # without the data, which may be secret
         observer = begin("file", "\n".join([f"write {fsdecode(path)}" for path in paths]))
     with nogil:
-        status = cni_netns_write_files(netns, written, count, &err)
+        status = cni_netns_write_files(netns, requests, count, &err)
     finish(observer, status, &err)
-    return [written[i].status for i in range(count)]
+    return [requests[i].status for i in range(count)]
 
 
 def netns_pin(int netns) -> None:

@@ -1,4 +1,4 @@
-"""The cffi face of libnftables, made ahead of time: writes cni/_nftables.py.
+"""Build the cffi binding of libnftables: write cni/_nftables.py.
 
 ABI mode, out of line: the generated module is plain Python that needs only `_cffi_backend` (0.5 ms to import) and opens
 libnftables.so.1 when it is first used, so neither its headers nor the library have to be there when a wheel is built.
@@ -14,7 +14,7 @@ import sys
 
 from cffi import FFI
 
-# libnftables(3): what every release that calls itself libnftables.so.1 has.
+# libnftables(3), as far as every release of libnftables.so.1 has it.
 LIBNFTABLES = """
 enum {
     NFT_CTX_DEFAULT = 0,
@@ -37,7 +37,7 @@ void nft_ctx_output_set_flags(struct nft_ctx *ctx, unsigned int flags);
 int nft_run_cmd_from_buffer(struct nft_ctx *ctx, const char *buf);
 """
 
-# libc, which libnftables brings along: to find out first whether the kernel has the socket it needs.
+# libc, which libnftables links: a socket shows beforehand if the kernel supports netfilter's netlink.
 LIBC = """
 enum {
     AF_NETLINK = 16,

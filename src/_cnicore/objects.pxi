@@ -1,11 +1,11 @@
-# What the kernel's messages say, as objects. Every length is checked before a
-# byte is read; a message that breaks its own rules raises ValueError.
+# The kernel's messages as objects. Every length is checked before a byte is read; a
+# malformed message raises ValueError.
 
 OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")  # RFC 2863
 
 
 cdef class Attributes:
-    """Walks over the attributes in a piece of memory."""
+    """An iterator over the attributes in a piece of memory."""
     cdef const unsigned char *data
     cdef size_t length
     cdef size_t offset
@@ -48,10 +48,10 @@ cdef Attributes attributes(const unsigned char *data, size_t length, size_t head
 
 
 cdef dict collect(Attributes walk):
-    cdef dict found = {}
+    cdef dict values = {}
     while walk.next():
-        found[walk.type] = walk.bytes()
-    return found
+        values[walk.type] = walk.bytes()
+    return values
 
 
 def parse_attributes(bytes data) -> dict:
@@ -116,7 +116,7 @@ cdef int link_info(Link link, Attributes info) except -1:
 
 
 cdef int link_families(Link link, Attributes families) except -1:
-    """What the families of protocols keep about a link."""
+    """Read what the families of protocols keep about a link."""
     cdef Attributes walk
     cdef int32_t value
     while families.next():
@@ -247,10 +247,10 @@ cdef int route_metrics(Route route, Attributes metrics) except -1:
 
 
 cdef list read_nexthops(const unsigned char *data, size_t length):
-    """(link index, gateway or None) of every next hop of a multipath route."""
+    """Return (link index, gateway or None) for every next hop of a multipath route."""
     cdef sys.rtnexthop hop
     cdef Attributes walk
-    cdef list found = []
+    cdef list hops = []
     cdef size_t step
     while length:
         if length < sizeof(hop):
@@ -263,13 +263,13 @@ cdef list read_nexthops(const unsigned char *data, size_t length):
         while walk.next():
             if walk.type == sys.RTA_GATEWAY:
                 gateway = ip_bytes(walk)
-        found.append((hop.rtnh_ifindex, gateway))
+        hops.append((hop.rtnh_ifindex, gateway))
         step = (hop.rtnh_len + 3) & ~3
         if step >= length:
             break
         data += step
         length -= step
-    return found
+    return hops
 
 
 cdef Route read_route(const unsigned char *payload, size_t length):
@@ -307,7 +307,7 @@ cdef Route read_route(const unsigned char *payload, size_t length):
 
 
 cdef object read_object(uint16_t type, const unsigned char *payload, size_t length):
-    """A Link, an Address, a Route, or (type, the message's bytes) for all else."""
+    """Return a Link, an Address, a Route, or (type, the message's bytes) for all else."""
     if type == sys.RTM_NEWLINK:
         return read_link(payload, length)
     # Other families (MPLS, CAN, multicast) use these numbers with headers of their own.
@@ -330,11 +330,11 @@ def parse_messages(bytes data) -> list:
     cdef const unsigned char *start = data
     cdef size_t length, offset = 0
     cdef int more
-    cdef list found = []
+    cdef list objects = []
     while True:
         more = cni_next_message(start, len(data), &offset, &header, &payload, &length)
         if more < 0:
             raise ValueError("malformed netlink message: it is longer than what was received")
         if not more:
-            return found
-        found.append(read_object(header.nlmsg_type, payload, length))
+            return objects
+        objects.append(read_object(header.nlmsg_type, payload, length))

@@ -1,4 +1,4 @@
-# Who is told of the steps of what a thread does, for people who want to see them: cni/trace.py.
+# Tracing: the observer of a thread's steps (cni/system/tracing.py).
 
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -6,7 +6,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 cdef extern from *:
     """
-    static _Thread_local PyObject *cni_observer; /* NULL, as a rule; a reference of the thread's own */
+    static _Thread_local PyObject *cni_observer; /* usually NULL; the thread owns the reference */
     """
     PyObject *cni_observer
 
@@ -17,29 +17,29 @@ def observer():
 
 def observe(new):
     global cni_observer
-    before = observer()
+    previous = observer()
     if new is not None:
         Py_INCREF(new)
     cni_observer = NULL if new is None else <PyObject *>new
-    if before is not None:
-        Py_DECREF(before)
-    return before
+    if previous is not None:
+        Py_DECREF(previous)
+    return previous
 
 
 cdef object begin(str kind, str words, object path=None):
-    """Tell of a step before it is taken. Returns who is to be told of its end, None as a rule: see finish()."""
+    """Report that a step begins. Return the observer, usually None, which finish() reports the end to."""
     if cni_observer is NULL:
         return None
-    told = <object>cni_observer
-    told.begin(kind, words if path is None else f"{words} {fsdecode(fsencode(path))}")
-    return told
+    current = <object>cni_observer
+    current.begin(kind, words if path is None else f"{words} {fsdecode(fsencode(path))}")
+    return current
 
 
 @cython.final
 cdef class observed:
     cdef str kind
     cdef str words
-    cdef object told
+    cdef object observer
 
     def __cinit__(self, str kind, str words):
         self.kind = kind
@@ -47,10 +47,10 @@ cdef class observed:
 
     def __enter__(self):
         if cni_observer is not NULL:
-            self.told = <object>cni_observer
-            self.told.begin(self.kind, self.words)
-        return self.told
+            self.observer = <object>cni_observer
+            self.observer.begin(self.kind, self.words)
+        return self.observer
 
     def __exit__(self, kind, error, traceback):
-        if self.told is not None:
-            self.told.end(error)
+        if self.observer is not None:
+            self.observer.end(error)

@@ -1,4 +1,4 @@
-# Paths and names, between the operating system's bytes and Python's text.
+# Paths and names: conversion between the operating system's bytes and Python's text.
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object text)
@@ -15,7 +15,7 @@ def fsdecode(bytes path) -> str:
 
 
 cdef bytes c_text(object text):
-    """A path, a name: as C takes it, which would go no further than a NUL."""
+    """Encode a path or a name for C. Raises ValueError if a NUL would cut it short."""
     cdef bytes encoded = fsencode(text)
     if b"\0" in encoded:
         raise ValueError(f"{text!r} has a NUL in it")

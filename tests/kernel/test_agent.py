@@ -420,7 +420,7 @@ def test_an_agent_that_dies_at_work(site: Site) -> None:
         agent.kill()
         answer, _ = asking.communicate()
         assert asking.returncode == 1
-        assert "ended while it was at it" in json.loads(answer)["msg"]
+        assert "exited while serving this call" in json.loads(answer)["msg"]
         for pid in program:
             os.kill(int(pid), signal.SIGKILL)
     with site.agent():

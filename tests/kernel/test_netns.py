@@ -667,7 +667,7 @@ def test_aborts_where_the_way_back_is_barred(call: str, no_way_back: str) -> Non
     done = python(code, env={"LD_PRELOAD": no_way_back})
     assert done.stdout == "made\n"
     assert done.returncode == -signal.SIGABRT
-    assert done.stderr.startswith("cni: the way back to the network namespace is barred; aborting\n")
+    assert done.stderr.startswith("cni: return to the network namespace: setns failed; aborting\n")
 
 
 def test_threads_in_and_out_all_the_time() -> None:

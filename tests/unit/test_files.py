@@ -172,7 +172,7 @@ def test_links_are_neither_read_nor_written_through(folder: int, tmp_path: Path)
 def test_a_fifo_is_not_waited_at(folder: int, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert _core.read_file(folder, "fifo") == b""
-    with pytest.raises(_core.KernelError, match='make "fifo": no such device or address'):
+    with pytest.raises(_core.KernelError, match='create "fifo": no such device or address'):
         _core.write_file(folder, "fifo", b"x")
 
 

@@ -1,4 +1,4 @@
-# The core's own C files, as their headers say.
+# The functions of the core's own C files, as in their headers.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from includes.system cimport nlmsghdr

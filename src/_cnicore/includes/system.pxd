@@ -1,5 +1,5 @@
-# What the core uses of the C library and of the kernel's headers; declared here
-# and nowhere else.
+# Everything that the core uses from the C library and the kernel's headers; it is
+# declared nowhere else.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 
