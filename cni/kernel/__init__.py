@@ -1,5 +1,17 @@
 """The kernel's network side in Python words: namespaces, links, routes, sysctls, MAC addresses."""
 
-from cni._core import Address, Batch, KernelError, Link, Netlink, NetlinkError, Route
+from cni import lazy_names
 
-__all__ = ["Address", "Batch", "KernelError", "Link", "Netlink", "NetlinkError", "Route"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni._core import Address as Address
+    from cni._core import Batch as Batch
+    from cni._core import KernelError as KernelError
+    from cni._core import Link as Link
+    from cni._core import Netlink as Netlink
+    from cni._core import NetlinkError as NetlinkError
+    from cni._core import Route as Route
+else:
+    __getattr__, __dir__ = lazy_names(
+        globals(), {"cni._core": "Address Batch KernelError Link Netlink NetlinkError Route"}
+    )

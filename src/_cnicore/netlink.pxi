@@ -71,9 +71,6 @@ cdef class Netlink:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"<Netlink fd {self.netlink.fd}>"
-
     def close(self) -> None:
         with nogil:
             cni_netlink_close(&self.netlink)
@@ -255,9 +252,6 @@ cdef class Batch:
 
     def __dealloc__(self):
         cni_messages_free(&self.requests)
-
-    def __repr__(self) -> str:
-        return f"<Batch requests={len(self.asked)}>"
 
     def __len__(self) -> int:
         return len(self.queued)

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from cni import _core, kernel
 from cni._core import KernelError, NetlinkError
+from cni.kernel.netns import NetNS
 from cni.kernel.routes import Route
-from cni.system.undo import Undo
 
 
 def _load(name: str) -> ModuleType:
@@ -406,29 +406,15 @@ class TestFaces:
         assert repr(netlink) == "<Netlink closed>"
 
     def test_namespaces(self) -> None:
-        with kernel.NetNS.current() as own:
+        with NetNS.current() as own:
             assert repr(own) == f"<NetNS /proc/thread-self/ns/net fd {own.fd}>"
         assert repr(own) == "<NetNS /proc/thread-self/ns/net closed>"
-        assert repr(kernel.NetNS(5, "")) == "<NetNS anonymous fd 5>"
+        assert repr(NetNS(5, "")) == "<NetNS anonymous fd 5>"
 
     def test_routes_to_be_copied(self) -> None:
         seen = _core.parse_message(messages.NEWROUTE, messages.ROUTE_4)
         assert isinstance(seen, _core.Route)
         assert repr(Route(seen)) == repr(seen) == "<Route 192.0.2.0/24 table 1000>"
-
-    def test_undo(self) -> None:
-        undo = Undo(print)
-        undo.push(print, "never")
-        assert repr(undo) == "<Undo steps: 1>"
-
-    def test_public_names(self) -> None:
-        assert {name: getattr(kernel, name).__name__ for name in kernel.__all__} == {
-            name: name for name in kernel.__all__
-        }
-        assert kernel.Batch is _core.Batch
-        assert set(kernel.__all__) <= set(dir(kernel))
-        with pytest.raises(AttributeError, match=r"module 'cni.kernel' has no attribute 'nothing'"):
-            kernel.nothing  # noqa: B018
 
     def test_nothing_is_imported_before_it_is_used(self) -> None:
         program = "import sys, cni.kernel; print(sorted(name for name in sys.modules if name.startswith('cni')))"

@@ -45,7 +45,7 @@ PAGE = (REFERENCE / "python.md").read_text()
 FACES = [cni, cni.kernel, cni.skel]
 CODES = {"UNKNOWN", *re.findall(r"^\| \d+ \| `(\w+)`", (REFERENCE / "errors.md").read_text(), re.MULTILINE)}
 # The packages whose names are imported at their first use.
-LAZY = [cni, cni.runtime, cni.skel]
+LAZY = [cni, cni.kernel, cni.runtime, cni.skel]
 
 
 def documented(kind: str) -> list[str]:
@@ -217,7 +217,7 @@ def test_repr_of_what_needs_the_kernel() -> None:
     with NetNS.current() as netns, netns.netlink() as netlink:
         assert repr(netns) == f"<NetNS /proc/thread-self/ns/net fd {netns.fd}>"
         assert repr(netlink) == f"<Netlink fd {netlink.fileno()}>"
-        assert repr(netlink.batch().link_set("lo", up=True)) == "<Batch requests=1>"
+        assert repr(netlink.batch().link_set("lo", up=True)) == "<Batch: set link lo: up>"
         assert repr(netlink.link("lo")).startswith("<Link 1 lo ")
 
 
