@@ -1,1 +1,1 @@
-"""What the CNI specification defines: results, errors, versions, names, addresses, and its JSON as Go has it."""
+"""The types of the CNI specification: results, errors, versions, names and addresses; and JSON as Go treats it."""

@@ -1,4 +1,4 @@
-"""Errors as the CNI specification prints them: a code, a message, and details."""
+"""Errors as the CNI specification defines them: a code, a message, and details."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ INTERNAL = 999
 class CNIError(Exception):
     """A failure that a plugin prints and a runtime reads (specification, "Error").
 
-    `code` is one of this module's constants, or 100 and above for a plugin's own; an error that nobody
-    classified is INTERNAL, as with the Go library. `details` may be empty.
+    `code` is one of this module's constants, or 100 and above for an error of the plugin's own. The default is
+    INTERNAL, as in the Go library. `details` may be empty.
     """
 
     def __init__(self, msg: str, code: int = INTERNAL, details: str = "") -> None:
@@ -39,11 +39,11 @@ class CNIError(Exception):
         return f"{self.msg}; {self.details}" if self.details else self.msg
 
     def prefixed(self, prefix: str) -> CNIError:
-        """The same failure, told from further up: `prefix` before the message, code and details kept."""
+        """Return the same failure with `prefix` before the message; code and details stay."""
         return CNIError(prefix + self.msg, self.code, self.details)
 
     def to_dict(self) -> dict[str, Any]:
-        """The error object as it is printed; details are left out when there are none."""
+        """Return the error object as it is printed; empty details are left out."""
         error: dict[str, Any] = {"code": self.code, "msg": self.msg}
         if self.details:
             error["details"] = self.details
@@ -51,16 +51,16 @@ class CNIError(Exception):
 
     @classmethod
     def from_dict(cls, obj: Any) -> CNIError:
-        """The error that a plugin printed; absent fields are 0 and "", further ones are ignored.
+        """Return the error that a plugin printed. Absent fields are 0 and "", unknown ones are ignored.
 
-        Raises ValueError where `obj` is no object or a field has the wrong type.
+        Raises ValueError if `obj` is not an object, or if a field has the wrong type.
         """
         if not isinstance(obj, dict):
             raise ValueError("the error is not a JSON object")
         fields = {key.casefold(): value for key, value in obj.items() if value is not None}
         code, msg, details = fields.get("code", UNKNOWN), fields.get("msg", ""), fields.get("details", "")
         if type(code) is not int or code < 0:
-            raise ValueError("the error's code is not a positive integer")
+            raise ValueError("the error's code is not an integer of 0 or more")
         if type(msg) is not str or type(details) is not str:
             raise ValueError("the error's msg or details is not a string")
         return CNIError(msg, code, details)
@@ -75,7 +75,7 @@ class DeadlineExceeded(CNIError):
 
 
 class ConfigError(CNIError):
-    """A value in a configuration or result that cannot be used: `path` says where, `problem` why.
+    """An invalid value in a configuration or result: `path` is where it is, `problem` what is wrong with it.
 
     The code is INTERNAL because Go's plugins do not classify these either.
     """
@@ -105,15 +105,15 @@ def summarized(errors: Sequence[Exception], msg: str) -> CNIError:
 
 
 def describe(error: Exception) -> str:
-    """Return an error's text, and for a permission error that root is needed."""
+    """Return an error's text; for a permission error, add that the command has to be run as root."""
     import errno
 
     needs_root = isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES)
-    return f"{error}; this takes root" if needs_root else str(error)
+    return f"{error}; run this as root" if needs_root else str(error)
 
 
 def bracketed(items: Iterable[object]) -> str:
-    """A list as Go's %v prints it: [a b]."""
+    """Format a list as Go's %v does: [a b]."""
     return f"[{' '.join(map(str, items))}]"
 
 
@@ -131,7 +131,7 @@ _ESCAPES = {
 
 
 def quote(text: str) -> str:
-    """A string as Go's %q prints it: in double quotes, what cannot be shown as an escape."""
+    """Quote a string as Go's %q does: in double quotes, with escapes for characters that cannot be printed."""
     return f'"{"".join(map(_quoted, text))}"'
 
 
@@ -143,6 +143,6 @@ def _quoted(char: str) -> str:
     code = ord(char)
     if code < 0x80:
         return f"\\x{code:02x}"
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, as os.fsdecode keeps it
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as os.fsdecode keeps it
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,8 +1,8 @@
 """JSON as Go reads and writes it.
 
-Reading: keys match whatever their case, null counts as absent, wrong types are errors that name the path.
-Writing: Go's layout and escapes. `json` itself would cost a plugin more than its whole work in the kernel
-(it imports `re`); its C scanner and string encoder are all that is needed.
+Reading: keys match in any case, null counts as absent, and a wrong type is an error that names the path.
+Writing: Go's layout and escapes. The module `json` is not used: importing it (it imports `re`) takes longer
+than all of a plugin's work in the kernel. Its C scanner and string encoder are sufficient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SPACE = " \t\n\r"
 _ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 _LITERALS = {None: "null", True: "true", False: "false"}
-_SHOWN = 100  # characters of a refused value that an error repeats
+_MAX_QUOTED = 100  # characters of a wrong value that an error repeats
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(obj) == len(pairs):
         return obj
     obj.clear()
-    for key, value in pairs:  # a key written twice stands where it was written last: see folded()
+    for key, value in pairs:  # a duplicate key keeps its last position: see folded()
         obj.pop(key, None)
         obj[key] = value
     return obj
@@ -48,7 +48,7 @@ def _constant(text: str) -> Any:
 
 
 class _Context:
-    """What the scanner asks of a json.JSONDecoder."""
+    """The attributes of a json.JSONDecoder that the scanner reads."""
 
     strict = True
     object_hook = None
@@ -66,10 +66,10 @@ _scanner = make_scanner(_Context)  # type: ignore[arg-type]  # any object with t
 
 
 def loads(data: bytes | str) -> Any:
-    """The value of a JSON text. Bytes that are no UTF-8, and halves of surrogate pairs, become U+FFFD.
+    """Parse a JSON text. Bytes that are not UTF-8, and unpaired surrogates, become U+FFFD.
 
-    Raises ValueError, with the position, for anything that is not exactly one JSON value, for numbers
-    out of range and for nesting that would exhaust the stack.
+    Raises ValueError for anything but exactly one JSON value (with the position), for numbers out of range
+    and for nesting that would exhaust the stack.
     """
     text = data if isinstance(data, str) else data.decode("utf-8", "replace")
     value = _scan(text)
@@ -77,7 +77,7 @@ def loads(data: bytes | str) -> Any:
 
 
 def pairs(data: bytes) -> Any:
-    """As :func:`loads`, but that every object is a tuple of its (key, value) pairs as written, repeated keys too."""
+    """Parse like :func:`loads`, but return each object as a tuple of its (key, value) pairs, duplicates included."""
     return _scan(data.decode("utf-8", "replace"), make_scanner(_Pairs))  # type: ignore[arg-type]
 
 
@@ -89,7 +89,7 @@ def _scan(text: str, scanner: Callable[[str, int], tuple[Any, int]] = _scanner) 
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
     except SystemError:
-        # What the scanner raises is json.decoder's, and before Python 3.13 it doesn't import that itself.
+        # The scanner raises an exception of json.decoder, which before Python 3.13 it does not import itself.
         import json.decoder  # noqa: F401
 
         return _scan(text, scanner)
@@ -107,21 +107,21 @@ def _unexpected(text: str, position: int, where: str) -> ValueError:
 
 
 def dumps(obj: Any, indent: int = 0, sort_keys: bool = False) -> str:
-    """The JSON text of `obj`: compact, or with `indent` spaces a level as Go's MarshalIndent writes it.
+    """Return the JSON text of `obj`: compact, or with `indent` spaces per level as Go's MarshalIndent writes it.
 
-    Keys keep their order unless `sort_keys`. Raises TypeError for what JSON cannot say and ValueError for
-    infinite numbers and bottomless nesting.
+    Keys keep their order unless `sort_keys`. Raises TypeError for a type that JSON does not have, and ValueError
+    for infinite numbers and for nesting that would exhaust the stack.
     """
     try:
         text = _encode(obj, "\n" if indent else "", " " * indent, sort_keys).translate(_ESCAPES)
     except RecursionError:
         raise ValueError("the value is nested too deeply for JSON") from None
-    # Half a surrogate pair (a file name that is no UTF-8, say) could not be written out.
+    # An unpaired surrogate, such as in a file name that is not UTF-8, could not be encoded.
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _encode(obj: Any, newline: str, indent: str, sort_keys: bool) -> str:
-    """`newline` is the line break with the current indentation; empty in compact form."""
+    """Return the JSON text; `newline` is the line break with the current indentation, empty in compact form."""
     if isinstance(obj, str):
         return encode_basestring(obj)
     if obj is None or obj is True or obj is False:
@@ -131,7 +131,7 @@ def _encode(obj: Any, newline: str, indent: str, sort_keys: bool) -> str:
     if isinstance(obj, float):
         return _number(obj)
     inner = newline and newline + indent
-    items = []  # filled by loops, as a comprehension would be a call of its own
+    items = []  # filled by loops: a comprehension would be a call of its own
     if isinstance(obj, dict):
         colon = ": " if newline else ":"
         for key in sorted(obj) if sort_keys else obj:
@@ -153,83 +153,83 @@ def _number(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 1e21 else repr(value)
 
 
-# Reading a decoded value as a certain type: every reader takes the value and its path, returns the value
-# typed, or raises ConfigError.
+# Readers of decoded values: each takes a value and its path, and returns the value with its type or raises
+# ConfigError.
 
 
 def folded(obj: dict[str, Any]) -> dict[str, Any]:
-    """The object by folded keys.
+    """Return the object with folded keys.
 
-    Go matches keys whatever their case, and of several spellings of one the last in the document counts
-    (the preference for the exact one is documented, but not what happens).
+    Go matches keys in any case, and of several spellings of a key takes the last one in the document (its
+    documentation promises a preference for the exact spelling, but that is not what happens).
     """
     return {_folds.get(key) or fold(key): value for key, value in obj.items()}
 
 
 def present(obj: dict[str, Any]) -> dict[str, Any]:
-    """As `folded`, without what is null."""
+    """Return the object with folded keys, without null values."""
     return {key: value for key, value in folded(obj).items() if value is not None}
 
 
 def fold(key: str) -> str:
-    """What two keys have in common when Go holds them for the same: simple case folding."""
-    known = _folds.get(key)
-    if known is not None:
-        return known
+    """Return the simple case folding of a key, which is the same for keys that Go takes for the same."""
+    cached = _folds.get(key)
+    if cached is not None:
+        return cached
     text = key.casefold()
     if len(text) != len(key):
-        text = key  # full folding would make two letters of one
-    if len(_folds) < _REMEMBERED:
+        text = key  # full folding has turned one letter into two
+    if len(_folds) < _MAX_FOLDS:
         _folds[key] = text
     return text
 
 
-# The same few keys come again and again.
+# A cache: the same few keys are folded over and over.
 _folds: dict[str, str] = {}
-_REMEMBERED = 1000
+_MAX_FOLDS = 1000
 
 
 def get(obj: dict[str, Any], key: str, default: Any = None) -> Any:
-    """The value of `key` in a decoded object by Go's rules; `default` where it is absent."""
+    """Return the value of `key` in a decoded object by Go's rules; `default` if it is absent."""
     return folded(obj).get(_folds.get(key) or fold(key), default)
 
 
 def mistyped(value: Any, path: str, expected: str) -> ConfigError:
-    """The error for a value that is not what was `expected` ("an integer")."""
+    """Return the error for a value that is not `expected`, such as "an integer"."""
     text = dumps(value)
-    return ConfigError(path, f"{text if len(text) <= _SHOWN else text[:_SHOWN] + '...'} is not {expected}")
+    return ConfigError(path, f"{text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + '...'} is not {expected}")
 
 
 def text(value: Any, path: str) -> str:
-    """The reader of a string."""
+    """Read a string."""
     if isinstance(value, str):
         return value
     raise mistyped(value, path, "a string")
 
 
 def flag(value: Any, path: str) -> bool:
-    """The reader of true or false."""
+    """Read a boolean."""
     if isinstance(value, bool):
         return value
     raise mistyped(value, path, "true or false")
 
 
 def integer(value: Any, path: str) -> int:
-    """The reader of an integer of 64 bits, as Go's int; 1.0 is none."""
+    """Read a 64-bit integer, as Go's int is; 1.0 is not an integer."""
     if type(value) is int and -(1 << 63) <= value < 1 << 63:
         return value
     raise mistyped(value, path, "an integer")
 
 
 def table(value: Any, path: str) -> dict[str, Any]:
-    """The reader of an object."""
+    """Read an object."""
     if isinstance(value, dict):
         return value
     raise mistyped(value, path, "an object")
 
 
 def array(read: Callable[[Any, str], T]) -> Callable[[Any, str], list[T]]:
-    """The reader of a list whose elements `read` reads."""
+    """Return a reader of lists whose elements `read` reads."""
 
     def read_array(value: Any, path: str) -> list[T]:
         if not isinstance(value, list):
@@ -240,7 +240,7 @@ def array(read: Callable[[Any, str], T]) -> Callable[[Any, str], list[T]]:
 
 
 class Fields:
-    """The fields of a decoded object, read one by one."""
+    """The fields of a decoded object, each read on request."""
 
     __slots__ = ("_path", "_values")
 
@@ -249,12 +249,12 @@ class Fields:
         self._path = path
 
     def get(self, key: str, read: Callable[[Any, str], T], default: D) -> T | D:
-        """The field typed by `read`; `default` where it is absent or null."""
+        """Return the field as `read` reads it; `default` if it is absent or null."""
         value = self._values.get(_folds.get(key) or fold(key))
         return default if value is None else read(value, f"{self._path}.{key}" if self._path else key)
 
     def need(self, key: str, read: Callable[[Any, str], T]) -> T:
-        """The field typed by `read`; ConfigError where it is absent."""
+        """Return the field as `read` reads it. Raises ConfigError if it is absent or null."""
         path = f"{self._path}.{key}" if self._path else key
         value = self._values.get(fold(key))
         if value is None:

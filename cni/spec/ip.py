@@ -1,7 +1,7 @@
-"""Addresses and networks, read and written as Go does.
+"""IP addresses and networks, parsed and formatted as Go does.
 
-`ipaddress` would cost 4 ms at start-up, and differs from Go: it has no network that keeps its host bits
-in one value, and does not hold a v4-mapped address for the IPv4 address that it is.
+The module `ipaddress` would add 4 ms to the start-up, and differs from Go: none of its networks keeps the host
+bits, and it does not treat a v4-mapped address as the IPv4 address that it is.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 class IP:
     """An IPv4 or IPv6 address. A v4-mapped IPv6 address is the IPv4 address, as in Go.
 
-    `version` is 4 or 6, `bits` is 32 or 128. Addresses are ordered, IPv4 before IPv6; `ip + n` is the address n further
-    on (n may be negative).
+    `version` is 4 or 6, `bits` is 32 or 128. Addresses are ordered, IPv4 before IPv6; `ip + n` is the address
+    at distance `n`, which may be negative.
     """
 
     __slots__ = ("bits", "packed", "version")
@@ -35,7 +35,7 @@ class IP:
 
     @classmethod
     def parse(cls, text: str) -> IP:
-        """Raises ValueError ("invalid IP address: X")."""
+        """Parse an address. Raises ValueError ("invalid IP address: X")."""
         try:
             return cls(parse_ip(text))
         except ValueError:
@@ -43,7 +43,7 @@ class IP:
 
     @classmethod
     def from_int(cls, value: int, version: int) -> IP:
-        """The address of family `version` (4 or 6) with that number; ValueError where there is none."""
+        """Return the address of family `version` (4 or 6) with that number. Raises ValueError if there is none."""
         try:
             return cls(value.to_bytes(4 if version == 4 else 16, "big"))
         except OverflowError:
@@ -66,13 +66,13 @@ class IP:
 
     @property
     def is_link_local(self) -> bool:
-        """Unicast within the link: 169.254.0.0/16 and fe80::/10."""
+        """Link-local unicast: 169.254.0.0/16 or fe80::/10."""
         first = int.from_bytes(self.packed[:2], "big")
         return first == 0xA9FE if self.version == 4 else first & 0xFFC0 == 0xFE80
 
     @property
     def is_global_unicast(self) -> bool:
-        """Go's sense: any unicast address beyond the host and the link, private ones included."""
+        """Global unicast as in Go: any unicast address but loopback and link-local ones; private ones are included."""
         broadcast = self.packed == b"\xff\xff\xff\xff"
         return not (broadcast or self.is_unspecified or self.is_loopback or self.is_multicast or self.is_link_local)
 
@@ -102,7 +102,7 @@ class IP:
 
 
 class CIDR:
-    """An address with the length of its network's prefix. The host's part is kept: 10.1.2.3/24 stays so."""
+    """An address with its prefix length. The host bits are kept: 10.1.2.3/24 stays 10.1.2.3/24."""
 
     __slots__ = ("ip", "prefix", "version")
 
@@ -115,7 +115,7 @@ class CIDR:
 
     @classmethod
     def parse(cls, text: str) -> CIDR:
-        """Raises ValueError ("invalid CIDR address: X")."""
+        """Parse an address with a prefix length. Raises ValueError ("invalid CIDR address: X")."""
         address, _, length = text.partition("/")
         try:
             ip = IP.parse(address)
@@ -128,17 +128,17 @@ class CIDR:
 
     @classmethod
     def host(cls, ip: IP) -> CIDR:
-        """The network of this one address: /32 or /128."""
+        """Return the network of this one address: /32 or /128."""
         return cls(ip, ip.bits)
 
     @property
     def network(self) -> CIDR:
-        """The network itself: the host's part zero."""
+        """The network itself: all host bits are 0."""
         return CIDR(IP.from_int(int(self.ip) & ~self._host_mask, self.version), self.prefix)
 
     @property
     def broadcast(self) -> IP:
-        """The network's last address: the host's part all ones, for IPv6 too."""
+        """The network's last address: all host bits are 1, for IPv6 too."""
         return IP.from_int(int(self.ip) | self._host_mask, self.version)
 
     @property
@@ -146,7 +146,7 @@ class CIDR:
         return (1 << self.ip.bits - self.prefix) - 1
 
     def overlaps(self, other: CIDR) -> bool:
-        """Whether some address lies in both networks."""
+        """Return True if the networks have an address in common."""
         return other.ip in self if self.prefix <= other.prefix else self.ip in other
 
     def __contains__(self, ip: IP) -> bool:

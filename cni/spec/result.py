@@ -1,7 +1,7 @@
-"""Results of ADD: one class for all versions of the specification, and how each version writes it.
+"""Results of ADD: one class for all versions of the specification, with a decoder and an encoder for each.
 
-In memory a result is what the newest version can say. What a version lacks is left out when it is encoded
-for that version; the converters stand in two tables by version, so no other code asks for one.
+In memory a result has the fields of the newest version. Fields that a version lacks are left out when a result
+is encoded for it. The decoders and encoders are in two tables by version, so no other code compares versions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Value:
-    """Equality and repr by the slots."""
+    """A base class with equality and repr by the slots."""
 
     __slots__: tuple[str, ...] = ()
 
@@ -33,7 +33,7 @@ class _Value:
 
 
 class Interface(_Value):
-    """An interface that the attachment has made or uses; without `sandbox` it is the host's."""
+    """An interface that the attachment created or uses; without `sandbox` it is in the host's namespace."""
 
     __slots__ = ("mac", "mtu", "name", "pci_id", "sandbox", "socket_path")
 
@@ -51,7 +51,7 @@ class Interface(_Value):
 class IPConfig(_Value):
     """An address with its gateway, and the index of its interface in the result.
 
-    `version` is the text of `ips[].version` where a result of 0.3.0 to 0.4.0 was decoded; otherwise it is
+    `version` is the text of `ips[].version` if it was decoded from a result of 0.3.0 to 0.4.0; otherwise it is
     None and follows from the address.
     """
 
@@ -67,14 +67,14 @@ class IPConfig(_Value):
 
     @property
     def family(self) -> str:
-        """The text of `ips[].version`: what an older producer wrote, else by the address "4" or "6"."""
+        """The text of `ips[].version`: as it was decoded, else "4" or "6" by the address."""
         return str(self.address.version) if self.version is None else self.version
 
 
 class Route(_Value):
-    """A route; without `gw` it goes by the first gateway of its family among the result's addresses.
+    """A route. Without `gw` it uses the first gateway of its family among the result's addresses.
 
-    For `mtu`, `advmss` and `priority` 0 is unset; `table` and `scope` tell 0 from None.
+    0 means unset for `mtu`, `advmss` and `priority`; for `table` and `scope` None does.
     """
 
     __slots__ = ("advmss", "dst", "gw", "mtu", "priority", "scope", "table")
@@ -99,7 +99,7 @@ class Route(_Value):
 
     @classmethod
     def decode(cls, value: Any, path: str) -> Route:
-        """Raises ConfigError, naming the path."""
+        """Decode a route. Raises ConfigError, naming the path."""
         fields = Fields(value, path)
         return cls(
             fields.need("dst", network),
@@ -125,7 +125,7 @@ class Route(_Value):
 
 
 class DNS(_Value):
-    """Settings for the resolver. A list that was not given is None; some plugins tell that from []."""
+    """Resolver settings. An absent list is None, which some plugins distinguish from []."""
 
     __slots__ = ("domain", "nameservers", "options", "search")
 
@@ -143,12 +143,12 @@ class DNS(_Value):
 
     @property
     def is_configured(self) -> bool:
-        """Whether a configuration says anything here, be it an empty list."""
+        """True if anything is set, even if it is an empty list."""
         return bool(self.domain) or any(s is not None for s in (self.nameservers, self.search, self.options))
 
     @classmethod
     def decode(cls, value: Any, path: str) -> DNS:
-        """Raises ConfigError, naming the path."""
+        """Decode resolver settings. Raises ConfigError, naming the path."""
         fields = Fields(value, path)
         return cls(
             fields.get("nameservers", _texts, None),
@@ -168,7 +168,7 @@ class DNS(_Value):
 
 
 class Result(_Value):
-    """What ADD did. `version` is the version that the result was decoded from."""
+    """The result of ADD. `version` is the version that it was decoded from."""
 
     __slots__ = ("dns", "interfaces", "ips", "routes", "version")
 
@@ -188,12 +188,12 @@ class Result(_Value):
 
     @classmethod
     def decode(cls, obj: Any, version: str | None = None) -> Result:
-        """A result by its own cniVersion; one that has none has `version`, or is 0.1.0.
+        """Decode a result by its own cniVersion; without one it has `version`, or 0.1.0.
 
-        Raises CNIError for a version that is not known, ConfigError, naming the path, for a wrong value.
+        Raises CNIError for an unknown version, and ConfigError, naming the path, for a wrong value.
         """
         fields = Fields(obj, "")
-        if version:  # a delegate's result: one whose version is no text counts as one without
+        if version:  # a delegate's result: a version that is not a string counts as absent
             own = gojson.get(obj, "cniVersion")
             version = own if own and isinstance(own, str) else version
         else:
@@ -206,10 +206,10 @@ class Result(_Value):
         return result
 
     def encode(self, version: str) -> dict[str, Any]:
-        """The result as `version` ("" is 0.1.0) writes it, keys in the order of Go's plugins.
+        """Return the result as `version` ("" is 0.1.0) writes it, keys in the order of Go's plugins.
 
-        Raises CNIError where the version is not known, or is 0.1.0 or 0.2.0 and there is no address:
-        these can say nothing else.
+        Raises CNIError for an unknown version, and for 0.1.0 and 0.2.0 if there is no address: these versions
+        require one.
         """
         version = version or OLDEST
         encode = _ENCODERS.get(version)
@@ -218,26 +218,26 @@ class Result(_Value):
         return encode(self, version)
 
     def converted(self, version: str) -> Result:
-        """What is left of the result once `version` has been all there was to say it in. Raises CNIError."""
+        """Return the result reduced to the fields that `version` has. Raises CNIError."""
         return self if version in FAMILIES[-1] else Result.decode(self.encode(version), version)
 
     def text(self, version: str) -> str:
-        """What a plugin prints for `version`: four spaces a level, no newline at the end."""
+        """Return the text that a plugin prints for `version`: four spaces per level, no newline at the end."""
         return gojson.dumps(self.encode(version), indent=4)
 
     def to_current(self) -> Result:
-        """The result as a plugin works on it: in the newest version, without what only older ones say.
+        """Return a copy for a plugin to work on: in the newest version, without fields that only older ones have.
 
-        The lists are its own, for more to be put in; of their parts only the addresses are.
+        Its lists are copies, so that elements can be added; of the elements only the addresses are copied.
         """
         ips = [IPConfig(ip.address, ip.gateway, ip.interface) for ip in self.ips]
         return Result(list(self.interfaces), ips, list(self.routes), self.dns)
 
 
 def prev_result(config: dict[str, Any], version: str) -> Result | None:
-    """The result of the plugin before, from a configuration of `version`; None where there is none.
+    """Return the previous plugin's result from a configuration of `version`; None if it has none.
 
-    It must be of the configuration's family of versions; one without a version is of the configuration's.
+    Its version must be of the same family as the configuration's; without one it has the configuration's.
     Raises CNIError ("could not parse prevResult: ...").
     """
     value = gojson.get(config, "prevResult")
@@ -246,17 +246,17 @@ def prev_result(config: dict[str, Any], version: str) -> Result | None:
     gojson.table(value, "prevResult")
     try:
         supported = family(version)
-        own = Fields(value, "").get("cniVersion", gojson.text, version)
-        if own not in supported:
-            listed = f"{bracketed(supported)} but unmarshalled CNIVersion is {quote(own)}"
-            raise CNIError(f"result type supports {listed}")
-        return Result.decode(value, own).to_current()
+        result_version = Fields(value, "").get("cniVersion", gojson.text, version)
+        if result_version not in supported:
+            mismatch = f"{bracketed(supported)} but unmarshalled CNIVersion is {quote(result_version)}"
+            raise CNIError(f"result type supports {mismatch}")
+        return Result.decode(value, result_version).to_current()
     except CNIError as error:
         raise error.prefixed("could not parse prevResult: ") from None
 
 
 def address(value: Any, path: str) -> IP:
-    """The reader of an IP address."""
+    """Read an IP address."""
     try:
         return IP.parse(gojson.text(value, path))
     except ValueError:
@@ -264,12 +264,12 @@ def address(value: Any, path: str) -> IP:
 
 
 def optional_address(value: Any, path: str) -> IP | None:
-    """The reader of an IP address where "" is none, as Go has it."""
+    """Read an IP address; "" is None, as in Go."""
     return None if value == "" else address(value, path)
 
 
 def network(value: Any, path: str) -> CIDR:
-    """The reader of a CIDR."""
+    """Read a CIDR."""
     try:
         return CIDR.parse(gojson.text(value, path))
     except ValueError:
@@ -286,34 +286,34 @@ def _text(ip: IP | None) -> str | None:
 
 def _present(**fields: object) -> dict[str, Any]:
     present = {}
-    for key, value in fields.items():  # not in one expression, which would be a call of its own
+    for key, value in fields.items():  # a loop: a comprehension would be a call of its own
         if value is not None:
             present[key] = value
     return present
 
 
-# 0.1.0 and 0.2.0: one address a family, its routes beside it.
+# 0.1.0 and 0.2.0: one address per family, together with its routes.
 
 
 def _decode_first(fields: Fields) -> Result:
     result = Result(dns=fields.get("dns", DNS.decode, None))
     for key, version in (("ip4", "4"), ("ip6", "6")):
-        half = fields.get(key, Fields, None)
-        if half is not None:
-            gateway = half.get("gateway", optional_address, None)
-            result.ips.append(IPConfig(half.need("ip", network), gateway, version=version))
-            result.routes += half.get("routes", _routes, [])
+        ip = fields.get(key, Fields, None)
+        if ip is not None:
+            gateway = ip.get("gateway", optional_address, None)
+            result.ips.append(IPConfig(ip.need("ip", network), gateway, version=version))
+            result.routes += ip.get("routes", _routes, [])
     return result
 
 
 def _encode_first(result: Result, version: str) -> dict[str, Any]:
-    ip4, ip6 = _half(result, 4), _half(result, 6)
+    ip4, ip6 = _encode_first_ip(result, 4), _encode_first_ip(result, 6)
     if not ip4 and not ip6 and result.version not in FAMILIES[0]:
         raise CNIError("cannot convert: no valid IP addresses")
     return _present(cniVersion=version, ip4=ip4, ip6=ip6, dns=result.dns.encode())
 
 
-def _half(result: Result, version: int) -> dict[str, Any] | None:
+def _encode_first_ip(result: Result, version: int) -> dict[str, Any] | None:
     for ip in result.ips:
         if ip.family == str(version):
             routes = [_present(dst=str(r.dst), gw=_text(r.gw)) for r in result.routes if r.dst.version == version]
@@ -321,7 +321,7 @@ def _half(result: Result, version: int) -> dict[str, Any] | None:
     return None
 
 
-# 0.3.0 to 0.4.0: lists of interfaces, addresses and routes; addresses name their family.
+# 0.3.0 to 0.4.0: lists of interfaces, addresses and routes; each address names its family.
 
 
 def _decode_middle(fields: Fields) -> Result:
@@ -355,7 +355,7 @@ def _encode_named_interface(interface: Interface) -> dict[str, Any]:
     return _present(name=interface.name, mac=interface.mac or None, sandbox=interface.sandbox or None)
 
 
-# 1.0.0 and 1.1.0. Go keeps what 1.1.0 added in results of 1.0.0 too, and sorts all keys.
+# 1.0.0 and 1.1.0. Go writes the fields that 1.1.0 added in results of 1.0.0 too, and sorts all keys.
 
 
 def _decode_current(fields: Fields) -> Result:

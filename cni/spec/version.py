@@ -1,4 +1,4 @@
-"""Versions of the specification: comparing them, and what a plugin says and checks about its own."""
+"""Versions of the specification: comparison, the version of a configuration, and the answer to VERSION."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 ALL = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 CURRENT = "1.1.0"
-OLDEST = "0.1.0"  # what a configuration or result without a version is
+OLDEST = "0.1.0"  # the version of a configuration or result that names none
 
-# Versions whose results share one shape. A result without a version belongs to the first.
+# Versions whose results have the same format. A result without a version belongs to the first family.
 FAMILIES = (("", "0.1.0", "0.2.0"), ("0.3.0", "0.3.1", "0.4.0"), ("1.0.0", "1.1.0"))
 
 
 def family(version: str) -> tuple[str, ...]:
-    """The versions whose results have the shape of `version`'s; CNIError for an unknown one."""
+    """Return the versions whose results have the same format as `version`. Raises CNIError if it is unknown."""
     for versions in FAMILIES:
         if version in versions:
             return versions
@@ -27,7 +27,7 @@ def family(version: str) -> tuple[str, ...]:
 
 
 def parse(text: str) -> tuple[int, int, int]:
-    """The numbers of a version; "" is 0.1.0, missing parts are 0. Raises ValueError."""
+    """Return the numbers of a version; "" is 0.1.0, missing parts are 0. Raises ValueError."""
     parts = (text or OLDEST).split(".")
     if len(parts) > 3:
         raise ValueError(f"invalid version {quote(text)}: too many parts")
@@ -43,22 +43,22 @@ def _part(name: str, text: str) -> int:
 
 
 def at_least(version: str, other: str) -> bool:
-    """Whether `version` is `other` or later; ValueError where one is malformed."""
+    """Return True if `version` is `other` or later. Raises ValueError if one is malformed."""
     return parse(version) >= parse(other)
 
 
 def greater(version: str, other: str) -> bool:
-    """Whether `version` is later than `other`; ValueError where one is malformed."""
+    """Return True if `version` is later than `other`. Raises ValueError if one is malformed."""
     return parse(version) > parse(other)
 
 
 def since(minimum: str) -> tuple[str, ...]:
-    """The known versions from `minimum` on."""
+    """Return the known versions from `minimum` on."""
     return tuple(version for version in ALL if at_least(version, minimum))
 
 
 def of_config(config: dict[str, Any]) -> str:
-    """A configuration's version: 0.1.0 where it names none; CNIError where it is no string."""
+    """Return a configuration's version: 0.1.0 if it names none. Raises CNIError if it is not a string."""
     version = gojson.get(config, "cniVersion")
     if version is not None and not isinstance(version, str):
         error = gojson.mistyped(version, "cniVersion", "a string")
@@ -67,7 +67,7 @@ def of_config(config: dict[str, Any]) -> str:
 
 
 def reconcile(config_version: str, supported: Sequence[str]) -> None:
-    """Refuses a configuration whose version is not, letter by letter, one that the plugin supports."""
+    """Raise CNIError unless the configuration's version is exactly one of those that the plugin supports."""
     if config_version in supported:
         return
     details = f"config is {quote(config_version)}, plugin supports {bracketed(map(quote, supported))}"
@@ -87,12 +87,12 @@ class PluginInfo:
         return f"PluginInfo({self.supported}, {self.cni_version!r})"
 
     def encode(self) -> str:
-        """The text a plugin prints: one line, as Go's do."""
+        """Return the text that a plugin prints: one line, as Go's plugins do."""
         return gojson.dumps({"cniVersion": self.cni_version, "supportedVersions": self.supported}) + "\n"
 
     @classmethod
     def decode(cls, data: bytes | str) -> PluginInfo:
-        """Reads what a plugin printed. The list may be missing for 0.2.0 alone, which had none at first.
+        """Parse what a plugin printed. Only for 0.2.0 may the list be missing: at first that version had none.
 
         Raises CNIError ("decoding version info: ...").
         """

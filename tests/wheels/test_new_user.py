@@ -418,10 +418,10 @@ def test_without_root(box: Box) -> None:
     nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups"
     nobody += " --inh-caps +dac_read_search --ambient-caps +dac_read_search"  # the environment is root's own
     for command in ("list", "graph"):
-        assert box.sh(f"{nobody} cni {command}").count("operation not permitted; this takes root") == 3
+        assert box.sh(f"{nobody} cni {command}").count("operation not permitted; run this as root") == 3
     status, stdout, stderr = box.ask(f"{nobody} cni install")
     assert (status, stdout) == (1, "")
-    assert re.fullmatch(r"cni install: .*Permission denied.*; this takes root\n", stderr)
+    assert re.fullmatch(r"cni install: .*Permission denied.*; run this as root\n", stderr)
     status, stdout, _ = box.ask(f"{nobody} cni doctor")
     assert status == 1
     assert "run this, and the runtime, as root" in stdout
