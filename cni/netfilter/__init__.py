@@ -1,1 +1,1 @@
-"""The packet filters: iptables, nftables, and the rules that plugins keep there."""
+"""The packet filters: iptables, nftables, and the rules that plugins have there."""

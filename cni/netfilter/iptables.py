@@ -1,8 +1,8 @@
-"""iptables and ip6tables: all changes to a table in one `iptables-restore`, and what a chain holds.
+"""iptables and ip6tables: list rules, and make all changes to a table with one `iptables-restore`.
 
 A rule is the list of its arguments, command and chain first: ["-A", "POSTROUTING", "-s", "10.1.2.3/32", "-j", "x"],
-written as `iptables -S` prints it (addresses with their prefix, networks masked, matches before the target): so rules
-can be compared as lists. The nf_tables and the legacy variant of iptables behave alike.
+written as `iptables -S` prints it (addresses with their prefix, networks masked, matches before the target), so that
+rules can be compared as lists. The nf_tables and the legacy variant of iptables behave alike.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _PLAIN_BYTES = " ".join(_PLAIN).encode()
 
 
 class IptablesError(CNIError):
-    """iptables refused, and so nothing of it was done. The message ends in its own words.
+    """A refusal by iptables: nothing of the transaction was applied. The message ends with that of iptables.
 
-    `details` is what it was given. Whether a chain or a rule was missing isn't told, as iptables-restore rarely does.
+    `details` is the input. No attribute says that a chain or a rule was missing, as iptables-restore rarely says so.
     """
 
 
@@ -50,7 +50,7 @@ class Iptables:
         return "iptables" if self.version == 4 else "ip6tables"
 
     def usable(self) -> bool:
-        """Whether the program is there and may look into the kernel's tables; whether the chain exists is no matter."""
+        """Return True if the program is installed and may read the kernel's tables; the chain need not exist."""
         try:
             self._run([self.command, "-t", "filter", "-S", "INPUT", "1", "-w"], absent_is_fine=True)
         except IptablesError:
@@ -58,19 +58,22 @@ class Iptables:
         return True
 
     def rules(self, table: str, chain: str) -> list[Rule]:
-        """A chain as it stands, its declaration (-N or -P) first; nothing if there is no such chain.
+        """Return the rules of a chain, its declaration (-N or -P) first; none if there is no such chain.
 
         Raises IptablesError.
         """
         return [] if self.lacks(table, chain) else self.listing(table, chain)
 
     def listing(self, table: str, chain: str) -> list[Rule]:
-        """As rules(), for a chain that is most likely there: a process is started at once. Raises IptablesError."""
+        """Return the same as rules(), for a chain that most likely exists: start the program without checking first.
+
+        Raises IptablesError.
+        """
         listing = self._run([self.command, "-t", table, "-S", chain, "-w"], absent_is_fine=True)
         return [_arguments(line) for line in listing.splitlines()]
 
     def table(self, table: str) -> dict[str, list[Rule]]:
-        """The rules (-A) of each chain of a table. Raises IptablesError."""
+        """Return the rules (-A) of each chain of a table. Raises IptablesError."""
         if self.lacks(table):
             return {}
         chains: dict[str, list[Rule]] = {}
@@ -83,21 +86,21 @@ class Iptables:
         return chains
 
     def change(self, table: str, rules: Iterable[Rule], fresh: Iterable[str] = ()) -> None:
-        """Carry out `rules` (-A, -I, -D, -X ...) in order, all or none, once the chains of `fresh` are made or emptied.
+        """Apply `rules` (-A, -I, -D, -X ...) in order, all or none, after creating or flushing the chains `fresh`.
 
         Raises IptablesError, and ValueError for an argument that holds a line break.
         """
         self._restore(restore_input(table, rules, fresh))
 
     def change_all(self, tables: Mapping[str, Iterable[Rule]]) -> None:
-        """As change(), for several tables by their names; each is a transaction. Raises as that does."""
+        """Apply the rules of several tables, by their names; each table is a transaction. Raises as change() does."""
         self._restore("".join(restore_input(table, rules) for table, rules in tables.items()))
 
     def _restore(self, text: str) -> None:
         self._run([f"{self.command}-restore", "--noflush", "-w"], text)
 
     def lacks(self, table: str, chain: str = "") -> bool:
-        """Whether the kernel certainly has no such table or chain, as far as is known without starting a process.
+        """Return True if the kernel certainly has no such table or chain, without starting a process; else False.
 
         A table of iptables-nft is a table of nftables, and the legacy tables in use are listed in /proc.
         """
@@ -118,13 +121,13 @@ class Iptables:
             fd = self.netns.open_file(path) if self.netns else posix.open(path, posix.O_RDONLY)
             with open(fd) as file:
                 return table in file.read().split()
-        except FileNotFoundError:  # a kernel without them
+        except FileNotFoundError:  # a kernel without legacy tables
             return False
         except OSError:
             return True
 
     def _run(self, argv: list[str], stdin: str = "", *, absent_is_fine: bool = False) -> str:
-        """What the program prints; with `absent_is_fine`, nothing where it ends with status 1: no such chain."""
+        """Run the program and return what it prints; with `absent_is_fine`, "" for status 1: no such chain."""
         attempt = f"running {bracketed(argv)}"
         try:
             what = f"{' '.join(argv)}\n{stdin}"
@@ -135,12 +138,12 @@ class Iptables:
             return completed.stdout.decode(errors="replace")
         if completed.status == 1 and absent_is_fine:
             return ""
-        words = completed.stderr.decode(errors="replace").strip()
-        raise IptablesError(f"{attempt}: {completed.outcome}: {words}", details=stdin.strip())
+        stderr = completed.stderr.decode(errors="replace").strip()
+        raise IptablesError(f"{attempt}: {completed.outcome}: {stderr}", details=stdin.strip())
 
 
 def restore_input(table: str, rules: Iterable[Rule], fresh: Iterable[str] = ()) -> str:
-    """What iptables-restore reads. Raises ValueError for an argument that holds a line break: it would end the rule."""
+    """Return the input of iptables-restore. Raises ValueError for an argument with a line break, which ends a rule."""
     lines = [f"*{table}"]
     lines += [f":{chain} - [0:0]" for chain in fresh]
     lines += [_line(rule) for rule in rules]
@@ -150,7 +153,7 @@ def restore_input(table: str, rules: Iterable[Rule], fresh: Iterable[str] = ()) 
 
 def _line(rule: Rule) -> str:
     line = " ".join(rule)
-    # Looking at the arguments one by one takes ten times as long, and there may be a thousand rules.
+    # Checking the arguments one by one takes ten times as long, and there may be a thousand rules.
     if not line.encode().translate(None, _PLAIN_BYTES) and line.count(" ") == len(rule) - 1 and all(rule):
         return line
     return " ".join(map(_quoted, rule))
@@ -165,7 +168,7 @@ def _quoted(argument: str) -> str:
 
 
 def _arguments(line: str) -> Rule:
-    """The arguments in a line of `iptables -S`, which quotes what holds blanks, quotes or backslashes."""
+    """Split a line of `iptables -S`, which quotes arguments that contain blanks, quotes or backslashes."""
     arguments: list[str] = []
     rest = line.strip()
     while rest:
@@ -181,7 +184,7 @@ def _word(text: str) -> tuple[str, str]:
 
 
 def _unquoted(text: str) -> tuple[str, str]:
-    """The argument whose opening quote stood before `text`, and what follows its closing quote."""
+    """Return the argument whose opening quote came before `text`, and the text after its closing quote."""
     argument = ""
     characters = iter(text)
     for character in characters:

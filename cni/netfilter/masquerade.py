@@ -1,10 +1,10 @@
-"""IP masquerading of containers: what they send out of their network bears the node's address.
+"""IP masquerading of containers: packets that leave their network get the node's address as their source.
 
-Both layouts are the Go plugins', to the letter, so that theirs and ours remove each other's. iptables, table `nat`: a
-chain for each container and network, entered from POSTROUTING by source address; the interface doesn't count. nftables,
-table `inet cni_plugins_masquerade`: one rule for each address in `masq_checks`, its owner in the comment.
+Both layouts are exactly the Go plugins', so that Go's plugins and these can remove each other's rules. iptables, table
+`nat`: a chain for each container and network, whatever the interface, entered from POSTROUTING by source address.
+nftables, table `inet cni_plugins_masquerade`: one rule for each address in `masq_checks`, its owner in the comment.
 
-`host` is the network namespace of the node; None is this process's own. Every function here may raise CNIError.
+`host` is the node's network namespace; None is this process's own. Every function here may raise CNIError.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ _LAYOUT = Layout(
 def describe(
     ruleset: Ruleset, backend: str | None, addresses: list[CIDR], network: str, ifname: str, container_id: str
 ) -> None:
-    """Masquerade what is sent from `addresses` to anywhere beyond their networks, multicast excepted.
+    """Require rules that masquerade what `addresses` send to destinations outside their networks, except multicast.
 
-    `backend` is "iptables", "nftables" or None, which leaves it to the ruleset.
+    `backend` is "iptables", "nftables", or None for the ruleset's default.
     """
     if backend is None:
         backend = ruleset.default_backend
     if backend == "nftables":
-        whose = owner(network, ifname, container_id)
-        added = _nftables_additions(addresses, owner_comment(network, ifname, container_id))
-        ruleset.ensure_nftables(_LAYOUT, added, lambda rule: rule.comment.startswith(whose))
+        prefix = owner(network, ifname, container_id)
+        rules_of_nft = _nftables_additions(addresses, owner_comment(network, ifname, container_id))
+        ruleset.ensure_nftables(_LAYOUT, rules_of_nft, lambda rule: rule.comment.startswith(prefix))
     elif backend == "iptables":
         new_chain = ["-N", chain_name(network, container_id)]
         for version, rules in _iptables_rules(addresses, network, container_id).items():
@@ -66,38 +66,39 @@ def describe(
 
 
 def check(addresses: list[CIDR], network: str, ifname: str, container_id: str, host: NetNS | None = None) -> None:
-    """Raises CNIError unless one of the backends has the rules for all of `addresses`."""
-    whose = owner(network, ifname, container_id)
-    if len(_nftables_rules(Nft(host), whose)) >= len(addresses):
+    """Raise CNIError unless one of the backends has the rules for all of `addresses`."""
+    prefix = owner(network, ifname, container_id)
+    if len(_nftables_rules(Nft(host), prefix)) >= len(addresses):
         return
     for version, wanted in _iptables_rules(addresses, network, container_id).items():
         present = _present(Iptables(version, host), chain_name(network, container_id))
         missing = [" ".join(rule) for rule in wanted if rule not in present]
         if missing:
-            sought = f"nftables ({_FAMILY} {_TABLE}) lacks rules, and iptables (nat) lacks {missing[0]}"
+            reason = f"nftables ({_FAMILY} {_TABLE}) lacks rules, and iptables (nat) lacks {missing[0]}"
             raise CNIError(
-                f"{container_id} is not masqueraded in network {network} as {bracketed(addresses)}: {sought}"
+                f"{container_id} is not masqueraded in network {network} as {bracketed(addresses)}: {reason}"
             )
 
 
 def teardown(network: str, ifname: str, container_id: str, host: NetNS | None = None) -> None:
     """Remove an attachment's rules, whichever backend they are in.
 
-    They are found by name, so this works where its addresses are no longer known.
+    They are found by name, so this works even if its addresses are no longer known.
     """
     chain = chain_name(network, container_id)
-    whose = owner(network, ifname, container_id)
+    prefix = owner(network, ifname, container_id)
     in_both_backends(
         lambda iptables: _remove_chain(iptables, chain),
-        lambda nft: _delete(nft, _nftables_rules(nft, whose)),
+        lambda nft: _delete(nft, _nftables_rules(nft, prefix)),
         host,
     )
 
 
 def gc(network: str, valid: Iterable[tuple[str, str]], host: NetNS | None = None) -> None:
-    """Remove the rules of a network's attachments, whichever backend they are in, but for those of `valid`.
+    """Remove the rules of a network's stale attachments, whichever backend they are in.
 
-    These are pairs of container id and interface name; iptables' rules don't tell the interfaces of a container apart.
+    `valid` are the others, as pairs of container ID and interface name. The rules of iptables do not distinguish the
+    interfaces of a container.
     """
     valid = list(valid)
     chains = {chain_name(network, container_id) for container_id, _ in valid}
@@ -118,7 +119,7 @@ def gc(network: str, valid: Iterable[tuple[str, str]], host: NetNS | None = None
 
 
 def _iptables_rules(addresses: list[CIDR], network: str, container_id: str) -> dict[int, list[iptables.Rule]]:
-    """What the table has to hold for `addresses`, by IP version, in the order in which it is added."""
+    """Return the rules that the table needs for `addresses`, by IP version, in the order in which they are added."""
     chain = chain_name(network, container_id)
     comment = ["-m", "comment", "--comment", rule_comment(network, container_id)]
     rules: dict[int, list[iptables.Rule]] = {}
@@ -135,21 +136,21 @@ def _iptables_rules(addresses: list[CIDR], network: str, container_id: str) -> d
 
 
 def _present(iptables: Iptables, chain: str) -> list[iptables.Rule]:
-    """The chain's rules and POSTROUTING's; none if there is no such chain, for then nothing can lead to it."""
+    """Return the rules of the chain and of POSTROUTING; none without such a chain, as nothing can jump to it then."""
     present = iptables.rules("nat", chain)
     return present and present + iptables.rules("nat", "POSTROUTING")
 
 
 def _remove_chain(iptables: Iptables, chain: str) -> None:
-    """Remove the chain and what leads to it, be it by address or, as plugins before v0.8.0 wrote it, by network."""
+    """Remove the chain and the jumps to it: by address or, as plugins before v0.8.0 wrote them, by network."""
     jumps = [rule for rule in iptables.rules("nat", "POSTROUTING") if rule[-2:] == ["-j", chain]]
     if jumps or iptables.rules("nat", chain):
-        # Naming the chain as fresh empties it.
+        # `fresh` flushes the chain: one with rules cannot be deleted.
         iptables.change("nat", [["-D", *jump[1:]] for jump in jumps] + [["-X", chain]], fresh=(chain,))
 
 
 def _chains_of(network: str, iptables: Iptables) -> set[str]:
-    """The chains that POSTROUTING enters on behalf of `network`, as the comments there say."""
+    """Return the chains that POSTROUTING enters for `network`, according to the comments there."""
     mark = f"name: {quote(network)} id: "
     rules = iptables.rules("nat", "POSTROUTING")
     return {rule[-1] for rule in rules if rule[-1].startswith("CNI-") and any(part.startswith(mark) for part in rule)}
@@ -180,6 +181,6 @@ def _delete(nft: Nft, rules: list[nftables.Rule]) -> None:
         nft.run("\n".join(_deletions(rules)))
 
 
-def _nftables_rules(nft: Nft, whose: str) -> list[nftables.Rule]:
-    """The rules whose comment begins with `whose`."""
-    return [rule for rule in nft.rules(_FAMILY, _TABLE, _CHAIN) if rule.comment.startswith(whose)]
+def _nftables_rules(nft: Nft, prefix: str) -> list[nftables.Rule]:
+    """Return the rules whose comment begins with `prefix`."""
+    return [rule for rule in nft.rules(_FAMILY, _TABLE, _CHAIN) if rule.comment.startswith(prefix)]

@@ -1,11 +1,11 @@
-"""What iptables and nftables have to hold, gathered from one attachment or from all of a node's, and put there at once.
+"""Rules for iptables and nftables, collected from one attachment or from all of a node's, and applied together.
 
     def rules(ruleset):
         ruleset.ensure_iptables(4, "nat", shared=[["-A", "PREROUTING", "-j", "SHARED"]], own=[["-N", "MINE"], ...])
 
     establish(host, rules)
 
-What an ADD puts there is so the same as what `cni firewall reload` restores.
+So ADD applies the same rules that `cni firewall reload` restores.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from cni.netfilter.nftables import Nft, NftError
 from cni.spec.errors import CNIError, joined
 from cni.system import files
 
-_LOCK_TIMEOUT = 10.0  # seconds that others of us may hold the lock on the namespace
-_LOOKS = 3  # at what is to be changed: someone else may be faster, and iptables doesn't say so
+_LOCK_TIMEOUT = 10.0  # seconds that other plugins may hold the lock on the namespace
+# Retries, because another process may change a table between list and write, and iptables doesn't say so.
+_ATTEMPTS = 3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,14 +38,15 @@ if TYPE_CHECKING:
 
 
 def establish(host: NetNS | None, describe: Callable[[Ruleset], object]) -> None:
-    """Put in place what `describe` asks of a ruleset. Its default backend is iptables, unless nftables alone is usable.
+    """Apply the rules that `describe` requires of a ruleset.
 
-    Each backend and family is one transaction: all of it, or an error and nothing. Raises CNIError.
+    The default backend is iptables, unless only nftables is usable. Each backend and family is one transaction: either
+    all of its rules are applied, or none. Raises CNIError.
     """
     try:
         _establish(Ruleset(host), describe)
     except IptablesError:
-        # Only now, as looking for iptables first would cost every ADD a process.
+        # Not before: looking for iptables first would cost every ADD a process.
         if Iptables(4, host).usable() or not Nft(host).usable():
             raise
         _establish(Ruleset(host, default_backend="nftables"), describe)
@@ -58,9 +60,9 @@ def _establish(ruleset: Ruleset, describe: Callable[[Ruleset], object]) -> None:
 def in_both_backends(
     in_iptables: Callable[[Iptables], None], in_nft: Callable[[Nft], None], host: NetNS | None
 ) -> None:
-    """Take something back, whichever backend and family it is in; what is deleted may be gone by then.
+    """Remove rules, whichever backend and family they are in; another process may delete them first.
 
-    A failure doesn't keep the rest from being done, and counts only where the backend could hold rules at all. Raises
+    A failure does not stop the rest, and counts only if the backend is usable, so that it can hold rules at all. Raises
     CNIError.
     """
     failures = [
@@ -74,18 +76,18 @@ def in_both_backends(
 
 
 def _failure(work: Callable[[Backend], None], backend: Backend) -> CNIError | None:
-    for look in range(_LOOKS):
+    for attempt in range(_ATTEMPTS):
         try:
             work(backend)
             break
         except (IptablesError, NftError) as error:
-            if look == _LOOKS - 1:
+            if attempt == _ATTEMPTS - 1:
                 return error if backend.usable() else None
     return None
 
 
 class Ruleset:
-    """What has to be there. `host` is the network namespace of the node; None is this process's own."""
+    """Rules that the node must have. `host` is the node's network namespace; None is this process's own."""
 
     __slots__ = ("_iptables", "_nftables", "_steps", "default_backend", "host")
 
@@ -106,17 +108,20 @@ class Ruleset:
         own: list[iptables.Rule],
         shared: list[iptables.Rule] | None = None,
         stale: Callable[[iptables.Rule], bool] | None = None,
-        overtakes: Callable[[iptables.Rule], bool] | None = None,
+        insert_before: Callable[[iptables.Rule], bool] | None = None,
     ) -> None:
-        """Chains (-N) and rules (-A, -I) of iptables, version 4 or 6: missing ones are added in their order.
+        """Require chains (-N) and rules (-A, -I) of iptables, version 4 or 6: missing ones are added in their order.
 
-        `shared` are those that attachments have in common, `own` this one's. Present rules of which `stale` holds, and
-        that nobody asks for, go, and a chain of `own` that holds anything else is written anew; that it is asked at all
-        takes a chain of its own as the first of `own`. With `overtakes` a rule to be inserted (-I) goes before the
-        first one of its chain of which that holds, else to the end, and not to the chain's beginning.
+        `shared` are those that attachments have in common, `own` those of this attachment. With `stale`, present rules
+        for which it returns True are deleted unless they are required, and a chain of `own` that holds anything else is
+        rewritten. `stale` is consulted only when the table is listed, which is skipped if `own` begins with -N and that
+        chain could be created.
+
+        With `insert_before`, a rule to be inserted (-I) goes before the first rule of its chain for which it returns
+        True, or to the end if there is none, instead of to the beginning of the chain.
         """
         wanted = self._iptables.setdefault(version, {}).setdefault(table, _Table())
-        wanted.overtakes = overtakes or wanted.overtakes
+        wanted.insert_before = insert_before or wanted.insert_before
         wanted.shared += shared or []
         wanted.own += own
         if stale:
@@ -130,9 +135,10 @@ class Ruleset:
         elements: list[NewElement] | None = None,
         superseded: Callable[[Listing], list[PresentRule]] | None = None,
     ) -> None:
-        """The table `layout`, and in it `rules` in place of those of which `stale` holds, and the elements of sets.
+        """Require the table `layout`, and in it `rules` and the elements of sets.
 
-        Where a rule doesn't tell by itself whether it is stale, `superseded` finds those in the table as it stands.
+        Present rules for which `stale` returns True are deleted unless they are required. If a rule alone does not show
+        whether it is stale, `superseded` returns the stale rules of the listed table.
         """
         wanted = self._nftables.setdefault((layout.family, layout.table), _NftTable(layout))
         wanted.layout = wanted.layout.merged(layout)
@@ -144,11 +150,11 @@ class Ruleset:
             wanted.superseded.append(superseded)
 
     def afterwards(self, step: Callable[[], object], check: Callable[[], object] | None = None) -> None:
-        """What can't be part of the transactions, to be done after them. `check` raises CNIError unless it is done."""
+        """Add a step that can't be in a transaction: it runs after them. `check` raises CNIError unless it is done."""
         self._steps.append((step, check))
 
     def include(self, other: Ruleset) -> None:
-        """The rules of another ruleset too, but not its steps."""
+        """Add the rules of another ruleset, but not its steps."""
         for version, tables in other._iptables.items():
             for name, wanted in tables.items():
                 self._iptables.setdefault(version, {}).setdefault(name, _Table()).include(wanted)
@@ -156,28 +162,28 @@ class Ruleset:
             self._nftables.setdefault(key, _NftTable(wanted_of_nft.layout)).include(wanted_of_nft)
 
     def commit(self) -> None:
-        """Make it so. Raises IptablesError, NftError, or what a step raises."""
+        """Apply the rules and run the steps. Raises IptablesError, NftError, or what a step raises."""
         self.commit_rules()
         self.finish()
 
     def commit_rules(self) -> None:
-        """All but the steps."""
+        """Apply the rules, without the steps. Raises IptablesError or NftError."""
         for version, tables in self._iptables.items():
             _commit_iptables(Iptables(version, self.host), tables)
         if self._nftables:
             _commit_nftables(Nft(self.host), list(self._nftables.values()))
 
     def finish(self) -> None:
-        """The steps."""
+        """Run the steps. Raises what a step raises."""
         for step, _ in self._steps:
             step()
 
     def missing(self, present: Present) -> list[str]:
-        """What commit() would do, in words; nothing if all is there. Raises CNIError if that can't be told."""
+        """Return what commit() would do, as text; [] if nothing is missing. Raises CNIError if that is unknown."""
         missing = []
         for version, tables in self._iptables.items():
             for name, wanted in tables.items():
-                # Whoever reads only the first is to read of a rule, not that its chain is emptied first.
+                # -F last: a caller that shows only the first change is to show a rule, not that its chain is flushed.
                 changes = sorted(wanted.changes(present.iptables(version, name)), key=lambda rule: rule[0] == "-F")
                 missing += [" ".join([Iptables(version).command, "-t", name, *rule]) for rule in changes]
         for wanted_of_nft in self._nftables.values():
@@ -192,7 +198,7 @@ class Ruleset:
 
 
 class Present:
-    """What there is, looked at once: for Ruleset.missing() of many. `host` is the node's network namespace."""
+    """The present tables, each listed once, for Ruleset.missing() of many. `host` is the node's network namespace."""
 
     __slots__ = ("_host", "_iptables", "_nftables")
 
@@ -202,62 +208,62 @@ class Present:
         self._nftables: dict[tuple[str, str], Listing] = {}
 
     def iptables(self, version: int, table: str) -> dict[str, list[iptables.Rule]]:
-        """As Iptables.table()."""
+        """Return Iptables.table(), which is called once."""
         if (version, table) not in self._iptables:
             self._iptables[version, table] = Iptables(version, self._host).table(table)
         return self._iptables[version, table]
 
     def nftables(self, family: str, table: str) -> Listing:
-        """As Nft.table()."""
+        """Return Nft.table(), which is called once."""
         if (family, table) not in self._nftables:
             self._nftables[family, table] = Nft(self._host).table(family, table)
         return self._nftables[family, table]
 
 
 class _Table:
-    """What a table of iptables has to hold."""
+    """The required content of a table of iptables."""
 
-    __slots__ = ("overtakes", "own", "shared", "stale")
+    __slots__ = ("insert_before", "own", "shared", "stale")
 
     def __init__(self) -> None:
         self.shared: list[iptables.Rule] = []
         self.own: list[iptables.Rule] = []
         self.stale: list[Callable[[iptables.Rule], bool]] = []
-        self.overtakes: Callable[[iptables.Rule], bool] | None = None
+        self.insert_before: Callable[[iptables.Rule], bool] | None = None
 
     def include(self, other: _Table) -> None:
         self.shared += other.shared
         self.own += other.own
         self.stale += other.stale
-        self.overtakes = other.overtakes or self.overtakes
+        self.insert_before = other.insert_before or self.insert_before
 
     @property
     def is_new(self) -> bool:
-        """Whether, where this can be added as it is, nothing of it can have been there: its chain is made for it."""
+        """True if `own` begins with a new chain: if this can be added as it is, none of its rules existed before."""
         return bool(self.own) and self.own[0][0] == "-N"
 
     def as_new(self) -> list[iptables.Rule]:
-        """Of what is shared nothing but that it is there."""
+        """Return the rules for a table that lacks all of `own`: shared rules are only checked (-C), own ones added."""
         return [["-C", *rule[1:]] for rule in self.shared if rule[0] != "-N"] + self.own
 
     def changes(self, present: dict[str, list[iptables.Rule]]) -> list[iptables.Rule]:
-        """What makes the table so; what is right is left alone."""
+        """Return the changes that the table needs; what is right is left alone."""
         wanted = self.shared + self.own
         differing = self._differing(present)
         present = {**present, **{chain: [] for chain in differing}}
         changes = self._deletions(present, wanted)
         changes += [["-F", chain] for chain in differing]
-        there = {tuple(rule) for rules in present.values() for rule in rules}
-        there |= {("-N", chain) for chain in present}
+        existing = {tuple(rule) for rules in present.values() for rule in rules}
+        existing |= {("-N", chain) for chain in present}
         for rule in wanted:
             identity = tuple(_appended(rule))
-            if identity not in there:
-                there.add(identity)
+            if identity not in existing:
+                existing.add(identity)
                 changes.append(self._placed(rule, present))
         return changes
 
     def _differing(self, present: dict[str, list[iptables.Rule]]) -> list[str]:
-        """The own chains that hold something else than they should: the order of their rules matters."""
+        """Return the own chains whose rules are not exactly the required ones, in the required order."""
         wanted: dict[str, list[iptables.Rule]] = {rule[1]: [] for rule in self.own if self.stale and rule[0] == "-N"}
         for rule in self.own:
             if rule[0] == "-A" and rule[1] in wanted:
@@ -265,11 +271,11 @@ class _Table:
         return [chain for chain, rules in wanted.items() if present.get(chain, rules) != rules]
 
     def _placed(self, rule: iptables.Rule, present: dict[str, list[iptables.Rule]]) -> iptables.Rule:
-        if rule[0] != "-I" or self.overtakes is None:
+        if rule[0] != "-I" or self.insert_before is None:
             return rule
         _, chain, *arguments = rule
         for number, other in enumerate(present.get(chain, ()), 1):
-            if self.overtakes(other):
+            if self.insert_before(other):
                 return ["-I", chain, str(number), *arguments]
         return ["-A", chain, *arguments]
 
@@ -284,21 +290,21 @@ class _Table:
 
 
 def _appended(rule: iptables.Rule) -> iptables.Rule:
-    """The rule as it is listed, however it got there."""
+    """Return the rule as it is listed: inserted ones too with -A."""
     return ["-A", *rule[1:]] if rule[0] == "-I" else rule
 
 
 def _commit_iptables(iptables: Iptables, tables: dict[str, _Table]) -> None:
     if all(wanted.is_new for wanted in tables.values()):
         try:
-            # Nearly always all that is needed, and one process less.
+            # Nearly always sufficient, and one process fewer.
             iptables.change_all({table: wanted.as_new() for table, wanted in tables.items()})
             return
-        except IptablesError:  # most likely because something is there, or isn't: look
+        except IptablesError:  # most likely a chain exists, or a shared rule does not: list the tables
             pass
     lock = _lock(iptables.netns)
     try:
-        for look in range(_LOOKS):
+        for attempt in range(_ATTEMPTS):
             changes = {table: wanted.changes(iptables.table(table)) for table, wanted in tables.items()}
             if not any(changes.values()):
                 return
@@ -306,16 +312,17 @@ def _commit_iptables(iptables: Iptables, tables: dict[str, _Table]) -> None:
                 iptables.change_all({table: rules for table, rules in changes.items() if rules})
                 return
             except IptablesError:
-                if look == _LOOKS - 1:
+                if attempt == _ATTEMPTS - 1:
                     raise
     finally:
         posix.close(lock)
 
 
 def _lock(netns: NetNS | None) -> int:
-    """Keep others of us from adding the same, between the look at a table and the change: flock on the namespace.
+    """Take a flock on the namespace, so that no other plugin adds the same rules between list and write.
 
-    Returns the descriptor whose end is the lock's. Where others hold it for too long nothing is lost by going on.
+    Returns the descriptor, whose closing releases the lock. If others hold it for too long, nothing is lost by
+    going on without it.
     """
     path = f"/proc/self/fd/{netns.fd}" if netns else "/proc/thread-self/ns/net"
     lock = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
@@ -324,7 +331,7 @@ def _lock(netns: NetNS | None) -> int:
 
 
 class _NftTable:
-    """What a table of nftables has to hold."""
+    """The required content of a table of nftables."""
 
     __slots__ = ("elements", "layout", "rules", "stale", "superseded")
 
@@ -343,7 +350,7 @@ class _NftTable:
         self.superseded += other.superseded
 
     def commands(self, present: Listing) -> list[str]:
-        """All but the layout; what is right is left alone."""
+        """Return the commands for all but the layout; what is right is left alone."""
         name = f"{self.layout.family} {self.layout.table}"
         stale = [
             (chain, rule)
@@ -351,21 +358,25 @@ class _NftTable:
             for rule in present.get(chain, ())
             if any(is_stale(rule) for is_stale in self.stale)
         ]
-        stale += [found for search in self.superseded for found in search(present)]
-        # Each once: several attachments may want, or find, the same.
+        stale += [chain_and_rule for superseded in self.superseded for chain_and_rule in superseded(present)]
+        # Without duplicates: several attachments may require, or supersede, the same rule.
         wanted = dict.fromkeys(self.rules)
-        gone: dict[str, None] = {}
+        deletions: dict[str, None] = {}
         for chain, rule in stale:
             if wanted.pop((chain, rule.text, rule.comment), "") == "":
-                gone[f"delete rule {name} {chain} handle {rule.handle}"] = None
+                deletions[f"delete rule {name} {chain} handle {rule.handle}"] = None
         added = [f"add rule {name} {chain} {text}{_comment(comment)}" for chain, text, comment in wanted]
-        return [*gone, *added, *self._element_commands(name, present)]
+        return [*deletions, *added, *self._element_commands(name, present)]
 
     def _element_commands(self, name: str, present: Listing) -> list[str]:
-        """An element that bears another comment is another owner's, who is gone: adding would leave it his."""
+        """Return the commands for the elements of sets.
+
+        An element with another comment belongs to an owner that no longer exists. It is deleted first, because adding
+        it again would leave the comment as it is.
+        """
         commands = []
         for set_name, element, comment in dict.fromkeys(self.elements):
-            comments = [each.comment for each in present.get(set_name, ()) if each.text == element]
+            comments = [rule.comment for rule in present.get(set_name, ()) if rule.text == element]
             if comments not in ([], [comment]):
                 commands.append(f"delete element {name} {set_name} {{ {element} }}")
             if comments != [comment]:
@@ -373,7 +384,7 @@ class _NftTable:
         return commands
 
     def missing(self, present: Present) -> list[str]:
-        """All that is to be done."""
+        """Return the commands for all that is missing, the layout included."""
         listing = present.nftables(self.layout.family, self.layout.table)
         layout = [] if self.layout.is_in(listing) else self.layout.commands()
         return layout + self.commands(listing)
@@ -384,18 +395,18 @@ def _comment(text: str) -> str:
 
 
 def _commit_nftables(nft: Nft, tables: list[_NftTable]) -> None:
-    for look in range(_LOOKS):
+    for attempt in range(_ATTEMPTS):
         try:
             _change_nftables(nft, tables)
             return
         except NftError as error:
-            if not error.is_missing or look == _LOOKS - 1:
+            if not error.is_missing or attempt == _ATTEMPTS - 1:
                 raise
 
 
 def _change_nftables(nft: Nft, tables: list[_NftTable]) -> None:
-    # The Go plugins write chains and fixed rules anew each time; the kernel would then wait for an RCU grace period
-    # (10 ms) when our socket is closed, though nothing has changed.
+    # The Go plugins rewrite chains and fixed rules each time. The kernel would then wait for an RCU grace period
+    # (10 ms) when this process's socket is closed, although nothing has changed.
     rules: list[str] = []
     missing: list[Layout] = []
     for wanted in tables:
@@ -404,18 +415,18 @@ def _change_nftables(nft: Nft, tables: list[_NftTable]) -> None:
         if not wanted.layout.is_in(present):
             missing.append(wanted.layout)
     layouts = missing or [wanted.layout for wanted in tables]
-    attempts = [
+    transactions = [
         [command for layout in layouts for command in layout.commands()] + rules,
-        # for an nft or a kernel that takes no comments on tables and chains
+        # for an nft or a kernel that does not support comments on tables and chains
         [command for layout in layouts for command in layout.commands(commented=False)] + rules,
     ]
     if not missing:
-        attempts.insert(0, rules)
-    for attempt in attempts[:-1]:
+        transactions.insert(0, rules)
+    for transaction in transactions[:-1]:
         try:
-            if attempt:
-                nft.run("\n".join(attempt))
+            if transaction:
+                nft.run("\n".join(transaction))
             return
-        except NftError:  # what the others don't mend is raised by the last
+        except NftError:  # the last transaction raises what the others do not avoid
             pass
-    nft.run("\n".join(attempts[-1]))
+    nft.run("\n".join(transactions[-1]))

@@ -41,7 +41,7 @@ def describe(ruleset: Ruleset, forwarding: Forwarding) -> None:
         own=[["-N", chain], *own_rules(forwarding)],
         shared=shared_rules(forwarding),
         stale=lambda rule: rule[-2:] == ["-j", chain],
-        overtakes=lambda rule: rule[-2] == "-j" and rule[-1].startswith("CNI-"),
+        insert_before=lambda rule: rule[-2] == "-j" and rule[-1].startswith("CNI-"),
     )
 
 
