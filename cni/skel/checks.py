@@ -1,4 +1,4 @@
-"""What CHECK compares: a previous result with what the kernel has."""
+"""Comparisons for CHECK: the previous result with the state of the kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RTN_UNICAST = 1  # linux/rtnetlink.h
 
 
 def container_interface(request: Request, result: Result) -> Interface:
-    """The result's interface with this request's name and namespace. Raises CNIError."""
+    """Return the result's interface with this request's name and namespace. Raises CNIError."""
     for interface in result.interfaces:
         if interface.name == request.ifname and interface.sandbox == request.netns:
             return interface
@@ -28,7 +28,7 @@ def container_interface(request: Request, result: Result) -> Interface:
 
 
 def container_link(request: Request, inside: Netlink, result: Result, kind: str | None = None) -> Link:
-    """The container's link, if it is still of that kind (None: any) with the MAC that was reported. Raises CNIError."""
+    """Return the container's link. Raises CNIError unless it has that kind (None: any) and the MAC of the result."""
     recorded = container_interface(request, result)
     link = inside.find_link(recorded.name)
     if link is None:
@@ -41,7 +41,7 @@ def container_link(request: Request, inside: Netlink, result: Result, kind: str 
 
 
 def expect_mac(link: Link, recorded: Interface) -> None:
-    """A link of the node's has the MAC that was reported, if one was. Raises CNIError."""
+    """Raise CNIError unless a link of the node has the MAC of the result, if that has one."""
     if recorded.mac not in ("", link.hwaddr):
         raise CNIError(
             f"Interface {link.name} Mac doesn't match: {recorded.mac} not found", details=f"is {link.hwaddr}"
@@ -49,19 +49,19 @@ def expect_mac(link: Link, recorded: Interface) -> None:
 
 
 def expect_up(link: Link) -> None:
-    """The link is up. Raises CNIError."""
+    """Raise CNIError unless the link is up."""
     if not link.is_up:
         raise CNIError(f"Interface {link.name} is down")
 
 
 def expect_mtu(link: Link, mtu: int) -> None:
-    """The link has the configured MTU, if one is (not 0). Raises CNIError."""
+    """Raise CNIError unless the link has the configured MTU; 0 means that none is configured."""
     if mtu and link.mtu != mtu:
         raise CNIError(f"Interface {link.name} MTU {link.mtu} does not match configured MTU: {mtu}")
 
 
 def expect_addresses(inside: Netlink, name: str, ips: list[IPConfig]) -> None:
-    """Each address is on the link, and a route to its network is there. Raises CNIError."""
+    """Raise CNIError unless each address is on the link and there is a route to its network."""
     link = inside.find_link(name)
     if link is None:
         raise CNIError(f"Cannot find container link {name}")
@@ -69,27 +69,27 @@ def expect_addresses(inside: Netlink, name: str, ips: list[IPConfig]) -> None:
     for ip in ips:
         if ip.address not in present:
             raise CNIError(f"Failed to match addr {ip.address} on interface {name}")
-        # One that is all of its network has no route of its own.
+        # A /32 or /128 address has no route to its network.
         if ip.address.prefix < ip.address.ip.bits and not _routes_to(inside, ip.address.network):
             raise CNIError(f"Failed to find Gateway {ip.gateway} for interface {name}")
 
 
 def expect_routes(inside: Netlink, routes: list[Route]) -> None:
-    """Each route is in its table; of a default route any will do. Raises CNIError."""
+    """Raise CNIError unless each route is in its table; a default route may have any gateway."""
     for route in routes:
-        found = _routes_to(inside, route.dst.network, route.table)
+        present = _routes_to(inside, route.dst.network, route.table)
         if route.gw and route.dst.prefix:
-            found = [kernel for kernel in found if route.gw.packed in _gateways(kernel)]
-        if not found:
+            present = [kernel_route for kernel_route in present if route.gw.packed in _gateways(kernel_route)]
+        if not present:
             via = f" via {route.gw}" if route.gw else ""
             raise CNIError(f"Expected Route {route.dst}{via} not found in routing table")
 
 
 def _routes_to(inside: Netlink, network: CIDR, table: int | None = None) -> list[_core.Route]:
-    # Of a route to the main table any will do: later plugins of the list, sbr and vrf, move it to one of their own.
+    # A route of the main table may be in any table: later plugins of the list, sbr and vrf, move it to their own.
     routes = inside.routes(FAMILY[network.version], table or _ALL_TABLES)
-    found = [route for route in routes if route.prefix == network.prefix and route.dst == network.ip.packed]
-    return [route for route in found if route.type == _RTN_UNICAST]
+    matching = [route for route in routes if route.prefix == network.prefix and route.dst == network.ip.packed]
+    return [route for route in matching if route.type == _RTN_UNICAST]
 
 
 def _gateways(route: _core.Route) -> list[bytes | None]:

@@ -5,14 +5,14 @@ A table is a class whose body names every key once, with its type, default and m
     class Conf(Config):
         bridge = Text("cni0", "name of the bridge, made when it does not exist")
         mtu = Integer(0, "MTU in bytes; 0 leaves it to the kernel", minimum=0)
-        ranges = ListOf(ListOf(Table(RangeConf)), "one address is given out from each inner list")
+        ranges = ListOf(ListOf(Table(RangeConf)), "one address is assigned from each inner list")
 
 `Conf.parse(obj)` reads a decoded configuration as Go would (any case of a key, null for absent, unknown
-keys ignored) and refuses wrong values with an error that names the path, the value and what belongs there:
+keys ignored) and refuses wrong values with an error that names the path, the value and what was expected:
 
     ipam.ranges[0][1].subnet: "10.0.0.0/33" is not a CIDR
 
-`Conf.fields()` are the keys in order, for the schema, `cni explain` and the documentation.
+`Conf.fields()` returns the keys in order, for the schema, `cni explain` and the documentation.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
     from cni.spec.ip import CIDR, IP
 
-    V = TypeVar("V")  # what the key's value is read as
-    A = TypeVar("A")  # what the attribute is: V, or V | None where absence is None
+    V = TypeVar("V")  # the type of the key's value
+    A = TypeVar("A")  # the type of the attribute: V, or V | None if that is None without the key
     S = TypeVar("S", bound="Settings")
     MaybeStr = TypeVar("MaybeStr", str, str | None)
     MaybeBool = TypeVar("MaybeBool", bool, bool | None)
     MaybeInt = TypeVar("MaybeInt", int, int | None)
 
     class _Typed(Generic[V, A]):
-        """A field in its class is itself, and in a configuration the value of its key."""
+        """A descriptor: the field itself in its class, the value of its key in a configuration."""
 
         @overload
         def __get__(self, conf: None, owner: type[Settings]) -> Field[V, A]: ...
@@ -50,7 +50,7 @@ else:
     V = A = None
 
     class _Typed:
-        """At run time a configuration has what is given, and constants, where attributes are looked up first."""
+        """Configurations have given values and constants as attributes, which take precedence over this descriptor."""
 
         __slots__ = ()
 
@@ -65,11 +65,11 @@ else:
 
 
 class Field(_Typed[V, A]):
-    """One key: how it is read, its default and its meaning.
+    """One key of a table: its reader, its default and its meaning.
 
     `kind` is the type in words, `constraint` a further condition in words, `table` the class of a nested
-    object. `blank` tells that "" counts as absent. For who generates from tables: `item` is how each element of a list
-    or value of a map is read, `choices` are the only values, `bounds` the least and the greatest one.
+    object. With `blank`, "" counts as absent. For generators of schemas and documentation: `item` is the field of each
+    element of a list or value of a map, `choices` are the allowed values, `bounds` the minimum and the maximum.
     """
 
     __slots__ = (
@@ -125,17 +125,17 @@ class Field(_Typed[V, A]):
 
     @property
     def is_constant(self) -> bool:
-        """Whether configurations may share the default."""
-        return isinstance(self._default, _Constantly)
+        """True if configurations may share the default."""
+        return isinstance(self._default, _Immutable)
 
     @property
     def default(self) -> A:
-        """What the attribute is where the key is absent; lists and objects are made anew."""
+        """The attribute's value if the key is absent; lists and objects are created anew."""
         return self._default()
 
 
-class _Constantly:
-    """A default that is the same for all, as nobody can change it."""
+class _Immutable:
+    """A default that configurations may share, because it can't be changed."""
 
     __slots__ = ("value",)
 
@@ -147,13 +147,13 @@ class _Constantly:
 
 
 def Text(default: MaybeStr = "", meaning: str = "", *, key: str = "") -> Field[str, MaybeStr]:
-    """A string."""
-    return Field(gojson.text, "string", _Constantly(default), meaning, key=key)
+    """Declare a string."""
+    return Field(gojson.text, "string", _Immutable(default), meaning, key=key)
 
 
 def Flag(meaning: str = "", default: MaybeBool = False, *, key: str = "") -> Field[bool, MaybeBool]:
-    """A boolean; with None as default it tells false from absent."""
-    return Field(gojson.flag, "boolean", _Constantly(default), meaning, key=key)
+    """Declare a boolean; with None as the default, false and absent differ."""
+    return Field(gojson.flag, "boolean", _Immutable(default), meaning, key=key)
 
 
 def Integer(
@@ -164,7 +164,7 @@ def Integer(
     maximum: int | None = None,
     key: str = "",
 ) -> Field[int, MaybeInt]:
-    """An integer of 64 bits, from `minimum` to `maximum` where given, both included."""
+    """Declare a 64-bit integer, from `minimum` to `maximum` if given, both included."""
     constraint = _bounds(minimum, maximum)
 
     def read(value: Any, path: str) -> int:
@@ -174,7 +174,7 @@ def Integer(
         return number
 
     bounds = (minimum, maximum)
-    return Field(read, "integer", _Constantly(default), meaning, key=key, constraint=constraint, bounds=bounds)
+    return Field(read, "integer", _Immutable(default), meaning, key=key, constraint=constraint, bounds=bounds)
 
 
 def _bounds(minimum: int | None, maximum: int | None) -> str:
@@ -186,7 +186,7 @@ def _bounds(minimum: int | None, maximum: int | None) -> str:
 
 
 def LinkName(default: MaybeStr, meaning: str = "", *, key: str = "") -> Field[str, MaybeStr]:
-    """The name of a link that may have to be made: one that Linux takes (names.check_ifname)."""
+    """Declare the name of a link that may have to be created: one that Linux accepts (names.check_ifname)."""
     constraint = "a link's name: 1 to 15 bytes without /, : and white space"
 
     def read(value: Any, path: str) -> str:
@@ -198,11 +198,11 @@ def LinkName(default: MaybeStr, meaning: str = "", *, key: str = "") -> Field[st
             raise gojson.mistyped(value, path, constraint) from None
         return str(value)
 
-    return Field(read, "string", _Constantly(default), meaning, key=key, constraint=constraint)
+    return Field(read, "string", _Immutable(default), meaning, key=key, constraint=constraint)
 
 
 def Choice(default: MaybeStr, choices: Sequence[str], meaning: str = "", *, key: str = "") -> Field[str, MaybeStr]:
-    """One of a few strings. "" is the default, which runtimes write out for what their users left open."""
+    """Declare one of a few strings. "" means the default: runtimes write it for keys that their users left out."""
     constraint = f"one of {', '.join(map(gojson.dumps, choices))}"
 
     def read(value: Any, path: str) -> str:
@@ -211,67 +211,67 @@ def Choice(default: MaybeStr, choices: Sequence[str], meaning: str = "", *, key:
         return str(value)
 
     return Field(
-        read, "string", _Constantly(default), meaning, key=key, constraint=constraint, blank=True, choices=choices
+        read, "string", _Immutable(default), meaning, key=key, constraint=constraint, blank=True, choices=choices
     )
 
 
 def Address(default: None = None, meaning: str = "", *, key: str = "") -> Field[IP, IP | None]:
-    """An IP address; "" is none."""
-    return Field(address, "IP address", _Constantly(default), meaning, key=key, blank=True)
+    """Declare an IP address; "" means none."""
+    return Field(address, "IP address", _Immutable(default), meaning, key=key, blank=True)
 
 
 def Network(default: None = None, meaning: str = "", *, key: str = "") -> Field[CIDR, CIDR | None]:
-    """A CIDR, whose host part is kept."""
-    return Field(network, "CIDR", _Constantly(default), meaning, key=key)
+    """Declare a CIDR, whose host bits are kept."""
+    return Field(network, "CIDR", _Immutable(default), meaning, key=key)
 
 
 def RouteTo(meaning: str = "", *, key: str = "") -> Field[Route, Route | None]:
-    """A route as results have it: dst, gw, mtu, advmss, priority, table, scope."""
-    return Field(Route.decode, "route", _Constantly(None), meaning, key=key)
+    """Declare a route as in results: dst, gw, mtu, advmss, priority, table, scope."""
+    return Field(Route.decode, "route", _Immutable(None), meaning, key=key)
 
 
 def Resolver(meaning: str = "", *, key: str = "") -> Field[DNS, DNS]:
-    """The settings of the resolver as results have them; empty where there are none."""
+    """Declare resolver settings as in results; empty if absent."""
     return Field(DNS.decode, "DNS settings", DNS, meaning, key=key)
 
 
 def Object(meaning: str = "", *, key: str = "") -> Field[dict[str, Any], dict[str, Any]]:
-    """Any object, as it was decoded; empty where there is none."""
+    """Declare an object with any keys, kept as it was decoded; empty if absent."""
     return Field(gojson.table, "object", dict, meaning, key=key)
 
 
 def ListOf(item: Field[V, A], meaning: str = "", *, key: str = "") -> Field[list[V], list[V]]:
-    """A list whose elements are read as `item`; empty where there is none."""
+    """Declare a list whose elements are read as `item`; empty if absent."""
     kind = f"list of {item.kind}"
     read = gojson.array(item.read)
     return Field(read, kind, list, meaning, key=key, constraint=item.constraint, table=item.table, item=item)
 
 
 def MapOf(item: Field[V, A], meaning: str = "", *, key: str = "") -> Field[dict[str, V], dict[str, V]]:
-    """An object with any keys, whose values are read as `item`; empty where there is none."""
+    """Declare an object with any keys, whose values are read as `item`; empty if absent."""
 
     def read(value: Any, path: str) -> dict[str, V]:
-        return {key: item.read(of_key, f"{path}.{key}") for key, of_key in gojson.table(value, path).items()}
+        return {key: item.read(element, f"{path}.{key}") for key, element in gojson.table(value, path).items()}
 
     kind = f"map to {item.kind}"
     return Field(read, kind, dict, meaning, key=key, constraint=item.constraint, table=item.table, item=item)
 
 
 def Table(conf: type[S], meaning: str = "", *, key: str = "") -> Field[S, S | None]:
-    """An object with a table of its own; None where there is none."""
-    return Field(conf.parse, "object", _Constantly(None), meaning, key=key, table=conf)
+    """Declare an object with a table of its own; None if absent."""
+    return Field(conf.parse, "object", _Immutable(None), meaning, key=key, table=conf)
 
 
 def Section(conf: type[S], meaning: str = "", *, key: str = "") -> Field[S, S]:
-    """An object with a table of its own; where there is none, all its defaults."""
+    """Declare an object with a table of its own; if absent, all its keys have their defaults."""
     return Field(conf.parse, "object", lambda: conf.parse({}), meaning, key=key, table=conf)
 
 
 class Settings:
-    """The base of tables for objects within a configuration. `raw` is the decoded object."""
+    """The base class of tables for objects within a configuration. `raw` is the decoded object."""
 
     raw: dict[str, Any]
-    _given: dict[str, Any]  # what is not null, by folded keys
+    _given: dict[str, Any]  # the values that are not null, by folded keys
     _fields: tuple[Field[Any, Any], ...] = ()
     _by_key: dict[str, Field[Any, Any]]
     _constants: dict[str, Any]
@@ -289,14 +289,14 @@ class Settings:
 
     @classmethod
     def fields(cls) -> tuple[Field[Any, Any], ...]:
-        """The keys in the order of their definition, those of the base class first."""
+        """Return the keys in the order of their definition, those of the base class first."""
         return cls._fields
 
     @classmethod
     def parse(cls: type[S], obj: Any, path: str = "") -> S:
-        """The configuration from a decoded object; `path` is where it stands in a greater one.
+        """Read a decoded object; `path` is its own path if it is part of another object.
 
-        Raises ConfigError for a value that is not what the table says.
+        Raises ConfigError for a value that the table does not allow.
         """
         conf = cls.__new__(cls)
         conf.raw = gojson.table(obj, path or "configuration")
@@ -310,27 +310,27 @@ class Settings:
         return conf
 
     def has(self, key: str) -> bool:
-        """Whether the object gives `key`, null not counting."""
+        """Return True if the object has `key` and its value is not null."""
         return gojson.fold(key) in self._given
 
 
 class IPAM(Settings):
-    """What an interface plugin reads of the `ipam` section; the rest is the IPAM plugin's."""
+    """The keys of `ipam` that an interface plugin reads; the others are for the IPAM plugin."""
 
-    type = Text("", "the IPAM plugin that gives out the addresses; without one the interface gets none")
+    type = Text("", "the IPAM plugin that assigns the addresses; without one the interface gets none")
 
 
 class Attachment(Settings):
-    """An attachment as GC names it."""
+    """An attachment in GC's list of those that still exist."""
 
     containerID = Text("", "the container's id")
     ifname = Text("", "the interface's name in the container")
 
 
 class Config(Settings):
-    """The head that every plugin decodes; the base of every plugin's table.
+    """The keys that every plugin reads; the base class of every plugin's table.
 
-    `runtimeConfig` and `args` are for the plugins' own tables, each of which knows other keys there.
+    `runtimeConfig` and `args` are in the plugins' own tables, because each plugin reads other keys there.
     """
 
     cniVersion = Text("", "version of the specification that the configuration is written for; empty is 0.1.0")
@@ -339,7 +339,7 @@ class Config(Settings):
     capabilities = MapOf(Flag(), "what the runtime may pass in runtimeConfig")
     ipam = Section(IPAM, "the IPAM plugin and its settings")
     dns = Resolver("settings for the container's resolver, for the result")
-    prevResult = Object("result of the plugin before, put in by the runtime")
+    prevResult = Object("result of the previous plugin, put in by the runtime")
     valid_attachments = ListOf(
         Table(Attachment),
         "the attachments that still exist, put in by the runtime for GC",
@@ -347,7 +347,7 @@ class Config(Settings):
     )
 
     def with_prev_result(self, obj: dict[str, Any]) -> Self:
-        """The configuration that `obj` is, which differs from this one's object in its prevResult alone.
+        """Read `obj`, which differs from the object of this configuration in its prevResult alone.
 
         Raises ConfigError.
         """

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def delegate(verb: str, plugin_type: str, request: Request, *, config: bytes | None = None) -> Result | None:
     """Have the plugin `plugin_type` serve `verb`: same environment, same stdin unless `config` is given.
 
-    ADD returns the delegate's Result, the other verbs None; an ADD whose result can't be read is undone. Raises the
-    delegate's own CNIError, unchanged.
+    Returns the delegate's Result for ADD, None for other verbs. An ADD whose result can't be read is rolled back.
+    Raises the delegate's own CNIError, unchanged.
     """
     path = find(plugin_type, request.path.split(PATH_SEPARATOR) if request.path else [])
     stdin = request.stdin if config is None else config
@@ -52,6 +52,6 @@ def _serve(plugin: Plugin[Any], environ: dict[str, str], stdin: bytes, request: 
     outcome = plugin.serve(environ, lambda: stdin, logged.append, request.host, request)
     if outcome.error:
         raise outcome.error
-    for text in logged:  # of a process that fails, the error alone is kept
+    for text in logged:  # of a call that fails, only the error is kept, as with a process
         request.log(text)
     return outcome.result

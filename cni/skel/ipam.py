@@ -1,4 +1,4 @@
-"""Asking the IPAM plugin, and what its answer means for an interface."""
+"""Delegation to the IPAM plugin, and the configuration of an interface by its result."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _IFA_F_TENTATIVE = 0x40
 _RTNLGRP_IPV6_IFADDR = 9
 _RTNH_F_ONLINK = 4
 
-_SETTLED = 5.0  # seconds that duplicate address detection may take
+_DAD_TIMEOUT = 5.0  # seconds that duplicate address detection may take
 
 
 def add(request: Request, undo: Undo) -> Result:
-    """Ask the configuration's IPAM plugin for addresses, which are given back if what follows fails.
+    """Get addresses from the configuration's IPAM plugin; `undo` releases them if a later step fails.
 
-    Raises the plugin's CNIError, or one for an answer without addresses.
+    Raises the plugin's CNIError, or one for a result without addresses.
     """
     plugin = request.config.ipam.type
     result = delegate("ADD", plugin, request)
@@ -44,10 +44,11 @@ def add(request: Request, undo: Undo) -> Result:
 
 
 def add_first(request: Request, undo: Undo, *, required: bool = False) -> Result:
-    """Ask before anything is made, so that a full pool leaves nothing and the link's MAC can follow from the addresses.
+    """Get addresses before anything is created, from an IPAM plugin that does not need the link.
 
-    The result is empty where there is no IPAM plugin, unless it is ``required``, and where that can be asked with
-    ``add_over_link`` only. Raises CNIError.
+    So a full pool leaves nothing behind, and the link's MAC can follow from the addresses. The result is empty without
+    an IPAM plugin, unless it is ``required``, and for one that needs the link: then call ``add_over_link``. Raises
+    CNIError.
     """
     if _needs_link(request) or not (request.config.ipam.type or required):
         return Result()
@@ -55,7 +56,7 @@ def add_first(request: Request, undo: Undo, *, required: bool = False) -> Result
 
 
 def add_over_link(request: Request, undo: Undo, result: Result) -> Result:
-    """Now that the link is there, ask the IPAM plugin that needs it; of any other ``result`` is the answer already.
+    """Get addresses from an IPAM plugin that needs the link, which now exists; for any other, return ``result``.
 
     Raises CNIError.
     """
@@ -63,7 +64,7 @@ def add_over_link(request: Request, undo: Undo, result: Result) -> Result:
 
 
 def require_ipam_before_0_3_0(request: Request) -> None:
-    """Raise CNIError if the result will have no addresses, as without an IPAM plugin, but its version must have one."""
+    """Raise CNIError if there is no IPAM plugin, but the version requires that the result has an address."""
     if not request.config.ipam.type:
         Result([Interface(request.ifname)]).encode(request.version)
 
@@ -76,15 +77,15 @@ def detach(request: Request) -> None:
 def removal(request: Request, delete_link: Callable[[], object] | None = None) -> list[Callable[[], object]]:
     """Return DEL's steps for the link and its addresses, for ``do_all``.
 
-    ``delete_link`` is by default what deletes the container's link. The link goes first: another container may get the
-    addresses as soon as they are released. But an IPAM plugin that works over the link releases them over it.
+    ``delete_link`` deletes the link; by default the container's. The link goes first, because another container may get
+    the addresses as soon as they are released. But an IPAM plugin that needs the link has to release them over it.
     """
     steps: list[Callable[[], object]] = [delete_link or (lambda: _delete_link(request)), lambda: delete(request)]
     return steps[::-1] if _needs_link(request) else steps
 
 
 def _delete_link(request: Request) -> None:
-    """Delete the container's link. One that is gone is fine, alone or with its namespace. Raises CNIError."""
+    """Delete the container's link, unless it or its namespace is already gone. Raises CNIError."""
     container = request.find_container()
     if container:
         with container:
@@ -92,43 +93,43 @@ def _delete_link(request: Request) -> None:
 
 
 def delete(request: Request) -> None:
-    """Give the addresses back, where the configuration names an IPAM plugin. Raises CNIError."""
-    _ask("DEL", request)
+    """Have the IPAM plugin, if there is one, release the addresses. Raises CNIError."""
+    _delegate("DEL", request)
 
 
 def check(request: Request) -> None:
-    """Have the IPAM plugin look whether the addresses are still the attachment's. Raises CNIError."""
-    _ask("CHECK", request)
+    """Have the IPAM plugin check that the attachment still has its addresses. Raises CNIError."""
+    _delegate("CHECK", request)
 
 
 def gc(request: Request) -> None:
-    """Have the IPAM plugin take back what belongs to attachments that are gone. Raises CNIError."""
-    _ask("GC", request)
+    """Have the IPAM plugin release what stale attachments hold. Raises CNIError."""
+    _delegate("GC", request)
 
 
 def status(request: Request, *, required: bool = False) -> None:
-    """The IPAM plugin is ready, and if it is ``required`` there is one. Raises CNIError."""
+    """Raise CNIError if the IPAM plugin is not ready, or if it is ``required`` and missing."""
     if required and not request.config.ipam.type:
         details = f"{request.config.type} needs ipam.type"
         raise CNIError("no plugin name provided", PLUGIN_NOT_AVAILABLE, details)
-    _ask("STATUS", request)
+    _delegate("STATUS", request)
 
 
-def _ask(verb: str, request: Request) -> None:
+def _delegate(verb: str, request: Request) -> None:
     if request.config.ipam.type:
         delegate(verb, request.config.ipam.type, request)
 
 
 def _needs_link(request: Request) -> bool:
-    """Whether the IPAM plugin works over the interface, which then has to be there when it is asked: dhcp does.
+    """Return True if the IPAM plugin works over the interface, which then has to exist before it is called: dhcp does.
 
-    It need not be up: the daemon sees to that.
+    The interface need not be up: the daemon brings it up.
     """
     return bool(request.config.ipam.type == "dhcp")
 
 
 def attach(request: Request, container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
-    """Make ``link``, which is all that the attachment has, usable: addresses and routes if there are any, and up.
+    """Give the attachment's only link its addresses and routes, if there are any, and bring it up.
 
     It becomes the result's only interface. Raises CNIError, KernelError.
     """
@@ -150,12 +151,12 @@ def configure(
     batch: Batch | None = None,
     reach: Callable[[Batch, Link, IPConfig], object] | None = None,
 ) -> None:
-    """Give a link its addresses, bring it up, and set the routes: one batch.
+    """Give a link its addresses, bring it up, and set the routes, in one batch.
 
-    Only the result's addresses that name this link by their interface index are its own. A route without
-    gateway goes by the first gateway of its family. ``reach`` queues what leads to an address's network and
-    gateway, where the kernel's own route to the network is not wanted. ``batch`` may hold what is to be done to the
-    link before. Raises CNIError, KernelError.
+    Only the result's addresses that name this link by their interface index are its own. A route without a
+    gateway uses the first gateway of its family. ``reach`` replaces the kernel's own route to an address's network: it
+    queues the routes to that network and its gateway. ``batch`` may hold earlier requests for the link. Raises
+    CNIError, KernelError.
     """
     addresses = _own_addresses(link, result)
     if any(ip.address.version == 6 for ip in addresses):
@@ -177,7 +178,7 @@ def configure(
             reach(batch, link, ip)
     for route in result.routes:
         gateway = route.gw or gateways.get(route.dst.version)
-        # Without the kernel's routes nothing says that a neighbour other than a gateway is on the link.
+        # Without the kernel's own routes, no route says that a neighbour other than a gateway is on the link.
         onlink = bool(reach and gateway and _is_mere_neighbour(gateway, addresses))
         _add_route(batch, link, route, gateway, onlink)
     batch.commit()
@@ -229,25 +230,25 @@ def _add_route(batch: Batch, link: Link, route: Route, gateway: IP | None, onlin
 
 
 def settle(container: NetNS, inside: Netlink, link: Link) -> None:
-    """Wait until no IPv6 address of the link is tentative, by the kernel's notifications. Raises CNIError."""
+    """Wait, by the kernel's notifications, until no IPv6 address of the link is tentative. Raises CNIError."""
     if not _tentative(inside, link):
         return
-    deadline = time.monotonic() + _SETTLED
+    deadline = time.monotonic() + _DAD_TIMEOUT
     with container.news(_RTNLGRP_IPV6_IFADDR) as news:
         while _tentative(inside, link):
             remaining = deadline - time.monotonic()
             if remaining > 0:
                 news.wait(remaining)
             elif inside.link(link.index).operstate == "up":
-                raise CNIError(f"link {link.name} still has tentative addresses after {_SETTLED:g} seconds")
+                raise CNIError(f"link {link.name} still has tentative addresses after {_DAD_TIMEOUT:g} seconds")
             else:
-                return  # nothing is detected on a link without carrier
+                return  # without carrier, duplicates are not detected
 
 
 def _tentative(inside: Netlink, link: Link) -> bool:
     addresses = inside.addresses(link.index, AF_INET6)
     for address in addresses:
         if address.flags & _IFA_F_DADFAILED:
-            taken = IP(address.packed)
-            raise CNIError(f"link {link.name} has address {taken} in DADFAILED state: another host has it already")
+            duplicate = IP(address.packed)
+            raise CNIError(f"link {link.name} has address {duplicate} in DADFAILED state: another host has it already")
     return any(address.flags & _IFA_F_TENTATIVE for address in addresses)

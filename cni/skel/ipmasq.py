@@ -1,6 +1,6 @@
 """The keys `ipMasq` and `ipMasqBackend`, for plugins whose table is derived from `Masqueraded`.
 
-cni.netfilter.masquerade is imported where it is used: half the networks have no use for it, and it is a tenth of a
+cni.netfilter.masquerade is imported where it is used: half of the networks do not need it, and it takes a tenth of a
 plugin's start-up. Every function may raise CNIError.
 """
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Masqueraded(Config):
-    """The configuration of a plugin that can masquerade what its containers send."""
+    """The base class of tables with the keys of masquerading."""
 
-    ipMasq = Flag("what the container sends beyond its network bears the node's address")
-    ipMasqBackend = Text(None, "iptables or nftables; iptables where it can be used, if none is named")
+    ipMasq = Flag("masquerade: packets that leave the container's network get the node's address as their source")
+    ipMasqBackend = Text(None, "iptables or nftables; by default iptables, or nftables if only that can be used")
 
 
 def validate(request: Request[Masqueraded]) -> None:
-    """Raise CNIError if there is no such backend; to be called before anything is made."""
+    """Raise CNIError for an unknown backend. Call this before anything is created."""
     conf = request.config
     if not conf.ipMasq:
         return
@@ -36,7 +36,7 @@ def validate(request: Request[Masqueraded]) -> None:
 
 
 def setup(request: Request[Masqueraded], result: Result, undo: Undo) -> None:
-    """Masquerade what the result's addresses send beyond their networks, where the configuration asks for it."""
+    """Masquerade what the result's addresses send beyond their networks, if the configuration says so."""
     if request.config.ipMasq and result.ips:
         from cni.netfilter import ruleset
 
@@ -45,7 +45,7 @@ def setup(request: Request[Masqueraded], result: Result, undo: Undo) -> None:
 
 
 def describe(request: Request[Masqueraded], result: Result, ruleset: Ruleset) -> None:
-    """Describe the rules that `setup` makes."""
+    """Describe to `ruleset` the rules that `setup` makes."""
     conf = request.config
     if conf.ipMasq and result.ips:
         from cni.netfilter import masquerade
@@ -81,5 +81,5 @@ def gc(request: Request[Masqueraded]) -> None:
 
 
 def _owner(request: Request[Masqueraded]) -> tuple[str, str, str]:
-    """Return whose the rules are: network, interface, container."""
+    """Return the owner of the rules: network, interface, container."""
     return request.config.name, request.ifname, request.container_id

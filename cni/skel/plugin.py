@@ -1,4 +1,4 @@
-"""A plugin's frame: environment and stdin in, one verb, stdout and an exit code out."""
+"""The frame of a plugin: it reads environment and stdin, serves one verb, writes stdout and returns an exit code."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     C = TypeVar("C", bound=Config, default=Config)
 
     class _Of(Generic[C]):
-        """A plugin is one of its table of configuration."""
+        """A base class: plugins are generic in the table of their configuration."""
 
 else:
     C = None
 
     class _Of:
-        """`typing` is expensive to import, and of use to type checkers alone."""
+        """A stand-in for Generic: `typing` is expensive to import, and only type checkers use it."""
 
         __slots__ = ()
 
@@ -90,18 +90,18 @@ class Outcome:
 
 
 class Plugin(_Of[C]):
-    """A CNI plugin: a name, a table of its configuration, and a handler for each verb it has something to do for.
+    """A CNI plugin: its name, the table of its configuration, and a handler for each verb that it acts on.
 
     `add` returns the Result; the other handlers return None, and a verb without a handler succeeds. `validate` raises
-    CNIError for what ADD must refuse in the configuration and arguments, whatever the node is like, and returns
-    warnings about what is allowed but hardly intended; it runs before every ADD, and for `cni validate`.
+    CNIError for what ADD must refuse in the configuration and arguments, whatever the state of the node, and returns
+    warnings about what is allowed but probably not intended; it runs before every ADD, and for `cni validate`.
 
     `place` is "interface" for a plugin that makes the container's interface, "chained" for one that changes what
     earlier plugins of the list made, "ipam" for one that other plugins ask for addresses, and "" for one that may
     stand anywhere. `rules` describes to a Ruleset, given the result of ADD, the attachment's rules in iptables and
     nftables, so that they can be restored. `arguments` maps the keys of CNI_ARGS that the plugin reads to their
     meaning. `versions` are the spec versions it supports. `about` is printed when it is started by hand, by default its
-    name and the version of this package; None makes that an error. `netconf_error` precedes errors about the
+    name and the version of this package; with None that is an error. `netconf_error` precedes errors about the
     configuration.
     """
 
@@ -159,7 +159,7 @@ class Plugin(_Of[C]):
         return f"<Plugin {self.name}>"
 
     def main(self) -> NoReturn:
-        """Be the plugin's process: serve the one call that environment and stdin describe, then exit."""
+        """Serve the one call that environment and stdin describe, then exit the process."""
         _reserve_standard_descriptors()
         status = _print(self.serve(_environ(), _read_stdin, _log))
         for stream in (sys.stdout, sys.stderr):
@@ -167,7 +167,7 @@ class Plugin(_Of[C]):
                 stream.flush()  # whatever a handler print()ed
             except (AttributeError, OSError, ValueError):
                 pass  # the process was started without it, or its reader is gone
-        # Finalising the interpreter would free what the kernel frees anyway, for a quarter of the process's time.
+        # Finalising the interpreter takes a quarter of the process's time, to free what the kernel frees anyway.
         posix._exit(status)
 
     def call(
@@ -217,9 +217,9 @@ class Plugin(_Of[C]):
     ) -> Outcome:
         """Serve one call. Raises nothing but KeyboardInterrupt.
 
-        `stdin` returns the configuration, and is called if it is needed. `log` takes lines for stderr. `host` is the
-        node's network namespace where that is not the thread's, or one that is kept open (netns.Home). `parent` is the
-        request of a plugin of this process that delegates to this one; then `stdout` is not filled in.
+        `stdin` returns the configuration, and is called only if it is needed. `log` takes lines for stderr. `host` is
+        the node's network namespace if that is not the thread's, or one that is kept open (netns.Home). `parent` is the
+        request of a plugin in this process that delegates to this one; then the outcome's `stdout` stays empty.
         """
         request: Request[C] = Request(environ, log, host)
         try:
@@ -232,7 +232,7 @@ class Plugin(_Of[C]):
             return Outcome(result=result and result.converted(request.version))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # whatever a handler raises, SystemExit too: the runtime gets its JSON
+        except BaseException as error:  # whatever a handler raises, even SystemExit, the runtime gets an error as JSON
             if parent is None and environ.get("CNI_LOG") == "debug":
                 log(_traceback(error))
             structured = _as_cni_error(error)
@@ -283,7 +283,7 @@ class Plugin(_Of[C]):
         if request.command != "ADD":
             return None
         if result is None:
-            raise CNIError(f"{self.name}: ADD made no result")
+            raise CNIError(f"{self.name}: ADD returned no result")
         return result
 
     def _read(
@@ -291,7 +291,7 @@ class Plugin(_Of[C]):
     ) -> Callable[[Request[C]], Result | None] | None:
         """Read the configuration into the request and return the verb's handler. Raises CNIError.
 
-        The order of the steps is that of the errors in Go. What `parent` has decoded is not decoded again.
+        The steps are in the order in which Go reports errors. What `parent` has decoded is not decoded again.
         """
         latest = self._latest
         same = latest if latest and latest.config == config else None
@@ -335,10 +335,10 @@ class Plugin(_Of[C]):
 
 
 class _Parsed:
-    """The latest configuration, and what it was parsed to, which nobody changes.
+    """The latest configuration and its parsed form, which is never changed.
 
-    A network's containers come with the same one, one after the other; with DEL and CHECK, and in a chain, it has each
-    container's own prevResult.
+    The calls for a network's containers have the same configuration; only in DEL and CHECK, and in chained plugins, it
+    has each container's own prevResult.
     """
 
     __slots__ = ("_rest", "config", "fields", "parsed", "version")
@@ -438,7 +438,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _reserve_standard_descriptors() -> None:
-    """Fill 0, 1 and 2 where the caller closed them, lest a netlink socket be opened there and be printed to.
+    """Open 0, 1 and 2 if the caller closed them: otherwise a netlink socket may get one of them, and be printed to.
 
     Read-only, so that writing to one still fails as it does on a closed descriptor.
     """
@@ -459,7 +459,7 @@ def _read_stdin() -> bytes:
 
 
 def _print(outcome: Outcome) -> int:
-    """Write the outcome to stdout and return the exit code; what UTF-8 has no bytes for becomes a `?`."""
+    """Write the outcome to stdout and return the exit code; what UTF-8 can't encode becomes a `?`."""
     try:
         write_all(1, outcome.stdout.encode(errors="replace"))
         return outcome.status
@@ -473,4 +473,4 @@ def _log(text: str) -> None:
     try:
         write_all(2, f"{text}\n".encode(errors="replace"))
     except OSError:
-        pass  # nobody reads it
+        pass  # its reader is gone

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from cni.skel.config import Config
     from cni.spec.result import Result
 
-    # Covariant, as nobody changes a configuration: a helper that takes any Request takes a Request[Conf].
+    # Covariant, as a configuration is never changed: a helper that takes any Request takes a Request[Conf].
     C = TypeVar("C", bound=Config, covariant=True, default=Config)
 
     class _Of(Generic[C]):
-        """A request is one of its plugin's table of configuration."""
+        """A base class: requests are generic in the table of their configuration."""
 
 else:
     C = None
 
     class _Of:
-        """`typing` is expensive to import, and of use to type checkers alone."""
+        """A stand-in for Generic: `typing` is expensive to import, and only type checkers use it."""
 
         __slots__ = ()
 
@@ -97,7 +97,7 @@ class Request(_Of[C]):
 
     @property
     def host(self) -> NetNS:
-        """The node's network namespace, the one that the plugin works from. It is opened at the first use."""
+        """The node's network namespace, from which the plugin works. It is opened at the first use."""
         if self._host is None:
             self._host = Own.current()
         return self._host
@@ -115,7 +115,7 @@ class Request(_Of[C]):
             raise CNIError(f"failed to open netns {quote(self.netns)}: {error}") from error
 
     def find_container(self) -> NetNS | None:
-        """As open_container(), for DEL: None if CNI_NETNS is empty, or the namespace is gone. Raises CNIError."""
+        """Open the namespace, for DEL; return None if CNI_NETNS is empty or its namespace is gone. Raises CNIError."""
         try:
             return self.open_container() if self.netns else None
         except CNIError as error:
@@ -126,7 +126,7 @@ class Request(_Of[C]):
     def is_in_own_netns(self) -> bool:
         """Return True if CNI_NETNS is the namespace that the plugin works from; False if it can't be opened.
 
-        Raises OSError if that can't be found out.
+        Raises OSError if the namespaces can't be compared.
         """
         try:
             self._container = NetNS.open(self.netns)
@@ -151,14 +151,14 @@ class Request(_Of[C]):
     def valid_attachments(self) -> list[tuple[str, str]] | None:
         """The attachments that still exist, as pairs of container id and interface name; None if GC has no list.
 
-        Without a list nobody knows which attachments are stale, so nothing may be deleted.
+        Without a list it is unknown which attachments are stale, so nothing may be deleted.
         """
         if not self.config.has("cni.dev/valid-attachments"):
             return None
         return [(entry.containerID, entry.ifname) for entry in self.config.valid_attachments]
 
     def cni_args(self, *names: str, **parsers: Callable[[str], object]) -> dict[str, Any]:
-        """Return the pairs of CNI_ARGS that this plugin knows: the `names` as text, the others through their parser.
+        """Return the pairs of CNI_ARGS that this plugin reads: the `names` as text, the others through their parser.
 
         A parser raises ValueError. Raises CNIError for a malformed or, unless IgnoreUnknown is set, unknown pair.
         """

@@ -509,7 +509,7 @@ TAMPERED = [
         "another master of that name",
         "",
         "ip link set up0 down && ip link set up0 name up1 && ip link add up0 type veth peer up2",
-        "Container interface eth0 does not stand on master up0",
+        "Container interface eth0 does not have master up0",
     ),
     ("master's MTU", "", "ip link set up0 mtu 1000", "Interface eth0 MTU 1000 does not match configured MTU: 1400"),
     (

@@ -378,7 +378,7 @@ def test_a_result_that_the_version_can_not_say() -> None:
 
 
 def test_an_add_without_a_result() -> None:
-    assert serve("ADD", handler=lambda request: None).error == (999, "test: ADD made no result", "")
+    assert serve("ADD", handler=lambda request: None).error == (999, "test: ADD returned no result", "")
 
 
 class NumberConf(Config):

@@ -378,7 +378,7 @@ def test_a_master_in_the_container(network: Network) -> None:
 def test_check_of_a_link_that_stands_elsewhere(network: Network) -> None:
     one = network.attach()
     network.node.run(["ip", "link", "add", "up1", "up", "type", "dummy"])
-    assert one.refused("CHECK", master="up1") == "Container interface eth0 does not stand on master up1"
+    assert one.refused("CHECK", master="up1") == "Container interface eth0 does not have master up1"
 
 
 @ON_MASTER
@@ -387,7 +387,7 @@ def test_check_tells_the_nodes_master_from_the_containers(network: Network) -> N
     one.container.run(["ip", "link", "add", "up0", "index", "7", "type", "dummy"])
     network.node.run(["ip", "link", "add", "up7", "index", "7", "up", "type", "dummy"])
     one.add(master="up7")
-    words = "Container interface eth0 does not stand on master up0"
+    words = "Container interface eth0 does not have master up0"
     assert one.refused("CHECK", linkInContainer=True) == words
 
 
