@@ -1,1 +1,1 @@
-"""Finding and running plugins."""
+"""Find plugins and run them."""

@@ -1,12 +1,12 @@
-"""One file with all the code that plugins import.
+"""The bundle: one file with all the code that plugins import.
 
-Python finds a module with half a dozen system calls, reads it from a file of its own, and takes a dozen steps to make
-it; for fifty of them that is a fifth of a plugin's time. A wheel, which is for one version of Python anyway, has them
-compiled in one file, without docstrings, and with what each imports, so that a module's are there before it asks. Each
-is read when it is imported. Without the file everything works as usual: so it is in a tree that is built in place.
+Python finds a module with half a dozen system calls, reads it from a file of its own, and creates it in a dozen steps;
+for fifty modules that is a fifth of a plugin's time. A wheel, which is for one version of Python anyway, has them
+compiled in one file, without docstrings, and with the imports of each, so that these are loaded before it. The code of
+a module is read when it is imported. Without the file, as in a tree that is built in place, Python imports as usual.
 
     8 bytes     the length of the head, little-endian
-    the head    marshal: this module's own code, and the index: name -> (file, where its code begins, length, imports)
+    the head    marshal: this module's own code, and the index: name -> (file, offset of its code, length, imports)
     the rest    the modules' code, each as marshal writes it
 
 The launcher executes this module's own code from the file, with nothing imported (``src/launcher/boot.py``).
@@ -38,7 +38,7 @@ _Module = type(sys)
 
 
 class Finder:
-    """Finds the modules of the bundle at ``path``, whose files would be below ``folder``."""
+    """A finder and loader of the modules in the bundle at ``path``, whose sources are below ``folder``."""
 
     def __init__(self, path: str, index: Index, folder: str) -> None:
         self.path = path
@@ -46,19 +46,19 @@ class Finder:
         self.folder = folder
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        """Where ``name`` is, if it is in the bundle. What it imports is there from then on."""
+        """Return the spec of ``name`` if it is in the bundle, after loading the modules that it imports."""
         if name not in self.index:
             return None
-        before = [needed for needed in self._order(name, set()) if needed != name]
-        if before:
-            self._import(before)
+        dependencies = [dependency for dependency in self._order(name, set()) if dependency != name]
+        if dependencies:
+            self._import(dependencies)
         return self._spec(name)
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Python's own kind of module will do."""
+        """Return None: Python's own type of module is used."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code in it."""
+        """Run the module's code in the module."""
         fd = posix.open(self.path, posix.O_RDONLY | posix.O_CLOEXEC)
         try:
             self._run(module, fd)
@@ -66,16 +66,16 @@ class Finder:
             posix.close(fd)
 
     def _order(self, name: str, seen: set[str]) -> Iterator[str]:
-        """What an import of ``name`` imports, and in the end itself; what is there already is left out."""
+        """Yield the modules that an import of ``name`` loads, itself last; loaded modules are left out."""
         if name in seen or name in sys.modules or name not in self.index:
             return
         seen.add(name)
-        for needed in self.index[name][3]:
-            yield from self._order(needed, seen)
+        for dependency in self.index[name][3]:
+            yield from self._order(dependency, seen)
         yield name
 
     def _import(self, names: Iterable[str]) -> None:
-        """As Python imports modules, but that it is known whose they are, and that nobody else imports them now."""
+        """Import modules as Python does, but without a search for their finder, and without locks."""
         fd = posix.open(self.path, posix.O_RDONLY | posix.O_CLOEXEC)
         try:
             for name in names:
@@ -106,14 +106,14 @@ class Finder:
         return spec
 
     def _run(self, module: ModuleType, fd: int) -> None:
-        _, begin, length, _ = self.index[module.__name__]
-        exec(marshal.loads(posix.pread(fd, length, begin)), vars(module))  # noqa: S102, S302 - the package's own
+        _, offset, length, _ = self.index[module.__name__]
+        exec(marshal.loads(posix.pread(fd, length, offset)), vars(module))  # noqa: S102, S302 - the package's own
 
 
 def install(path: str, head: int, index: Index, folder: str) -> None:
-    """Let Python look here first; ``head`` is where the bundle's head ends, from where places in the index count."""
-    placed = {name: (file, head + begin, length, needs) for name, (file, begin, length, needs) in index.items()}
-    sys.meta_path.insert(0, Finder(path, placed, folder))
+    """Make the bundle Python's first finder. ``head`` is the end of its head, from which the index counts offsets."""
+    absolute = {name: (file, head + offset, length, needs) for name, (file, offset, length, needs) in index.items()}
+    sys.meta_path.insert(0, Finder(path, absolute, folder))
 
 
 def hot_files(folder: str) -> list[str]:
@@ -125,25 +125,25 @@ def hot_files(folder: str) -> list[str]:
 
 
 def write(folder: str, names: Iterable[str]) -> None:
-    """Make the bundle of the modules with these file names (``cni/skel/plugin.py``) below ``folder``."""
+    """Write the bundle of the modules with these file names (``cni/skel/plugin.py``) below ``folder``."""
     files = {name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name for name in names}
     index: Index = {}
     rest = b""
     for name, file in files.items():
         tree = _lean(folder, file)
-        # Not a package's own modules, which are imported into it once it is there.
+        # Not a package's own modules: they are imported into the package once it exists.
         needs = [need for need in _imported(tree) if need in files and not f"{need}.".startswith(f"{name}.")]
         code = marshal.dumps(_compiled(tree, file))
         index[name] = file, len(rest), len(code), tuple(dict.fromkeys([name.rpartition(".")[0], *needs]))
         rest += code
     own = "cni/invoke/bundle.py"
     head = marshal.dumps((_compiled(_lean(folder, own), own), index))
-    with open(f"{folder}/cni/{NAME}", "wb") as made:
-        made.write(len(head).to_bytes(8, "little") + head + rest)
+    with open(f"{folder}/cni/{NAME}", "wb") as bundle:
+        bundle.write(len(head).to_bytes(8, "little") + head + rest)
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
-    """What a module imports when it is imported itself: modules, and what may be modules in packages."""
+    """Yield what a module imports at its top level: modules, and names that may be modules of packages."""
     import ast
 
     for statement in tree.body:
@@ -155,7 +155,7 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 
 def _lean(folder: str, name: str) -> ast.Module:
-    """A module without what is only for readers and type checkers: annotations, their imports."""
+    """Parse a module, without what only readers and type checkers need: annotations and their imports."""
     import ast
 
     class Lean(ast.NodeTransformer):
@@ -188,7 +188,7 @@ def _lean(folder: str, name: str) -> ast.Module:
 
 
 def _compiled(tree: ast.Module, name: str) -> CodeType:
-    """Without docstrings."""
+    """Compile a module, without docstrings."""
     return compile(tree, name, "exec", dont_inherit=True, optimize=2)
 
 

@@ -1,4 +1,4 @@
-"""Find a plugin and run it: as a process, or within this one where it is one of our own."""
+"""Find a plugin and run it: as a process, or in this process if it is one of this package's own."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from cni.kernel.netns import NetNS
     from cni.skel.plugin import Plugin
 
-# An executable that is just being written can't be executed: an installer is at work, and it won't be long.
+# An executable that is being written can't be executed (ETXTBSY): retry, because its installer will soon finish.
 _BUSY_ATTEMPTS = 6
 _BUSY_PAUSE = 1.0  # seconds
 
-PATH_SEPARATOR = ":"  # of CNI_PATH, as the operating system has it
+PATH_SEPARATOR = ":"  # of CNI_PATH: the operating system's
 
 
 def _to_stderr(text: str) -> None:
@@ -34,10 +34,10 @@ def _to_stderr(text: str) -> None:
 
 
 def find(name: str, paths: Sequence[str]) -> str:
-    """The path of the first regular file `name` in the folders `paths`; raises CNIError."""
+    """Return the path of the first regular file `name` in the folders `paths`. Raises CNIError."""
     if not name:
         raise CNIError("no plugin name provided")
-    # CVE-2021-20206: a name is never a way out of the folders.
+    # CVE-2021-20206: a name must not lead out of the folders.
     if "/" in name or "\0" in name or name in (".", ".."):
         raise CNIError(f"invalid plugin name: {name}")
     if not paths:
@@ -66,7 +66,7 @@ def environment(
     paths: Iterable[str] = (),
     trace: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """What a runtime gives a plugin: its own environment, the six CNI variables (all set), and the trace context."""
+    """Return a plugin's environment: the runtime's own, the six CNI variables (all set), and the trace context."""
     import os
 
     return {
@@ -82,10 +82,10 @@ def environment(
 
 
 def trace_variables(context: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that carry a W3C trace context: a mapping as tracing libraries inject it.
+    """Return the environment variables that carry a W3C trace context.
 
-    Its keys are traceparent, tracestate and baggage. Without a valid traceparent there is no span to belong to, and
-    nothing is sent.
+    `context` is a mapping as tracing libraries inject it, with the keys traceparent, tracestate and baggage. Without a
+    valid traceparent there is no parent span, and the result is empty.
     """
     if not context.get("traceparent"):
         return {}
@@ -105,10 +105,10 @@ def execute(
     log: Callable[[str], object] = _to_stderr,
     netns: NetNS | None = None,
 ) -> bytes:
-    """Run the plugin at `path` as a process and return its stdout; what it says on stderr is passed on.
+    """Run the plugin at `path` as a process and return its stdout; its stderr is passed to `log`.
 
-    `timeout` is in seconds; `netns` is the namespace to start it in where that is not this process's own.
-    Raises the CNIError the plugin printed, or one that tells how it failed.
+    `timeout` is in seconds; `netns` is the namespace to start it in if that is not this process's own.
+    Raises the CNIError that the plugin printed, or one that says how it failed.
     """
     done = complete(path, config, environ, timeout, netns=netns)
     if done.stderr:
@@ -124,7 +124,7 @@ def complete(
     *,
     netns: NetNS | None = None,
 ) -> process.Completed:
-    """As `execute`, but that all is returned that is known of the process, and what it says on stderr with it."""
+    """Run like `execute`, but return the completed process, with its stderr."""
     try:
         done = _start(path, config, environ, timeout, netns)
     except TimeoutError as error:
@@ -153,7 +153,7 @@ def _start(
 
 
 def _failure(outcome: str, stdout: bytes, stderr: bytes) -> CNIError:
-    """The error of a plugin that failed, from what it left behind; in Go's words."""
+    """Return the error of a failed plugin, from its outcome and output; in Go's words."""
     if not stdout and not stderr:
         return CNIError(f"netplugin failed with no error message: {outcome}", UNKNOWN)
     if not stdout:
@@ -161,8 +161,8 @@ def _failure(outcome: str, stdout: bytes, stderr: bytes) -> CNIError:
     try:
         return CNIError.from_dict(decode_object(stdout))
     except (CNIError, ValueError) as error:
-        said = quote(stdout.decode(errors="surrogateescape"))
-        return CNIError(f"netplugin failed but error parsing its diagnostic message {said}: {error}", UNKNOWN)
+        message = quote(stdout.decode(errors="surrogateescape"))
+        return CNIError(f"netplugin failed but error parsing its diagnostic message {message}: {error}", UNKNOWN)
 
 
 def call(
@@ -173,7 +173,7 @@ def call(
     log: Callable[[str], object] = _to_stderr,
     host: NetNS | None = None,
 ) -> bytes:
-    """Run `plugin` within this process; otherwise like `execute`, errors included.
+    """Run `plugin` in this process; output and errors are as those of `execute`.
 
     `host` is as for Plugin.serve.
     """
@@ -181,7 +181,7 @@ def call(
     outcome = plugin.serve(environ, lambda: config, logged.append, host)
     if outcome.error:
         raise outcome.error
-    for text in logged:  # of a process that fails, the error alone is kept
+    for text in logged:  # of a call that fails, only the error is kept, as with a process
         log(text)
     return outcome.stdout.encode(errors="replace")
 
@@ -195,9 +195,9 @@ def run(
     log: Callable[[str], object] = _to_stderr,
     host: NetNS | None = None,
 ) -> bytes:
-    """Run the plugin at `path` in whichever way is quickest: `call` for an executable of our own, else `execute`.
+    """Run the plugin at `path` in the quickest way: `call` for an executable of this package, else `execute`.
 
-    `timeout` is for processes alone.
+    `timeout` has effect for processes only.
     """
     plugin = own_plugin(path)
     if plugin:
@@ -206,29 +206,29 @@ def run(
 
 
 def own_plugin(path: str) -> Plugin[Any] | None:
-    """Return the plugin that the executable stands for, if it would run the very code that runs here."""
+    """Return the plugin that the executable at `path` starts, if it would run the very code that runs here."""
     try:
         status = posix.stat(path)
     except OSError:
         return None
     identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-    before, plugin = _looked_at.get(path, (None, None))
-    if before == identity:
+    cached_identity, plugin = _cache.get(path, (None, None))
+    if cached_identity == identity:
         return plugin
     trailer = launcher.read(path)
     plugin = launcher.load(trailer.reference) if trailer and trailer.is_ours else None
-    if len(_looked_at) < _REMEMBERED:
-        _looked_at[path] = identity, plugin
+    if len(_cache) < _CACHE_SIZE:
+        _cache[path] = identity, plugin
     return plugin
 
 
-# Executables, and what they stand for.
-_looked_at: dict[str, tuple[tuple[int, ...] | None, Plugin[Any] | None]] = {}
-_REMEMBERED = 100
+# The identity of executables, and the plugin of each; None for those of others.
+_cache: dict[str, tuple[tuple[int, ...] | None, Plugin[Any] | None]] = {}
+_CACHE_SIZE = 100
 
 
 def decode_result(output: bytes, config_version: str) -> Result:
-    """The result a plugin printed; one that doesn't say its version is of the configuration's. Raises CNIError."""
+    """Return the result that a plugin printed; by default its version is the configuration's. Raises CNIError."""
     try:
         fields = decode_object(output)
     except (CNIError, ValueError) as error:
@@ -237,7 +237,7 @@ def decode_result(output: bytes, config_version: str) -> Result:
 
 
 def decode_object(text: bytes) -> dict[str, Any]:
-    """A JSON object; Go takes null for an empty one. Raises ValueError or ConfigError."""
+    """Decode a JSON object; null is an empty one, as in Go. Raises ValueError or ConfigError."""
     decoded = gojson.loads(text)
     return gojson.table({} if decoded is None else decoded, "")
 
@@ -245,9 +245,9 @@ def decode_object(text: bytes) -> dict[str, Any]:
 def probe_version(path: str, timeout: float | None = None, run: Callable[..., bytes] = execute) -> version.PluginInfo:
     """Ask the plugin at `path` which spec versions it supports; `timeout` is in seconds. Raises CNIError.
 
-    `run` is how: as a process, or as the function of that name here.
+    `run` runs the plugin: `execute`, which starts a process, or this module's `run`.
     """
-    # Plugins of before VERSION look at the other variables first, and must get as far as refusing the verb.
+    # Plugins older than VERSION check the other variables first, and have to get as far as refusing the verb.
     environ = environment("VERSION", netns="dummy", ifname="dummy", paths=["dummy"])
     try:
         output = run(path, gojson.dumps({"cniVersion": version.CURRENT}).encode(), environ, timeout)

@@ -1,8 +1,8 @@
-"""The executables that stand under the plugins' names: what is in them, and what they start.
+"""Launchers: the executables with the plugins' names, their trailers, and the start of a plugin.
 
 Each is a copy of one small native program (``src/launcher/launcher.c``) with a trailer
 of fixed size that names the interpreter, the folders to import from and the plugin. So
-one file is all that a plugin needs, wherever it is copied to.
+a plugin needs only this one file, wherever it is copied to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PACKAGES = __file__.rsplit("/", 3)[0]
 
 
 class Trailer:
-    """What a launcher starts: an interpreter's path, folders for ``sys.path``, ``module:attribute``."""
+    """A launcher's trailer: the interpreter's path, folders for ``sys.path``, and ``module:attribute``."""
 
     __slots__ = ("folders", "interpreter", "reference")
 
@@ -33,11 +33,11 @@ class Trailer:
 
     @property
     def is_ours(self) -> bool:
-        """Does it start the very code that runs here? Then it can as well run in this process."""
+        """True if the launcher starts the very code that runs here, which can then run in this process instead."""
         return self.folders[0] == PACKAGES
 
     def encode(self) -> bytes:
-        """The bytes at the end of a launcher's file. Raises ValueError if the paths do not fit."""
+        """Return the bytes at the end of a launcher's file. Raises ValueError if the paths do not fit."""
         if any(":" in folder for folder in self.folders):
             raise ValueError(f"a folder to import from cannot have a colon in its name: {self.folders}")
         fields = (self.interpreter, ":".join(self.folders), self.reference)
@@ -48,7 +48,7 @@ class Trailer:
 
     @classmethod
     def decode(cls, data: bytes) -> Trailer | None:
-        """The trailer in ``data``, or None if it is none."""
+        """Return the trailer that ``data`` is, or None if it is not a trailer."""
         if len(data) != TRAILER_SIZE or not data.startswith(MAGIC):
             return None
         fields = data[len(MAGIC) :].split(b"\0", 3)
@@ -59,7 +59,7 @@ class Trailer:
 
 
 def read(path: str) -> Trailer | None:
-    """The trailer of the executable at ``path``; None if it is no launcher or cannot be read."""
+    """Return the trailer of the executable at ``path``; None if it is not a launcher or cannot be read."""
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
@@ -74,14 +74,14 @@ def read(path: str) -> Trailer | None:
 
 
 def load(reference: str) -> Any:
-    """The object that ``module:attribute`` names. Raises ImportError or AttributeError."""
+    """Return the object that ``module:attribute`` names. Raises ImportError or AttributeError."""
     module, _, attribute = reference.partition(":")
     __import__(module)
     return getattr(sys.modules[module], attribute)
 
 
 def start(reference: str, arguments: list[str]) -> NoReturn:
-    """What a launcher runs: the plugin's main, with the arguments of its command line."""
+    """Run the plugin's main with the arguments of the launcher's command line; launchers call this."""
     sys.argv = [reference, *arguments]
     load(reference).main()
     raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""The plugins that are installed with this Python: the entry-point group ``cni.plugins``, ours and third parties'.
+"""The plugins that are installed with this Python: the entry points ``cni.plugins`` of any distribution.
 
 Services and tools read it. A plugin's process does not: its launcher names the plugin's module.
 """
@@ -19,13 +19,13 @@ _loaded: dict[str, Plugin | None] = {}
 
 def entry_points() -> list[EntryPoint]:
     """Return the entry points of all installed plugins, sorted by name."""
-    from importlib import metadata  # takes longer than a plugin's whole work
+    from importlib import metadata  # takes longer than all of a plugin's work
 
     return sorted(metadata.entry_points(group=_GROUP), key=lambda point: point.name)
 
 
 def installed(plugin_type: str) -> Plugin | None:
-    """Return the installed plugin of that name, whatever executable stands for it; None if there is none.
+    """Return the installed plugin of that name, whichever executable starts it; None if there is none.
 
     Raises CNIError if it cannot be imported.
     """
