@@ -15,7 +15,7 @@ import shtab
 
 from cni.cli.cnitool import VERBS
 from cni.cli.main import command_line
-from cni.explain.known import plugins
+from cni.explain.catalog import plugins
 from cni.runtime.conf import conf_dir, load_networks
 
 ActionT = TypeVar("ActionT", bound=argparse.Action)
@@ -29,8 +29,8 @@ _NAMES: dict[str, Callable[[], Iterable[str]]] = {
 _COMPLETERS = {
     **dict.fromkeys(("DIR", "NAME=DIR"), shtab.DIRECTORY),
     **dict.fromkeys(("FILE", "FILE|DIR", "FILE.svg", "NETNS", "PATH"), shtab.FILE),
-    "NET": shtab.cmd("cni completion --names networks"),
-    "PLUGIN": shtab.cmd("cni completion --names plugins"),
+    "NET": shtab.cmd("cni completion --names networks 2>/dev/null"),
+    "PLUGIN": shtab.cmd("cni completion --names plugins 2>/dev/null"),
 }
 # In zsh one file completes both commands: an autoloaded one runs for `$service`, one that is evaluated defines both.
 _ZSH = """\

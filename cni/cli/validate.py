@@ -1,4 +1,4 @@
-"""``cni validate``: say what is wrong with network configurations, and what they would do to the node."""
+"""``cni validate``: print the problems of network configurations, and what an ADD would do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from cni.cli.terminal import say
@@ -17,12 +18,12 @@ from cni.validate.together import Node, check
 if TYPE_CHECKING:
     from cni.validate.plan import Plan
 
-_EXCERPT = 100  # characters of a line
+_MAX_EXCERPT = 100  # characters of a line
 _STYLES = {"error": "bold red", "warning": "bold yellow"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``cni validate``."""
+    """Declare the command line of ``cni validate``."""
     parser.add_argument(
         "paths",
         nargs="*",
@@ -32,42 +33,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--files-only",
         action="store_true",
-        help="look at nothing but the files: neither for the plugins in CNI_PATH nor at this node's routes",
+        help="check the files alone: neither look for the plugins in CNI_PATH nor at this node's routes",
     )
     parser.add_argument(
         "--plan",
         action="store_true",
-        help="run ADD on a node that is thrown away, and tell what it did there (root); CAP_ARGS, CNI_ARGS and "
+        help="run ADD on a node that is thrown away, and print what it did there (root); CAP_ARGS, CNI_ARGS and "
         "CNI_IFNAME are as for cnitool",
     )
-    parser.add_argument("--json", action="store_true", help="print it for a program to read")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0; 1 if there are errors. Raises CNIError, OSError."""
+    """Check the configurations. Return 0, or 1 if there are errors. Raises CNIError, OSError."""
     paths = arguments.paths or [conf_dir()]
     networks, findings = _checked(paths, files_only=arguments.files_only)
     plans = _plans(networks) if arguments.plan else []
     if arguments.json:
-        told = {
+        report = {
             "findings": [finding.as_dict() for finding in findings],
-            "networks": [{"file": one.file, "name": one.name, "valid": not one.has_errors} for one in networks],
+            "networks": [
+                {"file": network.file, "name": network.name, "valid": not network.has_errors} for network in networks
+            ],
         }
-        print(json.dumps({**told, "plans": [plan.as_dict() for plan in plans]} if arguments.plan else told, indent=2))
+        if arguments.plan:
+            report["plans"] = [plan.as_dict() for plan in plans]
+        print(json.dumps(report, indent=2))
     else:
-        _tell(networks, findings)
+        _print_findings(networks, findings)
         for plan in plans:
-            _tell_plan(plan)
+            _print_plan(plan)
     failed = any(plan.failure for plan in plans)
     return 1 if failed or any(finding.is_error for finding in findings) else 0
 
 
 def _checked(paths: Sequence[str], *, files_only: bool) -> tuple[list[Network], list[Finding]]:
-    """The networks of files and folders, and all that is found. Raises CNIError, OSError."""
+    """Return the networks of files and folders, and the findings. Raises CNIError, OSError."""
     search = None if files_only else plugin_path()
     node = None if files_only else Node()
-    checked = [check(path, search, node) for path in paths]
-    return [one for networks, _ in checked for one in networks], [one for _, found in checked for one in found]
+    networks, findings = zip(*(check(path, search, node) for path in paths), strict=True)
+    return [*chain(*networks)], [*chain(*findings)]
 
 
 def _plans(networks: Iterable[Network]) -> list[Plan]:
@@ -79,7 +84,7 @@ def _plans(networks: Iterable[Network]) -> list[Plan]:
 # ---- for people ----
 
 
-def _tell(networks: Sequence[Network], findings: Sequence[Finding]) -> None:
+def _print_findings(networks: Sequence[Network], findings: Sequence[Finding]) -> None:
     for finding in findings:
         style = _STYLES[finding.problem.severity]
         say((f"{finding.place}: ", "bold"), (f"{finding.problem.severity}: ", style), finding.words)
@@ -89,7 +94,7 @@ def _tell(networks: Sequence[Network], findings: Sequence[Finding]) -> None:
     say(_summary(networks, findings))
 
 
-def _tell_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan) -> None:
     say((f"\nADD to network {plan.network} ({plan.file})", "bold"))
     if plan.failure:
         say((f"  would fail: {plan.failure}", "bold red"))
@@ -101,24 +106,24 @@ def _tell_plan(plan: Plan) -> None:
 
 
 def _excerpt(line: str, column: int) -> tuple[str, str]:
-    """The part of a line around a column, and a mark to stand below it."""
+    """Return the part of a line around a column, and a caret to be printed below it."""
     line = line.replace("\t", " ")
     start = len(line) - len(line.lstrip())
-    if column - start > _EXCERPT:
-        start = column - _EXCERPT // 2
-    return line[start : start + _EXCERPT], " " * (column - 1 - start) + "^"
+    if column - start > _MAX_EXCERPT:
+        start = column - _MAX_EXCERPT // 2
+    return line[start : start + _MAX_EXCERPT], " " * (column - 1 - start) + "^"
 
 
 def _summary(networks: Sequence[Network], findings: Sequence[Finding]) -> str:
     errors = sum(finding.is_error for finding in findings)
     counts = [_count(errors, "error"), _count(len(findings) - errors, "warning")]
-    words = f"{' and '.join(counts)} in {_count(len(networks), 'network')}"
+    summary = f"{' and '.join(counts)} in {_count(len(networks), 'network')}"
     folders = {os.path.dirname(network.file) for network in networks}
     if len(networks) > 1 and len(folders) == 1:
         first = networks[0]
-        words += f"; a runtime that takes one alone takes the first, {os.path.basename(first.file)} ({first.name})"
-    return words
+        summary += f"; a runtime that takes one alone takes the first, {os.path.basename(first.file)} ({first.name})"
+    return summary
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

@@ -1,1 +1,1 @@
-"""What plugins' tables say, for people and for programs: texts, pages of the reference, JSON Schemas."""
+"""Documentation from the plugins' tables: texts for a terminal, pages of the reference, JSON Schemas."""

@@ -1,4 +1,4 @@
-"""Examples: the lists in the folder networks, each of which could be used as it is."""
+"""The example networks in the folder networks. Each can be used as it is."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from cni.spec import gojson
 
 @cache
 def all_examples() -> dict[str, str]:
-    """The texts by file name."""
+    """Return the texts of all examples by file name."""
     folder = files("cni.explain").joinpath("networks")
-    found = {entry.name: entry.read_text() for entry in folder.iterdir() if entry.name.endswith(".conflist")}
-    return dict(sorted(found.items()))
+    texts = {entry.name: entry.read_text() for entry in folder.iterdir() if entry.name.endswith(".conflist")}
+    return dict(sorted(texts.items()))
 
 
 def examples_of(plugin: str) -> dict[str, str]:
-    """Those that a plugin is in; first the one of its name, which is about it, and where there is one, that alone."""
+    """Return the examples named after a plugin, or, where there are none, all that use the plugin."""
     own = {name: text for name, text in all_examples().items() if name.startswith((f"{plugin}.", f"{plugin}-"))}
     return own or {name: text for name, text in all_examples().items() if plugin in plugins_in(json.loads(text))}
 
 
 def plugins_in(network: dict[str, Any]) -> list[str]:
-    """The plugins that a list names, IPAM plugins included."""
+    """Return the plugins that a list names, IPAM plugins included."""
     types = []
-    for part in network["plugins"]:
-        types += [part["type"], gojson.get(part.get("ipam", {}), "type", "")]
+    for config in network["plugins"]:
+        types += [config["type"], gojson.get(config.get("ipam", {}), "type", "")]
     return [name for name in types if name]

@@ -1,4 +1,4 @@
-"""A plugin's page: what it is for, its keys, capabilities and arguments, and examples. As data, text or Markdown."""
+"""The page of a plugin as data, text or Markdown: its purpose, keys, capabilities, arguments and examples."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from cni.explain.catalog import PLACES, CatalogEntry
 from cni.explain.examples import examples_of
-from cni.explain.known import PLACES, Known
 from cni.explain.tables import GIVEN, capabilities, table_of
 from cni.skel.config import Config, Field, Settings
 
-# Of the head what every plugin has alike, and what only those have a use for that make an interface.
-_HEAD = [field for field in Config.fields() if field.key not in ("ipam", "dns")]
+# Keys that every plugin has and no page repeats, and keys that only plugins with an interface use.
+_COMMON = [field for field in Config.fields() if field.key not in ("ipam", "dns")]
 _OF_INTERFACES = (Config.ipam, Config.dns)
-_STEP = "  "
+_INDENT = "  "
 
 
 class Key:
-    """A key of a table, for a page; ``keys`` are those of the objects that it holds."""
+    """A key of a table. ``keys`` are the keys of the objects that it holds."""
 
     def __init__(self, field: Field[Any, Any]) -> None:
         default = field.default
@@ -32,34 +32,34 @@ class Key:
         self.keys = [Key(inner) for inner in table.fields()] if table else []
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for a program."""
-        told = {
+        """Return everything for a program."""
+        described = {
             "key": self.name,
             "type": self.kind,
             "default": self.default,
             "constraint": self.constraint,
             "meaning": self.meaning,
         }
-        return {**told, "keys": [key.as_dict() for key in self.keys]} if self.keys else told
+        return {**described, "keys": [key.as_dict() for key in self.keys]} if self.keys else described
 
 
 class Page:
-    """What there is to say of a plugin."""
+    """The documentation of a plugin."""
 
-    def __init__(self, known: Known) -> None:
-        plugin = known.plugin
-        self.name = known.name
-        self.summary = known.summary
-        self.text = known.text
+    def __init__(self, entry: CatalogEntry) -> None:
+        plugin = entry.plugin
+        self.name = entry.name
+        self.summary = entry.summary
+        self.text = entry.text
         self.place = plugin.place
         self.versions = plugin.versions
         self.keys = _keys(plugin.config, has_interface=plugin.place in ("interface", ""))
         self.capabilities = capabilities(plugin)
         self.arguments = plugin.arguments
-        self.examples = examples_of(known.name)
+        self.examples = examples_of(entry.name)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for a program."""
+        """Return everything for a program."""
         return {
             "name": self.name,
             "summary": self.summary,
@@ -74,36 +74,36 @@ class Page:
 
 
 def _keys(table: type[Settings], *, has_interface: bool) -> list[Key]:
-    skipped = _HEAD if has_interface else [*_HEAD, *_OF_INTERFACES]
+    skipped = _COMMON if has_interface else [*_COMMON, *_OF_INTERFACES]
     return [Key(field) for field in table.fields() if field not in skipped and field.key not in GIVEN]
 
 
 def _paragraphs(text: str) -> Iterator[tuple[str, bool]]:
-    """Each, and whether its lines are to stay as they are."""
+    """Yield each paragraph, and True if its line breaks are to be kept."""
     for paragraph in filter(None, text.split("\n\n")):
         yield paragraph, paragraph.startswith((" ", "- ", "1. "))
 
 
 # ---- text ----
 
-Line = tuple[str, str]  # a style as rich has it, and the line
+Line = tuple[str, str]  # the name of a style in rich, and the text
 
 
 def lines(page: Page, width: int) -> Iterator[Line]:
-    """The page as text of so many columns."""
+    """Yield the lines of the page as text that is `width` columns wide."""
     yield from (("bold", line) for line in _wrapped(f"{page.name}: {page.summary}", "", width))
     for paragraph, is_verbatim in _paragraphs(page.text):
         yield "", ""
         yield from (("", line) for line in (paragraph.splitlines() if is_verbatim else _wrapped(paragraph, "", width)))
-    yield from _headed("Keys", [line for key in page.keys for line in _key_lines(key, _STEP, width)])
+    yield from _headed("Keys", [line for key in page.keys for line in _key_lines(key, _INDENT, width)])
     if page.capabilities is None:
-        yield from _headed("Capabilities", [("", f"{_STEP}any, which are passed on")])
+        yield from _headed("Capabilities", [("", f"{_INDENT}any; they are passed on")])
     else:
         yield from _headed("Capabilities", list(_meanings(page.capabilities, width)))
     yield from _headed("CNI_ARGS", list(_meanings(page.arguments, width)))
-    yield from _headed("Versions of the specification", [("", _STEP + ", ".join(page.versions))])
+    yield from _headed("Versions of the specification", [("", _INDENT + ", ".join(page.versions))])
     for name, text in page.examples.items():
-        yield from _headed(f"Example: {name}", [("", _STEP + line) for line in text.splitlines()])
+        yield from _headed(f"Example: {name}", [("", _INDENT + line) for line in text.splitlines()])
 
 
 def _headed(title: str, body: list[Line]) -> Iterator[Line]:
@@ -117,15 +117,15 @@ def _key_lines(key: Key, indent: str, width: int) -> Iterator[Line]:
     default = "" if key.default is None else f" = {json.dumps(key.default)}"
     yield "cyan", f"{indent}{key.name}: {key.kind}{default}"
     for words in filter(None, (key.meaning, key.constraint)):
-        yield from (("", line) for line in _wrapped(words, indent + 2 * _STEP, width))
+        yield from (("", line) for line in _wrapped(words, indent + 2 * _INDENT, width))
     for inner in key.keys:
-        yield from _key_lines(inner, indent + 2 * _STEP, width)
+        yield from _key_lines(inner, indent + 2 * _INDENT, width)
 
 
 def _meanings(words: dict[str, str], width: int) -> Iterator[Line]:
     for name, meaning in words.items():
-        yield "cyan", _STEP + name
-        yield from (("", line) for line in _wrapped(meaning, 3 * _STEP, width))
+        yield "cyan", _INDENT + name
+        yield from (("", line) for line in _wrapped(meaning, 3 * _INDENT, width))
 
 
 def _wrapped(words: str, indent: str, width: int) -> list[str]:
@@ -137,7 +137,7 @@ def _wrapped(words: str, indent: str, width: int) -> list[str]:
 
 
 def markdown(page: Page) -> str:
-    """The page for the reference documentation."""
+    """Return the page in Markdown, for the reference."""
     parts = [f"# {page.name}", _sentence(page.summary)]
     parts += [text if is_verbatim else " ".join(text.split()) for text, is_verbatim in _paragraphs(page.text)]
     parts.append(f"{PLACES[page.place].removesuffix('s')}. Versions of the specification: {', '.join(page.versions)}.")

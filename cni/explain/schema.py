@@ -1,17 +1,17 @@
-"""JSON Schemas (draft 7, which editors know best) from the plugins' tables, for editors to complete and check by.
+"""JSON Schemas (draft 7, which editors know best) from the plugins' tables, by which editors complete and check.
 
-They are no stricter than the plugins, but for this: keys count as written, null is no value, and a list says its
-cniVersion, one that there is.
-Unknown keys are allowed where the specification allows them: a plugin's own object, `ipam`, `args` and what the
-runtime puts in are free. Smaller objects, a route or a range, belong to one plugin, and have its keys alone.
+They are stricter than the plugins in three points only: keys are case-sensitive, null is not a value, and a list must
+have a cniVersion that exists.
+Unknown keys are allowed where the specification allows them: in a plugin's own object, in `ipam`, `args` and what the
+runtime puts in. Smaller objects, such as a route or a range, belong to one plugin and have its keys alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cni.explain.known import Known
+from cni.explain.catalog import CatalogEntry
 from cni.explain.tables import GIVEN, ListConf, capabilities, field_of, table_of
 from cni.skel.config import Config, Field, Settings
 from cni.spec import version
@@ -20,7 +20,7 @@ Schema = dict[str, Any]
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 LISTS = "conflist"
-_FREE = ("ipam", "args", "runtimeConfig", "dns", "cni")  # objects that may have others' keys
+_FREE = ("ipam", "args", "runtimeConfig", "dns", "cni")  # objects in which unknown keys are allowed
 
 _ADDRESS = r"[0-9A-Fa-f.:]+"
 _TYPES: dict[str, Schema] = {
@@ -35,9 +35,9 @@ _TYPES: dict[str, Schema] = {
 }
 
 
-def of_lists(known: Iterable[Known]) -> Schema:
-    """The schema of a network's list, which chooses each plugin's by its `type`."""
-    known = list(known)
+def of_lists(plugins: Iterable[CatalogEntry]) -> Schema:
+    """Return the schema of a network's list, which chooses the schema of each plugin by its `type`."""
+    plugins = list(plugins)
     schema = _object(ListConf, free=True)
     properties = schema["properties"]
     properties["cniVersion"]["enum"] = list(version.ALL)
@@ -45,78 +45,77 @@ def of_lists(known: Iterable[Known]) -> Schema:
     for key in ("disableCheck", "disableGC", "loadOnlyInlinedPlugins"):
         properties[key] |= {"type": ["boolean", "string"], "enum": [True, False, "true", "false"]}
     properties["plugins"] |= {"minItems": 1, "items": {"$ref": "#/definitions/plugin"}}
-    in_lists = [one for one in known if one.plugin.place != "ipam"]
-    definitions = {one.name: _plugin(one) for one in in_lists}
+    in_lists = [entry for entry in plugins if entry.plugin.place != "ipam"]
+    definitions = {entry.name: _plugin(entry) for entry in in_lists}
     choice = _by_type(in_lists, "any plugin, by its file name")
     return {
         "$schema": DRAFT,
         "title": "CNI network configuration list",
         **schema,
         "required": ["cniVersion", "name", "plugins"],
-        "definitions": {"plugin": choice, **definitions, **_ipam_definitions(known)},
+        "definitions": {"plugin": choice, **definitions, **_ipam_definitions(plugins)},
     }
 
 
-def of_plugin(one: Known, known: Iterable[Known]) -> Schema:
-    """The schema of one plugin's object, `ipam` included."""
-    schema = _plugin(one)
+def of_plugin(entry: CatalogEntry, plugins: Iterable[CatalogEntry]) -> Schema:
+    """Return the schema of a plugin's object, `ipam` included. `plugins` are those that `ipam` may name."""
+    schema = _plugin(entry)
     uses_ipam = "#/definitions/ipam" in str(schema)
     return {
         "$schema": DRAFT,
-        "title": f"Configuration of the CNI plugin {one.name}",
+        "title": f"Configuration of the CNI plugin {entry.name}",
         **schema,
-        **({"definitions": _ipam_definitions(known)} if uses_ipam else {}),
+        **({"definitions": _ipam_definitions(plugins)} if uses_ipam else {}),
     }
 
 
-def _plugin(one: Known) -> Schema:
-    plugin = one.plugin
+def _plugin(entry: CatalogEntry) -> Schema:
+    plugin = entry.plugin
     schema = _object(plugin.config, free=True, skip=GIVEN)
     properties = schema["properties"]
-    properties["type"] = {"const": one.name, "description": one.summary}
+    properties["type"] = {"const": entry.name, "description": entry.summary}
     properties["cniVersion"]["enum"] = list(plugin.versions)
     properties["capabilities"] |= _capabilities(plugin)
-    if plugin.place == "ipam":  # the file's object is the interface plugin's
+    if plugin.place == "ipam":  # the object in the file is an interface plugin's
         properties["type"] = {"type": "string", "description": Config.type.meaning}
-        properties["ipam"]["properties"]["type"] = {"const": one.name, "description": one.summary}
+        properties["ipam"]["properties"]["type"] = {"const": entry.name, "description": entry.summary}
     elif field_of(plugin.config, "ipam") is Config.ipam:
         properties["ipam"] = {"description": Config.ipam.meaning, "allOf": [{"$ref": "#/definitions/ipam"}]}
-    return {"description": one.summary, **schema, "required": ["type"]}
+    return {"description": entry.summary, **schema, "required": ["type"]}
 
 
 def _capabilities(plugin: Any) -> Schema:
-    """Every capability may be given, as the IPAM plugin may know it; those of the plugin are there to choose from."""
-    known = capabilities(plugin) or {}
-    return {"properties": {name: {"type": "boolean", "description": meaning} for name, meaning in known.items()}}
+    """Return a schema that offers the plugin's capabilities and allows all, because the IPAM plugin may take others."""
+    own = capabilities(plugin) or {}
+    return {"properties": {name: {"type": "boolean", "description": meaning} for name, meaning in own.items()}}
 
 
-def _ipam_definitions(known: Iterable[Known]) -> dict[str, Schema]:
-    """The choice of an IPAM plugin's section by its `type`, and the sections."""
-    ipams = [one for one in known if one.plugin.place == "ipam"]
+def _ipam_definitions(plugins: Iterable[CatalogEntry]) -> dict[str, Schema]:
+    """Return the sections of the IPAM plugins, and the schema that chooses one of them by its `type`."""
+    ipams = [entry for entry in plugins if entry.plugin.place == "ipam"]
     sections = {}
-    for one in ipams:
-        field = field_of(one.plugin.config, "ipam")
+    for entry in ipams:
+        field = field_of(entry.plugin.config, "ipam")
         table = table_of(field) if field else None
         section = _object(table or Settings, free=True)
-        section["properties"]["type"] = {"const": one.name, "description": one.summary}
-        sections[f"ipam-{one.name}"] = {"description": one.summary, **section}
+        section["properties"]["type"] = {"const": entry.name, "description": entry.summary}
+        sections[f"ipam-{entry.name}"] = {"description": entry.summary, **section}
     return {"ipam": _by_type(ipams, "any IPAM plugin, by its file name", "ipam-", required=False), **sections}
 
 
-def _by_type(known: Iterable[Known], meaning: str, prefix: str = "", *, required: bool = True) -> Schema:
-    """An object that follows the definition its `type` names; a stranger's may have any keys."""
-    known = list(known)
+def _by_type(entries: Sequence[CatalogEntry], meaning: str, prefix: str = "", *, required: bool = True) -> Schema:
+    """Return the schema of an object that follows the definition of its `type`, and with an unknown type none."""
     conditions = [
         {
-            "if": {"properties": {"type": {"const": one.name}}, "required": ["type"]},
-            "then": {"$ref": f"#/definitions/{prefix}{one.name}"},
+            "if": {"properties": {"type": {"const": entry.name}}, "required": ["type"]},
+            "then": {"$ref": f"#/definitions/{prefix}{entry.name}"},
         }
-        for one in known
+        for entry in entries
     ]
-    names = {"anyOf": [{"const": one.name, "description": one.summary} for one in known] + [{"type": "string"}]}
+    names = [{"const": entry.name, "description": entry.summary} for entry in entries]
     return {
         "type": "object",
-        "properties": {"type": {"description": meaning, **names}},
+        "properties": {"type": {"description": meaning, "anyOf": [*names, {"type": "string"}]}},
         **({"required": ["type"]} if required else {}),
         "allOf": conditions,
     }
@@ -137,7 +136,7 @@ def _described(field: Field[Any, Any]) -> Schema:
 
 
 def _value(field: Field[Any, Any], key: str = "") -> Schema:
-    """What values a field takes, whatever it is called."""
+    """Return the schema of a field's values."""
     if field.item and field.kind.startswith("map"):
         return {"type": "object", "additionalProperties": _value(field.item, field.key)}
     if field.item:

@@ -1,1 +1,1 @@
-"""What is wrong with configurations, found before a container is waiting for them."""
+"""Checks of network configurations, before a container waits for them."""

@@ -1,4 +1,4 @@
-"""A JSON file whose values and keys can be found again in its text."""
+"""A JSON text with the positions of its values and keys."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from cni.spec import gojson
 from cni.spec.errors import CNIError
 
-# Of valid JSON; what is between tokens is white space, commas and colons.
+# The tokens of valid JSON; between them are white space, commas and colons.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\]:,"]+')
 _POSITION = re.compile(r"line (\d+) column (\d+)")
 
 
 class Malformed(CNIError):
-    """A text that is no JSON: why, and the place in it."""
+    """The error that a text is not JSON, with the place in it."""
 
     def __init__(self, problem: str, line: int, column: int, excerpt: str) -> None:
         super().__init__(problem)
@@ -26,9 +26,9 @@ class Malformed(CNIError):
 
 
 class Document:
-    """A JSON text's value. Places in it have paths such as ``plugins[0].ipam.ranges[0][1].subnet``, in any case.
+    """A JSON text and its value. Places have paths such as ``plugins[0].ipam.ranges[0][1].subnet``, not case-sensitive.
 
-    ``repeated`` are the paths of keys that an object has more than once, in whatever spelling. Raises Malformed.
+    ``repeated`` are the paths of keys that an object has more than once, in any spelling. Raises Malformed.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -43,7 +43,7 @@ class Document:
         self._locate("", _TOKEN.finditer(self.text))
 
     def position(self, path: str, *, of_key: bool = False) -> tuple[int, int]:
-        """Line and column, from 1 on, of a value or its key; for what isn't there, of what it would be in."""
+        """Return line and column, counted from 1, of a value or its key; if missing, of the object it belongs into."""
         offsets = self._keys if of_key else self._values
         path = gojson.fold(path)
         while path not in offsets:
@@ -52,7 +52,7 @@ class Document:
         return self._line_and_column(offsets[path])
 
     def line(self, number: int) -> str:
-        """The text of a line."""
+        """Return the text of a line."""
         return self.text.split("\n")[number - 1].rstrip("\r")
 
     def _line_and_column(self, offset: int) -> tuple[int, int]:
@@ -61,29 +61,29 @@ class Document:
     def _malformed(self, error: ValueError) -> Malformed:
         if isinstance(error, json.JSONDecodeError):
             words, line, column = error.msg[:1].lower() + error.msg[1:], error.lineno, error.colno
-        elif found := _POSITION.search(str(error)):
-            words, line, column = str(error)[: found.start()].rstrip(": "), int(found[1]), int(found[2])
+        elif position := _POSITION.search(str(error)):
+            words, line, column = str(error)[: position.start()].rstrip(": "), int(position[1]), int(position[2])
         else:
             words, (line, column) = str(error), self._line_and_column(len(self.text.rstrip()))
         return Malformed(words, line, column, self.line(line))
 
     def _locate(self, path: str, tokens: Iterator[re.Match[str]]) -> None:
-        self._note(path, next(tokens), tokens)
+        self._record(path, next(tokens), tokens)
 
-    def _note(self, path: str, token: re.Match[str], tokens: Iterator[re.Match[str]]) -> None:
+    def _record(self, path: str, token: re.Match[str], tokens: Iterator[re.Match[str]]) -> None:
         self._values[gojson.fold(path)] = token.start()
         if token[0] == "[":
-            self._note_items(path, tokens)
+            self._record_items(path, tokens)
         elif token[0] == "{":
-            self._note_members(path, tokens)
+            self._record_members(path, tokens)
 
-    def _note_items(self, path: str, tokens: Iterator[re.Match[str]]) -> None:
+    def _record_items(self, path: str, tokens: Iterator[re.Match[str]]) -> None:
         index = 0
         while (token := next(tokens))[0] != "]":
-            self._note(f"{path}[{index}]", token, tokens)
+            self._record(f"{path}[{index}]", token, tokens)
             index += 1
 
-    def _note_members(self, path: str, tokens: Iterator[re.Match[str]]) -> None:
+    def _record_members(self, path: str, tokens: Iterator[re.Match[str]]) -> None:
         seen: set[str] = set()
         while (token := next(tokens))[0] != "}":
             name = gojson.loads(token[0])
@@ -92,9 +92,9 @@ class Document:
                 self.repeated.append(key)
             seen.add(gojson.fold(name))
             self._keys[gojson.fold(key)] = token.start()
-            self._note(key, next(tokens), tokens)
+            self._record(key, next(tokens), tokens)
 
 
 def joined(path: str, key: str) -> str:
-    """The path of a key in the object at ``path``; a list's elements begin with a bracket instead."""
+    """Return the path of a key in the object at ``path``. A ``key`` that begins with a bracket is an index instead."""
     return f"{path}.{key}" if path and key and not key.startswith("[") else path + key

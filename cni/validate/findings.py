@@ -1,36 +1,37 @@
-"""What was found in a file, and where."""
+"""Problems of a configuration, and where in a file they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from cni.node.severity import ERROR
 
-_ALIKE = 0.66  # of difflib's measure: two letters of three that are in the wrong order still are
+_SIMILARITY = 0.66  # by difflib's measure: a word of three letters of which two are swapped reaches it
 
 
+@dataclass(frozen=True)
 class Problem:
-    """Something wrong at a place: ``rule`` names its kind for programs, ``is_key`` tells that it is about the key."""
+    """Something wrong at a path: ``rule`` names its kind for programs; with ``is_key`` it is about the key there."""
 
-    def __init__(self, rule: str, path: str, message: str, severity: str = ERROR, *, is_key: bool = False) -> None:
-        self.rule = rule
-        self.path = path
-        self.message = message
-        self.severity = severity
-        self.is_key = is_key
+    rule: str
+    path: str
+    message: str
+    severity: str = ERROR
+    is_key: bool = field(default=False, kw_only=True)
 
 
+@dataclass(frozen=True)
 class Finding:
-    """A problem in a file. ``line`` and ``column`` are 0 where it is about the file as a whole."""
+    """A problem in a file. ``line`` and ``column`` are 0 if it is about the file as a whole."""
 
-    def __init__(self, file: str, problem: Problem, line: int = 0, column: int = 0, excerpt: str = "") -> None:
-        self.file = file
-        self.problem = problem
-        self.line = line
-        self.column = column
-        self.excerpt = excerpt
+    file: str
+    problem: Problem
+    line: int = 0
+    column: int = 0
+    excerpt: str = ""
 
     @property
     def is_error(self) -> bool:
@@ -48,7 +49,7 @@ class Finding:
         return f"{self.place}: {self.problem.severity}: {self.words}"
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for a program."""
+        """Return everything for a program."""
         return {
             "file": self.file,
             "line": self.line,
@@ -60,8 +61,8 @@ class Finding:
         }
 
 
-def meant(word: str, known: Iterable[str]) -> str:
-    """Which of the known words was probably meant; "" where none is like it."""
-    by_lower = {each.lower(): each for each in known}
-    close = get_close_matches(word.lower(), by_lower, 1, _ALIKE)
-    return by_lower[close[0]] if close else ""
+def closest(word: str, choices: Iterable[str]) -> str:
+    """Return the one of `choices` that is most like a word; "" if none is."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    matches = get_close_matches(word.lower(), by_lower, 1, _SIMILARITY)
+    return by_lower[matches[0]] if matches else ""

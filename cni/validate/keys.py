@@ -1,6 +1,6 @@
-"""All that is wrong with an object by its table: each value is read as the plugin reads it, by the table's own readers.
+"""The problems of an object by its table: each value is read by the table's own readers, as the plugin reads it.
 
-Where the plugin would stop at the first one, objects, lists and maps are gone into here one by one.
+The plugin stops at the first problem; here all values in objects, lists and maps are read.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from cni.skel.config import Field, Settings
 from cni.spec import gojson
 from cni.spec.errors import ConfigError
 from cni.validate.document import joined
-from cni.validate.findings import Problem, meant
+from cni.validate.findings import Problem, closest
 
-# Free metadata: every plugin looks there for its own, and some are a runtime's.
+# Sections for anybody's keys: every plugin looks there for its own, and some keys are a runtime's.
 _FREE = ("args", "args.cni", "runtimeConfig")
-# What a plugin passes on to its IPAM plugin, folded.
+# Sections that a plugin passes on to its IPAM plugin, folded.
 _SHARED = ("ipam", "args", "runtimeconfig")
 
 
 class Reader:
-    """Looks for problems in an object for ``owner``, a plugin's name, whose section ``ipam`` is for ``ipam``.
+    """A search for problems in the object of the plugin ``owner``, whose section ``ipam`` is for the plugin ``ipam``.
 
-    With ``ipam`` None nobody knows which keys there are in that section, and in those that both plugins look into.
-    ``elsewhere`` tells of keys by their folded paths where they belong. A list's keys count as written (``exact``).
+    With ``ipam`` None that plugin's keys are unknown, and so are those of the sections that both plugins read.
+    ``elsewhere`` says of keys, by their folded paths, where they belong. With ``exact`` keys are
+    case-sensitive, as in a list.
     """
 
     def __init__(
@@ -38,27 +39,27 @@ class Reader:
         self._exact = exact
 
     def problems(self, value: Any, table: type[Settings], path: str = "") -> Iterator[Problem]:
-        """Of an object with a table."""
+        """Yield the problems of an object by its table."""
         if not isinstance(value, dict):
             yield _refused(gojson.mistyped(value, path, "an object"))
             return
         fields = {self._same(field.key): field for field in table.fields()}
-        counting = {self._same(key): key for key in value}  # of several spellings the last
-        for key in counting.values():
-            where, of_key = joined(path, key), value[key]
+        keys = {self._same(key): key for key in value}  # of several spellings the last one counts
+        for key in keys.values():
+            key_path, member = joined(path, key), value[key]
             field = fields.get(self._same(key))
             if field is None:
                 yield from self._unknown(key, path, table)
-            elif of_key is not None and not (field.blank and of_key == ""):
-                yield from self._of_field(of_key, field, where)
+            elif member is not None and not (field.blank and member == ""):
+                yield from self._of_field(member, field, key_path)
 
     def _same(self, key: str) -> str:
         return key if self._exact else gojson.fold(key)
 
     def _of_field(self, value: Any, field: Field[Any, Any], path: str) -> Iterator[Problem]:
-        found = list(self._inside(value, field, path))
-        yield from found
-        if any(problem.severity == ERROR and problem.rule == "value" for problem in found):
+        problems = list(self._inside(value, field, path))
+        yield from problems
+        if any(problem.severity == ERROR and problem.rule == "value" for problem in problems):
             return
         try:
             field.read(value, path)
@@ -76,21 +77,21 @@ class Reader:
             yield from self.problems(value, table, path)
 
     def _unknown(self, key: str, path: str, table: type[Settings]) -> Iterator[Problem]:
-        """Go ignores it. One that is like a key that there is was hardly meant to be ignored."""
-        where = joined(path, key)
-        section = gojson.fold(where).partition(".")[0]
-        if key.startswith(("$", "_")) or "/" in key:  # $schema; notes; other people's keys (cni.dev/..., x.org/...)
+        """Yield the problem of an unknown key. Go ignores it; but one that is like a known key is likely a mistake."""
+        key_path = joined(path, key)
+        section = gojson.fold(key_path).partition(".")[0]
+        if key.startswith(("$", "_")) or "/" in key:  # $schema; notes; keys of others (cni.dev/..., x.org/...)
             return
         if section in _SHARED and (self._ipam is None if path else section != "ipam"):
             return
         owner = self._ipam if self._ipam and section == "ipam" else self._owner
         has_none = f"{owner} has no such key"
-        if place := self._elsewhere.get(gojson.fold(where)):
-            yield Problem("unknown-key", where, f"{has_none} here; it belongs {place}", is_key=True)
-        elif likely := meant(key, (field.key for field in table.fields())):
-            yield Problem("unknown-key", where, f'{has_none}; "{likely}" is probably meant', is_key=True)
+        if place := self._elsewhere.get(gojson.fold(key_path)):
+            yield Problem("unknown-key", key_path, f"{has_none} here; it belongs {place}", is_key=True)
+        elif likely := closest(key, (field.key for field in table.fields())):
+            yield Problem("unknown-key", key_path, f'{has_none}; "{likely}" is probably meant', is_key=True)
         elif path not in _FREE:
-            yield Problem("unknown-key", where, f"{has_none}; it is ignored", WARNING, is_key=True)
+            yield Problem("unknown-key", key_path, f"{has_none}; it is ignored", WARNING, is_key=True)
 
 
 def _refused(error: ConfigError) -> Problem:

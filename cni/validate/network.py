@@ -1,12 +1,13 @@
-"""A network's file, read as far as it can be, and what is found in it."""
+"""The file of a network, read as far as possible, and the findings in it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from cni.explain.known import Known, plugins
+from cni.explain.catalog import CatalogEntry, plugins
 from cni.explain.tables import capabilities
 from cni.runtime.conf import (
     FOLDER_EXTENSIONS,
@@ -25,7 +26,7 @@ EXTENSIONS = LIST_EXTENSIONS + SINGLE_EXTENSIONS
 
 
 class Part:
-    """One plugin's object, at ``base`` in a file; ``known`` and ``ipam`` are the plugins, where there are tables."""
+    """The object of a plugin, at ``base`` in a file. ``entry`` and ``ipam`` are None if there is no table here."""
 
     def __init__(self, document: Document, file: str, base: str, value: Any) -> None:
         self.document = document
@@ -35,36 +36,36 @@ class Part:
         self.type = text(self.value, "type")
         self.ipam_section = section(self.value, "ipam")
         self.ipam_type = text(self.ipam_section, "type")
-        found = plugins()[0]
-        self.known: Known | None = found.get(self.type)
-        self.ipam: Known | None = found.get(self.ipam_type)
+        entries = plugins()[0]
+        self.entry: CatalogEntry | None = entries.get(self.type)
+        self.ipam: CatalogEntry | None = entries.get(self.ipam_type)
 
     @property
     def place(self) -> str:
-        """As of skel.Plugin."""
-        return self.known.plugin.place if self.known else ""
+        """The plugin's place in a network, as in skel.Plugin."""
+        return self.entry.plugin.place if self.entry else ""
 
     @property
-    def types(self) -> list[tuple[str, str, Known | None]]:
-        """The plugins that it names: name, path, and what is known."""
+    def types(self) -> list[tuple[str, str, CatalogEntry | None]]:
+        """The plugins that the object names: name, path, and entry in the catalog."""
         ipam = [(self.ipam_type, "ipam.type", self.ipam)] if self.ipam_type else []
-        return [(self.type, "type", self.known), *ipam]
+        return [(self.type, "type", self.entry), *ipam]
 
     @property
     def conf(self) -> Any:
-        """The plugin's configuration by its table; None where it has none, or is wrong, which is told elsewhere."""
+        """The plugin's configuration by its table; None without a table, or if it is wrong, which others report."""
         try:
-            return self.known.plugin.config.parse(self.value) if self.known else None
+            return self.entry.plugin.config.parse(self.value) if self.entry else None
         except CNIError:
             return None
 
     @property
-    def has_strange_ipam(self) -> bool:
+    def has_foreign_ipam(self) -> bool:
         return bool(self.ipam_type and not self.ipam)
 
     @property
     def delegate(self) -> Part | None:
-        """What flannel passes on, with the type that it then has."""
+        """The configuration that flannel passes on, with its type."""
         if self.type != "flannel":
             return None
         value = {"type": "bridge", **section(self.value, "delegate")}
@@ -72,31 +73,31 @@ class Part:
 
     @property
     def granted(self) -> list[str]:
-        """The capabilities it has."""
+        """The capabilities that the configuration asks for."""
         return [name for name, on in section(self.value, "capabilities").items() if on is True]
 
     @property
     def takes(self) -> dict[str, str] | None:
-        """The capabilities it knows; None where that cannot be told."""
-        if self.known is None or self.has_strange_ipam:
+        """The capabilities that the plugin takes; None if these are unknown."""
+        if self.entry is None or self.has_foreign_ipam:
             return None
-        return capabilities(self.known.plugin, self.ipam.plugin if self.ipam else None)
+        return capabilities(self.entry.plugin, self.ipam.plugin if self.ipam else None)
 
 
 def text(obj: dict[str, Any], key: str) -> str:
-    """A string in an object; "" for what is none."""
+    """Return the string at a key; "" for anything else."""
     value = gojson.get(obj, key)
     return value if isinstance(value, str) else ""
 
 
 def section(obj: dict[str, Any], key: str) -> dict[str, Any]:
-    """An object in an object; an empty one for what is none."""
+    """Return the object at a key; an empty one for anything else."""
     value = gojson.get(obj, key)
     return value if isinstance(value, dict) else {}
 
 
 class Network:
-    """A file with a network: its plugins, its name and version ("" where they cannot be read), and the findings."""
+    """A file with a network: its plugins, its name and version ("" if they cannot be read), and the findings."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -105,7 +106,7 @@ class Network:
         self.document = self._document(file)
         value = self.document.value if self.document else None
         self.value: dict[str, Any] = value if isinstance(value, dict) else {}
-        # Of a file that is not called as runtimes want it, such as /dev/stdin, the content tells.
+        # The content decides for a file without any of the extensions that runtimes look for, such as /dev/stdin.
         self.is_list = file.endswith(LIST_EXTENSIONS) or ("plugins" in self.value and not file.endswith(EXTENSIONS))
         self.name = self._own_text("name")
         self.stated_version = self._own_text("cniVersion")
@@ -128,10 +129,10 @@ class Network:
         return any(finding.is_error for finding in self.findings)
 
     def report(self, problem: Problem, part: Part | None = None) -> None:
-        """A problem of the network's, or of one of its plugins: then the path begins at that one's object."""
+        """Add a problem of the network, or of one of its plugins, whose path then begins at the plugin's object."""
         document, file = (part.document, part.file) if part else (self.document, self.file)
         if part:
-            problem.path = joined(part.base, problem.path)
+            problem = replace(problem, path=joined(part.base, problem.path))
         if document is None:
             self.findings.append(Finding(file, problem))
             return
@@ -139,12 +140,12 @@ class Network:
         self.findings.append(Finding(file, problem, line, column, document.line(line)))
 
     @property
-    def asked(self) -> list[Part]:
-        """All plugins that are asked: those of the list, and those that these delegate to."""
-        return [part for each in self.parts for part in (each, each.delegate) if part]
+    def executed(self) -> list[Part]:
+        """The plugins that will be executed: those of the list, and those that these delegate to."""
+        return [executed for part in self.parts for executed in (part, part.delegate) if executed]
 
     def load(self) -> NetworkConfigList:
-        """The network as runtimes load it. Raises CNIError."""
+        """Load the network as runtimes do. Raises CNIError."""
         data = self.document.text.encode() if self.document else b""
         if not self.is_list:
             return NetworkConfigList.from_plugin(PluginConfig.from_bytes(data))
@@ -156,7 +157,7 @@ class Network:
         return network
 
     def _document(self, file: str) -> Document | None:
-        """A file's content; None, and a finding, where it has none."""
+        """Return the content of a file. If it cannot be read, add a finding and return None."""
         try:
             with open(file, "rb") as opened:
                 document = Document(opened.read())
@@ -164,39 +165,39 @@ class Network:
             self.findings.append(Finding(file, Problem("file", "", f"cannot be read: {error.strerror}")))
             return None
         except Malformed as error:
-            problem = Problem("json", "", f"this is no JSON: {error.msg}")
+            problem = Problem("json", "", f"this is not JSON: {error.msg}")
             self.findings.append(Finding(file, problem, error.line, error.column, error.excerpt))
             return None
         return document
 
     @property
     def documents(self) -> Iterable[tuple[str, Document]]:
-        """All that the network is read from, by file."""
+        """The files that the network is read from, with their content."""
         own = [(self.file, self.document)] if self.document else []
         return dict([*own, *((part.file, part.document) for part in self.parts)]).items()
 
     def _own_text(self, key: str) -> str:
         if not self.is_list:
             return text(self.value, key)
-        value = self.value.get(key)  # of a list keys count as written
+        value = self.value.get(key)  # the keys of a list are case-sensitive
         return value if isinstance(value, str) else ""
 
     def _version(self) -> str:
-        """The one that the plugins are asked in, as a runtime of ours chooses it."""
+        """Return the version that plugins are called with, chosen as cni.runtime chooses it."""
         offered = self.value.get("cniVersions") if self.is_list else None
-        known = [one for one in offered if one in version.ALL] if isinstance(offered, list) else []
-        if known and self.stated_version in version.ALL:
-            known.append(self.stated_version)
-        return max(known, key=version.parse, default=self.stated_version or version.OLDEST)
+        supported = [text for text in offered if text in version.ALL] if isinstance(offered, list) else []
+        if supported and self.stated_version in version.ALL:
+            supported.append(self.stated_version)
+        return max(supported, key=version.parse, default=self.stated_version or version.OLDEST)
 
     def _inlined(self, document: Document) -> list[Part]:
         elements = self.value.get("plugins")
         objects = elements if isinstance(elements, list) else []
-        return [Part(document, self.file, f"plugins[{number}]", one) for number, one in enumerate(objects)]
+        return [Part(document, self.file, f"plugins[{index}]", value) for index, value in enumerate(objects)]
 
     @property
     def folder(self) -> str:
-        """Of further plugins: beside the file, and named after the network; "" where there is none."""
+        """The folder of further plugins, beside the file and named after the network; "" if there is none."""
         if self.name in ("", ".", "..") or "/" in self.name or "\0" in self.name:
             return ""
         folder = os.path.join(os.path.dirname(self.file), self.name)
@@ -210,5 +211,5 @@ class Network:
         if not self.folder or not self.loads_folder:
             return []
         files = config_files(self.folder, FOLDER_EXTENSIONS)
-        found = [(file, self._document(file)) for file in files]
-        return [Part(document, file, "", document.value) for file, document in found if document]
+        documents = [(file, self._document(file)) for file in files]
+        return [Part(document, file, "", document.value) for file, document in documents if document]

@@ -13,7 +13,7 @@ from cni import kernel
 from cni.cli.cnitool import USAGE
 from cni.cli.main import COMMANDS, main
 from cni.explain import page
-from cni.explain.known import PLACES, plugins
+from cni.explain.catalog import PLACES, plugins
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -67,13 +67,13 @@ def _index(title: str, about: str, sections: dict[str, list[tuple[str, str, str]
 
 def plugin_pages() -> Iterator[tuple[str, str]]:
     """Each by its file's name."""
-    known, broken = plugins()
+    entries, broken = plugins()
     if broken:
         raise RuntimeError(f"plugins that cannot be loaded: {broken}")
-    for name, one in known.items():
-        yield name, page.markdown(page.Page(one))
+    for name, entry in entries.items():
+        yield name, page.markdown(page.Page(entry))
     sections = {
-        title: [(f"{name}.md", name, one.summary) for name, one in known.items() if one.plugin.place == place]
+        title: [(f"{name}.md", name, entry.summary) for name, entry in entries.items() if entry.plugin.place == place]
         for place, title in PLACES.items()
     }
     about = "What each plugin reads of its configuration. In a terminal the same is told by `cni explain PLUGIN`."

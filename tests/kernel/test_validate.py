@@ -104,8 +104,7 @@ def test_damage_that_was_done_on_purpose(host: Host, plugins: Path, tmp_path: Pa
         f"20-b.conflist: {route}",
         "20-b.conflist: error: plugins[0].ipam.subnet: 10.1.0.1 to 10.1.0.254 are given out twice: here, and from "
         '10.1.0.0/24 by network "a" (10-a.conflist)',
-        "30-c.conflist.disabled: warning: : runtimes pass this file over: its name has to end in .conflist, .conf, "
-        ".json",
+        "30-c.conflist.disabled: warning: : runtimes ignore this file: its name has to end in .conflist, .conf, .json",
     ]
 
 

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from cni.cli.main import main
-from cni.explain import known, schema
+from cni.explain import catalog, schema
 from cni.explain.examples import all_examples, examples_of, plugins_in
 from cni.explain.tables import DNSConf, RouteConf, capabilities, table_of
 from cni.skel.config import Config, Field, ListOf, Object, Text
@@ -24,7 +24,7 @@ from cni.spec.result import DNS, Route
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "schemas"
-OURS = list(known.plugins()[0].values())
+OURS = list(catalog.plugins()[0].values())
 NAMES = [one.name for one in OURS]
 
 
@@ -108,7 +108,7 @@ def test_the_keys_of_routes_and_of_resolver_settings_are_those_that_are_read() -
 
 
 def test_capabilities_are_those_of_both_plugins() -> None:
-    found = known.plugins()[0]
+    found = catalog.plugins()[0]
     assert set(capabilities(found["bridge"].plugin) or ()) == {"mac"}
     assert set(capabilities(found["bridge"].plugin, found["host-local"].plugin) or ()) == {"mac", "ips", "ipRanges"}
     assert capabilities(found["flannel"].plugin) is None
@@ -229,7 +229,7 @@ def test_a_third_partys_schema() -> None:
         rest = Object("anything")
         strange = Field(lambda value, path: value, "something else", lambda: None, "of a kind that nobody knows")
 
-    one = known.Known(Plugin("mine", config=Conf, add=lambda request: None), "mine: does things.")  # type: ignore[arg-type,return-value]
+    one = catalog.CatalogEntry(Plugin("mine", config=Conf, add=lambda request: None), "mine: does things.")  # type: ignore[arg-type,return-value]
     properties = schema.of_plugin(one, [one])["properties"]
     assert properties["words"] == {"description": "some words", "type": "array", "items": {"type": "string"}}
     assert properties["strange"] == {"description": "of a kind that nobody knows"}

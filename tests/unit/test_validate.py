@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from cni.cli.main import main
-from cni.explain import known
+from cni.explain import catalog
 from cni.explain.examples import all_examples
 from cni.validate import together
 from cni.validate.document import Document, Malformed
-from cni.validate.findings import meant
+from cni.validate.findings import closest
 
 Json = dict[str, Any]
 RANGES: Json = {"type": "host-local", "subnet": "10.1.0.0/24"}
@@ -225,8 +225,8 @@ def test_a_capability_that_another_plugin_takes(folder: Folder) -> None:
 
 
 LIST_MISTAKES: list[tuple[Json, list[str]]] = [
-    ({"cniVersion": "1.2.0"}, ['error: cniVersion: "1.2.0" is no version of the specification; "1.1.0" is probably meant']),
-    ({"cniVersion": "nine"}, ['error: cniVersion: "nine" is no version of the specification; there are 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0']),
+    ({"cniVersion": "1.2.0"}, ['error: cniVersion: "1.2.0" is not a version of the specification; "1.1.0" is probably meant']),
+    ({"cniVersion": "nine"}, ['error: cniVersion: "nine" is not a version of the specification; there are 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0']),
     ({"cniVersion": ""}, ["warning: cniVersion: there is none, so plugins are asked in 0.1.0, the oldest"]),
     ({"cniVersion": "0.2.0"}, ["warning: cniVersion: lists came with 0.3.0"]),
     ({"cniVersion": "0.3.1", "disableCheck": True, "disableGC": "true"}, ["warning: disableCheck: it is without effect: CHECK came with 0.4.0, and this network is of 0.3.1", "warning: disableGC: it is without effect: GC came with 1.1.0, and this network is of 0.3.1"]),
@@ -262,7 +262,7 @@ def test_a_plugin_alone(folder: Folder) -> None:
     assert folder.lines() == ['error: mtu: "x" is not an integer']
     folder.write("10-net.conf", {"cniVersion": "1.0.0", "name": "net", **BRIDGE})
     assert folder.lines() == [
-        "warning: cniVersion: from 1.0.0 on there are lists alone: put the plugin into one, in a file called *.conflist"
+        "warning: cniVersion: since 1.0.0 there are only lists: put the plugin into one, in a file called *.conflist"
     ]
 
 
@@ -285,12 +285,12 @@ def test_a_plugin_alone_where_a_list_belongs_and_the_reverse(folder: Folder) -> 
     [
         (
             '{"name": "net",\n  "plugins": [}\n',
-            "10-net.conflist:2:15: error: this is no JSON: invalid character '}' looking for beginning of value",
+            "10-net.conflist:2:15: error: this is not JSON: invalid character '}' looking for beginning of value",
         ),
-        ('{"name": "net"\n  "plugins": []}\n', "10-net.conflist:2:3: error: this is no JSON: expecting ',' delimiter"),
-        ('{"name": "net"', "10-net.conflist:1:15: error: this is no JSON: expecting ',' delimiter"),
-        ("{} x", "10-net.conflist:1:4: error: this is no JSON: invalid character 'x' after top-level value"),
-        ("", "10-net.conflist:1:1: error: this is no JSON: unexpected end of JSON input"),
+        ('{"name": "net"\n  "plugins": []}\n', "10-net.conflist:2:3: error: this is not JSON: expecting ',' delimiter"),
+        ('{"name": "net"', "10-net.conflist:1:15: error: this is not JSON: expecting ',' delimiter"),
+        ("{} x", "10-net.conflist:1:4: error: this is not JSON: invalid character 'x' after top-level value"),
+        ("", "10-net.conflist:1:1: error: this is not JSON: unexpected end of JSON input"),
         ("[]", "10-net.conflist:1:1: error: [] is not an object"),
     ],
 )
@@ -372,7 +372,7 @@ def test_one_bridge_two_gateways(folder: Folder) -> None:
     folder.list({"type": "bridge", "isGateway": True, "ipam": apart}, file="20-b.conflist", name="b")
     refused = (
         "error: plugins[0].bridge: cni0 is to be the gateway 10.2.0.1 here, and 10.1.0.1 in 10-a.conflist: "
-        "whoever comes second is refused"
+        "the second network to be used is refused"
     )
     assert folder.lines() == [refused]
     folder.list(
@@ -407,8 +407,8 @@ def test_files_that_nobody_reads(folder: Folder) -> None:
     folder.write("README.md", "nothing")
     folder.write("net/a.json", {"type": "portmap"})
     assert folder.lines() == [
-        "warning: runtimes pass this file over: its name has to end in .conflist, .conf, .json",
-        "warning: runtimes pass this file over: in a network's folder its name has to end in .conf",
+        "warning: runtimes ignore this file: its name has to end in .conflist, .conf, .json",
+        "warning: runtimes ignore this file: in a network's folder its name has to end in .conf",
     ]
 
 
@@ -482,13 +482,13 @@ def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: note\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[cni.plugins]\nnote = note:plugin\nbroken = nowhere:plugin\n")
     monkeypatch.syspath_prepend(str(site))
-    known.plugins.cache_clear()
+    catalog.plugins.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _forget_third_parties() -> Any:
     yield
-    known.plugins.cache_clear()
+    catalog.plugins.cache_clear()
 
 
 @pytest.mark.usefixtures("note")
@@ -520,7 +520,7 @@ def test_a_plan_takes_root(folder: Folder, monkeypatch: pytest.MonkeyPatch, caps
     folder.list({"type": "loopback"})
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert main(["validate", "--files-only", "--plan", str(folder.path)]) == 1
-    assert capsys.readouterr() == ("", "cni validate: a plan takes root, to make namespaces\n")
+    assert capsys.readouterr() == ("", "cni validate: a plan takes root, because it makes namespaces\n")
 
 
 # ---- all that is right ----
@@ -570,5 +570,5 @@ def test_a_document_that_is_nested_too_deeply() -> None:
     ("word", "words", "likely"),
     [("isGatway", ["isGateway", "mtu"], "isGateway"), ("MTTU", ["mtu"], "mtu"), ("x", ["mtu"], ""), ("y", [], "")],
 )
-def test_what_is_probably_meant(word: str, words: list[str], likely: str) -> None:
-    assert meant(word, words) == likely
+def test_the_closest_word(word: str, words: list[str], likely: str) -> None:
+    assert closest(word, words) == likely

@@ -1,4 +1,4 @@
-"""The plugins whose tables are here: ours and third parties', by the entry-point group ``cni.plugins``."""
+"""The plugins that are installed here, ours and third parties', with their documentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint
 from cni.invoke import registry
 from cni.skel.plugin import Plugin
 
-# Where a plugin may stand in a network (skel.Plugin), and what those that stand there are called.
+# The places that a plugin may have in a network (skel.Plugin), and the title of the plugins that have it.
 PLACES = {
     "interface": "Interface plugins",
     "ipam": "IPAM plugins",
@@ -19,8 +19,8 @@ PLACES = {
 }
 
 
-class Known:
-    """A plugin with its module's docstring; ``summary`` is the first sentence or two, ``text`` the rest."""
+class CatalogEntry:
+    """A plugin with its module's docstring: ``summary`` is the first sentence or two, ``text`` the rest."""
 
     def __init__(self, plugin: Plugin, docstring: str) -> None:
         self.plugin = plugin
@@ -31,20 +31,20 @@ class Known:
 
 
 @cache
-def plugins() -> tuple[dict[str, Known], dict[str, str]]:
-    """By name those that can be loaded, and why others cannot."""
-    found: dict[str, Known] = {}
+def plugins() -> tuple[dict[str, CatalogEntry], dict[str, str]]:
+    """Return the plugins that can be loaded, by name, and the reasons why others cannot."""
+    entries: dict[str, CatalogEntry] = {}
     broken: dict[str, str] = {}
     for point in registry.entry_points():
         try:
-            found[point.name] = _load(point)
+            entries[point.name] = _load(point)
         except Exception as error:  # a third party's module may raise anything
             broken[point.name] = f"{point.value}: {error}"
-    return found, broken
+    return entries, broken
 
 
-def _load(point: EntryPoint) -> Known:
+def _load(point: EntryPoint) -> CatalogEntry:
     plugin = point.load()
     if not isinstance(plugin, Plugin):
-        raise TypeError("it is no cni.skel.Plugin")
-    return Known(plugin, sys.modules[point.module].__doc__ or "")
+        raise TypeError("it is not a cni.skel.Plugin")
+    return CatalogEntry(plugin, sys.modules[point.module].__doc__ or "")
