@@ -1,4 +1,4 @@
-"""What the times come to."""
+"""Statistics of the durations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cni.bench.measure import Times
 
 @dataclass(frozen=True)
 class Spread:
-    """Quartiles: half of all lies between ``low`` and ``high``."""
+    """The quartiles of values: half of them lie between ``low`` and ``high``."""
 
     low: float
     median: float
@@ -19,12 +19,12 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Raises ValueError where there are none."""
+        """Return the quartiles of values. Raises ValueError if there are none."""
         return cls(percentile(values, 25), percentile(values, 50), percentile(values, 75))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that ``percent`` of all do not exceed, between two of them in proportion. ValueError without values."""
+    """Return the value that ``percent`` of all do not exceed, interpolated. Raises ValueError without values."""
     if not values:
         raise ValueError("there are no values")
     ordered = sorted(values)
@@ -35,12 +35,12 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def calls(times: Times) -> list[float]:
-    """The seconds of every call."""
+    """Return the seconds of every call."""
     return [seconds for of_round in times.rounds for seconds in of_round]
 
 
 def per_second(times: Times) -> float | None:
-    """How many were done in a second, in the median of the rounds; None where others took their turns between."""
+    """Return the calls per second, as the median of the rounds; None if other subjects' calls were in between."""
     if not times.walls:
         return None
     rates = [len(of_round) / wall for of_round, wall in zip(times.rounds, times.walls, strict=True)]
@@ -48,19 +48,19 @@ def per_second(times: Times) -> float | None:
 
 
 def ratio(times: Times, base: Times) -> Spread:
-    """How many times as long a call takes as one of ``base``.
+    """Return the ratio of the duration of a call to that of a call of ``base``.
 
-    Where they took turns it is that of each pair of calls, which ran one after the other: what slows the machine slows
-    both. Otherwise that of the medians of each round.
+    If the subjects took turns, it is the ratio of each two calls in a row, which what slows the machine slows alike.
+    Otherwise it is the ratio of the medians of each round.
     """
     if times.walls:
-        medians = [[statistics.median(of_round) for of_round in each.rounds] for each in (times, base)]
+        medians = [[statistics.median(of_round) for of_round in subject.rounds] for subject in (times, base)]
         return _of_pairs(*medians)
     return _of_pairs(calls(times), calls(base))
 
 
 def wall_ratio(times: Times, base: Times) -> Spread | None:
-    """The same of all calls of a round together, from the first one's begin to the last one's end."""
+    """Return the ratio of the durations of whole rounds, from the begin of the first call to the end of the last."""
     return _of_pairs(times.walls, base.walls) if times.walls else None
 
 

@@ -1,7 +1,8 @@
-"""Who does what when: settings, rounds and turns.
+"""The order of the calls: settings, rounds and turns.
 
-One subject works at a time. Alone, they take turns call by call, so that what slows the machine slows all of them; with
-several calls at once they take turns round by round. Who goes first changes from turn to turn.
+One subject works at a time. With one call at a time the subjects take turns call by call, so that what slows the
+machine slows all of them; with several calls at once they take turns round by round. The order changes from turn to
+turn.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from cni.kernel.netns import NetNS
 
 CHURN = "CHURN"
 ASKABLE = (*VERBS, CHURN)
-_WARMING = 4  # attachments of each subject that do not count
-_FILLING = 8  # at once, where that is not what is measured
-# On a bridge every container hears the others look for routers and neighbours, which they do less and less often.
-_MANY = 100
-_SETTLING = 20.0  # seconds
-_NOTICE = 0.1  # seconds between two messages about how far it is
-_EARLY = 1000  # calls after which a process that serves has all it will need
+_WARMUP_CALLS = 4  # of each subject and verb, which are not measured
+_FILL_CONCURRENCY = 8  # of the calls that are not measured
+# On a bridge every container receives the router and neighbour solicitations of all others, which become rarer.
+_CROWD = 100  # containers
+_SETTLE_TIME = 20.0  # seconds
+_PROGRESS_INTERVAL = 0.1  # seconds between two messages
+_EARLY_CALLS = 1000  # after which a process that serves has allocated all that it will need
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is to be measured. ``count`` is the attachments of each subject in each round of each setting."""
+    """The parameters of a run. ``count`` is the number of attachments by each subject in each round of each setting."""
 
     subjects: tuple[Spec, ...]
     network: Network
@@ -46,20 +47,20 @@ class Options:
 
     @property
     def single(self) -> tuple[str, ...]:
-        """The verbs to be done one by one: those that are asked for, and ADD and DEL for the others' sake."""
+        """The verbs to be called one by one: those of the options, and ADD and DEL, without which the others fail."""
         if not set(self.verbs) - {CHURN}:
             return ()
         return tuple(verb for verb in VERBS if verb in self.verbs or verb in ("ADD", "DEL"))
 
     @property
     def life(self) -> tuple[str, ...]:
-        """The verbs of a churning container's life."""
+        """The verbs of a container's life in churn."""
         return ("ADD", "CHECK", "DEL") if self.check else ("ADD", "DEL")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One verb, ``concurrency`` calls at once, while ``density`` other attachments are alive."""
+    """A verb, with ``concurrency`` calls at once while ``density`` other attachments are alive."""
 
     verb: str
     concurrency: int
@@ -68,9 +69,9 @@ class Setting:
 
 @dataclass
 class Times:
-    """What one subject took in one setting, in seconds, by rounds: each call, and all of a round together.
+    """The seconds of a subject in a setting, by rounds: of each call, and of each whole round.
 
-    Calls of which each is another subject's turn are no round together: ``walls`` is empty then.
+    ``walls`` is empty if the calls of other subjects came in between.
     """
 
     setting: Setting
@@ -81,7 +82,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Soak:
-    """What a process that serves held, early and late."""
+    """The resources of a process that serves calls, early and late in a soak."""
 
     subject: str
     calls: tuple[int, int]
@@ -100,14 +101,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """That was all."""
+    """The last message of a complete run."""
 
 
 Show = Callable[[Progress], None]
 
 
 def run(options: Options, connection: Connection) -> None:
-    """Measure, and send a Times for each setting and subject or a Soak for each subject; Progress; Done or a Failed."""
+    """Measure, and send Times for each setting and subject or a Soak for each subject, Progress, and Done or Failed."""
     try:
         bench = _Bench(options, connection)
         if options.soak:
@@ -121,7 +122,7 @@ def run(options: Options, connection: Connection) -> None:
 
 
 def turns(subjects: Sequence[Remote], number: int) -> list[Remote]:
-    """The order of turn ``number``: everybody goes first as often, and each before and after each other."""
+    """Return the order of turn ``number``. Each subject is first, and before each other one, equally often."""
     first = number // 2 % len(subjects)
     order = [*subjects[first:], *subjects[:first]]
     return order[::-1] if number % 2 else order
@@ -132,35 +133,35 @@ class _Bench:
         self._options = options
         self._connection = connection
         self._done = 0
-        self._told = 0.0
+        self._last_progress = 0.0
         self._turn = 0
         self._subjects = []
         for spec in options.subjects:
-            self._tell(f"starting {spec.label}")
+            self._show(f"starting {spec.label}")
             self._subjects.append(Remote(spec, options.network))
 
     def measure(self) -> None:
         options = self._options
         for subject in self._subjects:
-            subject.ask("prepare", max(options.count, _WARMING))
+            subject.ask("prepare", max(options.count, _WARMUP_CALLS))
             self._warm(subject)
         for density in sorted(options.density):
             for subject in self._subjects:
-                self._tell(f"{subject.label}: {density} alive")
-                subject.ask("keep_alive", density, _FILLING)
-            if density >= _MANY:
-                self._tell("the new ones settle")
-                time.sleep(_SETTLING)
+                self._show(f"{subject.label}: {density} alive")
+                subject.ask("keep_alive", density, _FILL_CONCURRENCY)
+            if density >= _CROWD:
+                self._show("waiting until the new containers are quiet")
+                time.sleep(_SETTLE_TIME)
             for concurrency in options.concurrency:
                 for times in self._setting(concurrency, density):
                     self._connection.send(times)
 
     def soak(self) -> None:
         count, concurrency = self._options.soak, self._options.concurrency[0]
-        early = min(_EARLY, count // 2)
+        early = min(_EARLY_CALLS, count // 2)
         for subject in self._subjects:
             subject.ask("prepare", concurrency)
-            self._tell(f"{subject.label}: the first {early}")
+            self._show(f"{subject.label}: the first {early}")
             seconds = subject.ask("repeat", early, concurrency)
             first = subject.ask("usage")
             self._advance(early, f"{subject.label}: {count}")
@@ -175,13 +176,13 @@ class _Bench:
 
     def _warm(self, subject: Remote) -> None:
         for verb in self._options.single or self._options.life:
-            for number in range(_WARMING if verb in subject.verbs else 0):
+            for number in range(_WARMUP_CALLS if verb in subject.verbs else 0):
                 subject.ask("call", verb, number)
                 if not number and verb == "ADD":
                     subject.ask("pin_bridges")
 
     def _setting(self, concurrency: int, density: int) -> Iterator[Times]:
-        """Of all verbs that are asked for."""
+        """Measure a setting; yield the times of all verbs of the options."""
         asked, single = self._options.verbs, self._options.single
         times = {
             (verb, subject.label): Times(Setting(verb, concurrency, density), subject.label)
@@ -199,7 +200,7 @@ class _Bench:
                 self._by_rounds(single, concurrency, of)
         for _ in range(self._options.rounds if CHURN in asked else 0):
             self._round(CHURN, self._subjects, concurrency, of(CHURN))
-        yield from (each for each in times.values() if each.setting.verb in asked and each.rounds)
+        yield from (measured for measured in times.values() if measured.setting.verb in asked and measured.rounds)
 
     def _by_turns(self, verbs: Sequence[str], of: Callable[[str], Callable[[Remote], Times]]) -> None:
         for verb in verbs:
@@ -221,7 +222,7 @@ class _Bench:
         count = self._options.count
         for subject in self._order(subjects):
             text = f"{subject.label}: {verb}, {concurrency} at once"
-            self._tell(text)
+            self._show(text)
             if verb == CHURN:
                 wall, seconds = subject.ask("churn", self._options.life, count, concurrency)
                 settle()
@@ -249,17 +250,17 @@ class _Bench:
 
     def _advance(self, count: int, text: str) -> None:
         self._done += count
-        self._tell(text)
+        self._show(text)
 
-    def _tell(self, text: str) -> None:
+    def _show(self, text: str) -> None:
         now = time.monotonic()
-        if now - self._told > _NOTICE:
-            self._told = now
+        if now - self._last_progress > _PROGRESS_INTERVAL:
+            self._last_progress = now
             self._connection.send(Progress(self._done, self._total(), text))
 
 
 def settle() -> None:
-    """Wait until the kernel has cleared away the namespaces that were deleted before: it does so in their order."""
+    """Wait until the kernel has cleaned up the namespaces that were deleted before, which it does in their order."""
     with NetNS.current() as here, here.netlink() as node:
         with NetNS.create() as sentinel:
             node.batch().veth("sentinel", "eth0", netns=sentinel.fd).commit()

@@ -1,4 +1,4 @@
-"""What the containers are attached to: a network configuration, as a runtime hands it to the plugins."""
+"""The network that containers are attached to, as a runtime hands its configuration to the plugins."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _LAST_PORT = 65535
 
 
 class Network:
-    """A network, and what each of its plugins gets on stdin. ``ports`` are mapped for a container, where it can be.
+    """A network, and the configuration that each plugin reads. ``ports`` are mapped for a container if a plugin can.
 
-    Raises CNIError for a configuration that is none.
+    Raises CNIError if the configuration is invalid.
     """
 
     def __init__(self, source: str, ports: int) -> None:
@@ -42,20 +42,20 @@ class Network:
         network = _load(source)
         self.name = network.name
         self.version = network.cni_version or version.OLDEST
-        # A plugin of ADD gets what the one before it made; with CHECK and DEL that came in 0.4.0.
+        # Since 0.4.0 CHECK and DEL get the result of ADD.
         self.remembers = version.at_least(self.version, "0.4.0")
         self.types = [plugin.type for plugin in network.plugins]
         self._plugins = [(self._prepare(network, plugin), self._maps_ports(plugin)) for plugin in network.plugins]
 
     @property
     def has_check(self) -> bool:
-        """Whether the network's version has the verb CHECK."""
+        """True if the network's version has the verb CHECK."""
         return self.remembers
 
     def config(self, index: int, number: int, result: bytes) -> bytes:
-        """What plugin ``index`` is given for attachment ``number``; ``result`` is empty or that of the plugins before.
+        """Return the configuration of plugin ``index`` for attachment ``number``, with ``result`` unless it is empty.
 
-        It is put together as text: decoding would cost the time that others are to be measured in.
+        It is concatenated as text, because decoding would take processor time while subjects are measured.
         """
         config, maps_ports = self._plugins[index]
         more = b""

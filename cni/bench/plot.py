@@ -48,7 +48,11 @@ def write(report: Report, folder: Path) -> Iterator[Path]:
     if len(report.options.concurrency) < 2:
         return
     for verb, density in dict.fromkeys((setting.verb, setting.density) for setting in report.settings()):
-        times = [each for each in report.times if (each.setting.verb, each.setting.density) == (verb, density)]
+        times = [
+            measured
+            for measured in report.times
+            if (measured.setting.verb, measured.setting.density) == (verb, density)
+        ]
         name = f"latency-{verb.lower()}-{density}-alive.svg"
         yield _save(by_concurrency(_title(times[0].setting, report), times), folder / name)
 
@@ -57,8 +61,8 @@ def cumulative(title: str, times: Sequence[Times]) -> Figure:
     """Draw the share of the calls that took at most a time."""
     with rc_context(_STYLE):
         figure, axes = _figure(title, "milliseconds", "calls that took at most so long")
-        for each in times:
-            axes.ecdf([seconds * _MILLI for seconds in figures.calls(each)], label=each.subject)
+        for measured in times:
+            axes.ecdf([seconds * _MILLI for seconds in figures.calls(measured)], label=measured.subject)
         axes.set(xscale="log", xmargin=0)
         _label(axes.xaxis)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -69,9 +73,9 @@ def cumulative(title: str, times: Sequence[Times]) -> Figure:
 def by_concurrency(title: str, times: Sequence[Times]) -> Figure:
     """Draw the medians by the number of calls at once."""
     medians: dict[str, dict[str, float]] = {}
-    for each in sorted(times, key=lambda times: times.setting.concurrency):
-        median = figures.percentile(figures.calls(each), 50) * _MILLI
-        medians.setdefault(each.subject, {})[str(each.setting.concurrency)] = median
+    for measured in sorted(times, key=lambda times: times.setting.concurrency):
+        median = figures.percentile(figures.calls(measured), 50) * _MILLI
+        medians.setdefault(measured.subject, {})[str(measured.setting.concurrency)] = median
     with rc_context(_STYLE):
         figure, axes = _figure(title, "calls at once", "median, milliseconds")
         for subject, values in medians.items():

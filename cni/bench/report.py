@@ -1,4 +1,4 @@
-"""What was measured, for people and for programs."""
+"""The results of a run, as tables and for programs."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from cni.bench.measure import CHURN, Options, Setting, Soak, Times
 from cni.node import scratch
 
 GROWTH_LIMIT = 5_000_000  # bytes between an early and a late reading, above which memory is lost
-POOLED = 8  # threads more, with a descriptor each, by which a server's pools may differ from one moment to another
+POOLED = 8  # threads, with a descriptor each, by which the pools of a server may grow and shrink
 _MILLI = 1e3
 _MEGA = 1e6
 
 
 class Report:
-    """All times of a run, of which some are ``bases``: the labels of the subjects that the others are compared with."""
+    """All times of a run. ``bases`` are the labels of the subjects that the others are compared with."""
 
     def __init__(self, options: Options, times: Sequence[Times], soaks: Sequence[Soak], bases: Sequence[str]) -> None:
         self.options = options
         self.times = times
         self.soaks = soaks
-        self.bases = [base for base in bases if any(each.subject == base for each in times)]
-        self._by = {(each.setting, each.subject): each for each in times}
+        self.bases = [base for base in bases if any(base == measured.subject for measured in times)]
+        self._by = {(measured.setting, measured.subject): measured for measured in times}
 
     @property
     def is_well(self) -> bool:
-        """Whether no process that serves has lost memory, descriptors or threads."""
+        """True if no process that serves leaks memory, descriptors or threads."""
         return not any(lost(soak) for soak in self.soaks)
 
     def settings(self) -> list[Setting]:
-        """Those that there are times for, in the order of the verbs."""
-        return sorted({each.setting for each in self.times}, key=self._place)
+        """Return the settings that have times, in the order of the verbs."""
+        return sorted({times.setting for times in self.times}, key=self._place)
 
     def of(self, setting: Setting) -> list[Times]:
-        """The subjects' times in one setting."""
-        return [each for each in self.times if each.setting == setting]
+        """Return the subjects' times in a setting."""
+        return [times for times in self.times if times.setting == setting]
 
     def comparisons(self, times: Times) -> Iterator[tuple[str, figures.Spread, figures.Spread | None]]:
-        """With each base that has times in the same setting: its label, the ratios of calls and of whole rounds."""
+        """Yield the label of each base with times in the same setting, and the ratios of calls and of whole rounds."""
         for label in self.bases:
             base = self._by.get((times.setting, label))
             if base and base is not times:
                 yield label, figures.ratio(times, base), figures.wall_ratio(times, base)
 
     def growth(self, times: Times) -> float | None:
-        """How many times the median is what it was with the fewest attachments alive; None for these themselves."""
+        """Return the ratio of the median to that with the fewest attachments alive; None for the latter."""
         setting = times.setting
         first = Setting(setting.verb, setting.concurrency, min(self.options.density))
         if setting == first:
@@ -61,7 +61,7 @@ class Report:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For a program: seconds, bytes."""
+        """Return everything for a program, in seconds and bytes."""
         options = self.options
         return {
             "machine": machine(),
@@ -69,7 +69,7 @@ class Report:
             "count": options.count,
             "rounds": options.rounds,
             "subjects": [asdict(spec) for spec in options.subjects],
-            "times": [self._times_as_dict(each) for setting in self.settings() for each in self.of(setting)],
+            "times": [self._times_as_dict(times) for setting in self.settings() for times in self.of(setting)],
             "soak": [{**asdict(soak), "lost": lost(soak)} for soak in self.soaks],
         }
 
@@ -84,7 +84,7 @@ class Report:
 
     def table(self) -> list[list[str]]:
         """Return the rows of the times, the first of which is the heads; figures are from the third column on."""
-        has_rounds = any(each.walls for each in self.times)
+        has_rounds = any(times.walls for times in self.times)
         has_growth = len(self.options.density) > 1
         heads = ["", "", "p50", "p90", "p99", *(["per s"] if has_rounds else [])]
         for base in self.bases:
@@ -92,9 +92,9 @@ class Report:
         rows = [[*heads, *([f"× {min(self.options.density)} alive"] if has_growth else [])]]
         for setting in self.settings():
             title = name_of(setting, self.options)
-            for each in self.of(setting):
-                growth = [_number(self.growth(each))] if has_growth else []
-                rows.append([title, each.subject, *self._cells(each, has_rounds), *growth])
+            for times in self.of(setting):
+                growth = [_number(self.growth(times))] if has_growth else []
+                rows.append([title, times.subject, *self._cells(times, has_rounds), *growth])
                 title = ""
         return rows
 
@@ -148,7 +148,7 @@ def measured(options: Options, bases: Sequence[str], progress: AbstractContextMa
     What `progress` yields is called with each Progress. It is entered after the fork, because it may start threads.
     """
     if os.geteuid():
-        raise Failed("making namespaces takes root")
+        raise Failed("this takes root, because it makes namespaces")
     times, soaks = [], []
     is_complete = False
     with scratch.started(lambda connection: measure.run(options, connection)) as messages, progress as show:
@@ -165,12 +165,12 @@ def measured(options: Options, bases: Sequence[str], progress: AbstractContextMa
                 case Failed():
                     raise message
     if not is_complete:
-        raise Failed("the process that measures ended before its time")
+        raise Failed("the process that measures exited too early")
     return Report(options, times, soaks, bases)
 
 
 def lost(soak: Soak) -> dict[str, int]:
-    """What the process holds more of than early on: bytes above the limit, descriptors, threads."""
+    """Return the growth of memory, descriptors and threads above their limits since the early reading."""
     early, late = soak.usage
     more = {name: late[name] - early[name] for name in early}
     limits = {"memory": GROWTH_LIMIT, "threads": POOLED, "descriptors": POOLED}
@@ -178,7 +178,7 @@ def lost(soak: Soak) -> dict[str, int]:
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on."""
+    """Return the facts about the machine that the figures depend on."""
     return {
         "processors": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
@@ -187,7 +187,7 @@ def machine() -> dict[str, object]:
 
 
 def name_of(setting: Setting, options: Options) -> str:
-    """Its name among the others: what is the same for all goes without saying."""
+    """Return the name of a setting, without what all settings have in common."""
     words = [setting.verb]
     if len(options.concurrency) > 1 or setting.concurrency > 1:
         words.append(f"{setting.concurrency} at once")

@@ -1,8 +1,7 @@
-"""What is measured: plugins in three ways of running them, twice the bare kernel requests they come down to, and the
-start of an interpreter.
+"""What is measured: plugins run in three ways, the bare kernel requests in two, and the start of an interpreter.
 
-A subject lives on a node of its own (worker.py), and does ADD, CHECK and DEL for an attachment. What it returns is the
-seconds that took; of what the benchmark does before and after nothing counts.
+A subject lives on a node of its own (worker.py), and does ADD, CHECK and DEL for an attachment. It returns the seconds
+that this took, without what the benchmark does before and after.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cni.bench import Failed, crew
+from cni.bench import Failed, parallel
 from cni.bench.network import DEFAULT, Network
 from cni.install.executables import install
 from cni.invoke import exec as invoke
@@ -39,7 +38,7 @@ _INSTALLED = "/run/cni-bench/plugins"
 _SOCKET = "/run/cni-bench/agent.sock"
 _AGENT_LOG = "/run/cni-bench/agent.log"
 _START = "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); from cni.cli.main import main; sys.exit(main())"
-_READY = 20.0  # seconds that an agent may take to start, and to stop
+_AGENT_TIMEOUT = 20.0  # seconds, for its start and for its end
 
 _FIRST_ADDRESS = IP.parse("10.66.0.2")
 _GATEWAY = IP.parse("10.66.0.1")
@@ -47,7 +46,7 @@ _PREFIX = 16
 
 
 class Attachment:
-    """One container's: its namespace, and what ADD said. ``number`` is its own on the node."""
+    """An attachment of a container: its namespace and the result of ADD. ``number`` is unique on the node."""
 
     __slots__ = ("container", "id", "number", "path", "result")
 
@@ -55,20 +54,20 @@ class Attachment:
         self.number = number
         self.id = f"bench-{number}"
         self.container = NetNS.create()
-        # Whoever is asked can open it there, as long as this process lives.
+        # Other processes can open it there as long as this process lives.
         self.path = f"/proc/{os.getpid()}/fd/{self.container.fd}"
         self.result = b""
 
     def close(self) -> None:
-        """The namespace goes away, sooner or later."""
+        """Close the namespace, which the kernel deletes some time later."""
         self.container.close()
 
 
 class Plugins:
-    """The plugins of one folder, of which subclasses say how they are run."""
+    """The plugins of a folder. Subclasses run them."""
 
     verbs: tuple[str, ...] = VERBS
-    crew: Any = staticmethod(crew.processes)
+    run_parallel: Any = staticmethod(parallel.processes)
     environ: Mapping[str, str] = {}
     pid: int | None = None  # the process that serves all calls, where there is one
 
@@ -81,7 +80,7 @@ class Plugins:
             self.verbs = tuple(verb for verb in VERBS if verb != "CHECK")
 
     def call(self, verb: str, attachment: Attachment) -> float:
-        """Have all plugins of the network do it, one after the other; raises Failed."""
+        """Call all plugins of the network, one after the other, and return the seconds. Raises Failed."""
         environ = {
             "PATH": os.environ.get("PATH", os.defpath), "CNI_COMMAND": verb, "CNI_CONTAINERID": attachment.id,
             "CNI_NETNS": attachment.path, "CNI_IFNAME": IFNAME, "CNI_PATH": self._folder, "CNI_ARGS": "",
@@ -89,22 +88,22 @@ class Plugins:
         }  # fmt: skip
         order = range(len(self._paths))
         result = b"" if verb == "ADD" or not self._network.remembers else attachment.result
-        taken = 0.0
+        total = 0.0
         for index in reversed(order) if verb == "DEL" else order:
             config = self._network.config(index, attachment.number, result)
             try:
                 seconds, output = self.run(self._paths[index], config, environ)
             except (CNIError, OSError) as error:
                 raise Failed(f"{verb} by {self.label}: {self._network.types[index]}: {error}") from error
-            taken += seconds
+            total += seconds
             if verb == "ADD":
                 result = output.strip()
         if verb == "ADD":
             attachment.result = result
-        return taken
+        return total
 
     def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> tuple[float, bytes]:
-        """Have one plugin do it: how long it took, and what it prints. Raises CNIError, OSError."""
+        """Run a plugin, and return the seconds and what it prints. Raises CNIError, OSError."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -112,18 +111,18 @@ class Plugins:
 
 
 class Exec(Plugins):
-    """Each call is a process, and no agent is asked."""
+    """Each call is a process that does not use an agent."""
 
     environ: Mapping[str, str] = {"CNI_AGENT_SOCKET": ""}
 
     def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> tuple[float, bytes]:
-        """From the making of the process until it has ended."""
+        """Measure from the start of the process to its end."""
         done = invoke.complete(path, config, environ)
         return done.seconds, done.stdout
 
 
 class Agent(Exec):
-    """Each call is a process that asks an agent, which is of the same installation as the executables."""
+    """Each call is a process that uses an agent of the same installation as the executables."""
 
     environ: Mapping[str, str] = {"CNI_AGENT_SOCKET": _SOCKET}
 
@@ -131,7 +130,7 @@ class Agent(Exec):
         super().__init__(folder, network, label)
         trailer = launcher.read(self._paths[0])
         if trailer is None:
-            raise Failed(f"{label}: {self._paths[0]} asks no agent")
+            raise Failed(f"{label}: {self._paths[0]} cannot use an agent")
         command = [trailer.interpreter, "-I", "-c", _START, ":".join(trailer.folders), "agent", "--socket", _SOCKET]
         Path(_AGENT_LOG).parent.mkdir(exist_ok=True)
         with open(_AGENT_LOG, "wb") as log:
@@ -140,7 +139,7 @@ class Agent(Exec):
         self._await()
 
     def _await(self) -> None:
-        deadline = time.monotonic() + _READY
+        deadline = time.monotonic() + _AGENT_TIMEOUT
         while not _answers(_SOCKET):
             if self._agent.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"{self.label}: the agent does not start: {Path(_AGENT_LOG).read_text().strip()}")
@@ -150,7 +149,7 @@ class Agent(Exec):
         """Stop the agent."""
         self._agent.terminate()
         try:
-            status = self._agent.wait(_READY)
+            status = self._agent.wait(_AGENT_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._agent.kill()
             raise Failed(f"{self.label}: the agent does not stop") from None
@@ -159,9 +158,9 @@ class Agent(Exec):
 
 
 class InProcess(Plugins):
-    """The plugins' code runs here, as the runtime library does it with plugins of ours."""
+    """The plugins run in this process, as the runtime library runs plugins of ours."""
 
-    crew = staticmethod(crew.threads)
+    run_parallel = staticmethod(parallel.threads)
 
     def __init__(self, folder: str, network: Network, label: str) -> None:
         super().__init__(folder, network, label)
@@ -169,20 +168,20 @@ class InProcess(Plugins):
         for path in self._paths:
             trailer = launcher.read(path)
             if trailer is None or not trailer.is_ours:
-                raise Failed(f"{label}: {path} starts other code than what runs here")
+                raise Failed(f"{label}: {path} starts other code than this process has loaded")
 
     def run(self, path: str, config: bytes, environ: Mapping[str, str]) -> tuple[float, bytes]:
-        """From the reading of the configuration to the printing of the result."""
+        """Measure from the parsing of the configuration to the printed result."""
         begin = time.perf_counter()
-        output = invoke.run(path, config, environ, log=_unheard)
+        output = invoke.run(path, config, environ, log=_discard)
         return time.perf_counter() - begin, output
 
 
 class Floor:
-    """What the kernel itself takes for what bridge and host-local do: the fewest requests, and nothing else."""
+    """The fewest requests to the kernel that do what bridge and host-local do, and nothing else."""
 
     verbs = ("ADD", "DEL")
-    crew: Any = staticmethod(crew.threads)
+    run_parallel: Any = staticmethod(parallel.threads)
     pid: int | None = None
 
     def __init__(self, network: Network, label: str) -> None:
@@ -199,7 +198,7 @@ class Floor:
         self._bridge = bridge.index
 
     def call(self, verb: str, attachment: Attachment) -> float:
-        """Raises Failed."""
+        """Run a verb and return the seconds. Raises Failed."""
         begin = time.perf_counter()
         try:
             step = self._add if verb == "ADD" else self._delete
@@ -222,21 +221,21 @@ class Floor:
         self._netlink().batch().link_delete(f"veth{attachment.number}").commit()
 
     def _netlink(self) -> Any:
-        """A socket of this thread's, as one that is shared would be waited for."""
+        """Return this thread's socket. Threads that share one would wait for each other."""
         if not hasattr(self._sockets, "node"):
             with NetNS.current() as here:
                 self._sockets.node = here.netlink()
         return self._sockets.node
 
     def close(self) -> None:
-        """Nothing to do: the node goes."""
+        """Do nothing: the node is thrown away."""
 
 
 class Pyroute2:
-    """The same steps as Floor's by pyroute2."""
+    """The same steps as Floor, by pyroute2."""
 
     verbs = ("ADD", "DEL")
-    crew: Any = staticmethod(crew.threads)
+    run_parallel: Any = staticmethod(parallel.threads)
     pid: int | None = None
 
     def __init__(self, network: Network, label: str) -> None:
@@ -254,7 +253,7 @@ class Pyroute2:
         node.addr("add", index=self._bridge, address=str(_GATEWAY), prefixlen=_PREFIX)
 
     def call(self, verb: str, attachment: Attachment) -> float:
-        """Raises Failed."""
+        """Run a verb and return the seconds. Raises Failed."""
         begin = time.perf_counter()
         try:
             step = self._add if verb == "ADD" else self._delete
@@ -287,14 +286,14 @@ class Pyroute2:
         return self._sockets.node
 
     def close(self) -> None:
-        """Nothing to do: the node goes."""
+        """Do nothing: the node is thrown away."""
 
 
 class Python:
-    """Each call is an interpreter, started as our executables start it, that ends at once. None of them beats that."""
+    """Each call starts an interpreter as our executables do. It exits at once, so no executable can be faster."""
 
     verbs = VERBS
-    crew: Any = staticmethod(crew.processes)
+    run_parallel: Any = staticmethod(parallel.processes)
     pid: int | None = None
     _command = (os.path.realpath(sys.executable), "-I", "-S", "-E", "-c", "import posix; posix._exit(0)")
 
@@ -302,7 +301,7 @@ class Python:
         self.label = label
 
     def call(self, verb: str, attachment: Attachment) -> float:  # noqa: ARG002 - it does nothing
-        """Raises Failed."""
+        """Run a verb and return the seconds. Raises Failed."""
         try:
             done = process.run([*self._command], env={})
         except OSError as error:
@@ -312,22 +311,22 @@ class Python:
         return done.seconds
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 Subject = Plugins | Floor | Pyroute2 | Python
-_WAYS: dict[str, type[Plugins]] = {EXEC: Exec, AGENT: Agent, IN_PROCESS: InProcess}
+_BY_MODE: dict[str, type[Plugins]] = {EXEC: Exec, AGENT: Agent, IN_PROCESS: InProcess}
 
 
 def open_subject(mode: str, folder: str, network: Network, label: str) -> Subject:
-    """A subject on the node that this process is on; ``folder`` "" is a new installation of ours. Raises Failed."""
+    """Return a subject on this process's node. ``folder`` "" is a new installation of this version. Raises Failed."""
     if mode == FLOOR:
         return Floor(network, label)
     if mode == PYROUTE2:
         return Pyroute2(network, label)
     if mode == PYTHON:
         return Python(label)
-    return _WAYS[mode](folder, network, label)
+    return _BY_MODE[mode](folder, network, label)
 
 
 def _installed() -> str:
@@ -340,13 +339,13 @@ def _answers(path: str) -> bool:
         return client.connect_ex(path) == 0
 
 
-def _unheard(_: str) -> None:
-    """What plugins log."""
+def _discard(_: str) -> None:
+    """Discard what plugins log."""
 
 
 def _refuse_other_networks(network: Network, label: str) -> None:
     if network.source != DEFAULT:
-        raise Failed(f"{label} does what the network {DEFAULT} needs, and no other")
+        raise Failed(f"{label} can only be measured with the network {DEFAULT}")
 
 
 def _address(number: int) -> tuple[IP, str]:

@@ -1,4 +1,4 @@
-"""One subject on a node of its own, in a process of its own: nothing of it can be in another's way."""
+"""A subject in a process and on a node of its own, so that it cannot disturb others."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cni.kernel.netns import NetNS
 from cni.node import scratch
 from cni.spec.errors import CNIError
 
-_DELETION = 0.05  # seconds that the kernel is at work after a DEL that returned before, and some
-_AT_REST = 0.5  # seconds after which a process that serves has put away what it needs no more
+_DELETION_TIME = 0.05  # seconds, more than the kernel takes for a deletion that DEL does not wait for
+_IDLE_TIME = 0.5  # seconds after which a process that serves has freed what it no longer needs
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Which subject: its name for people, one of subjects.MODES, and a folder ("": a new installation of ours)."""
+    """Which subject: its label, one of subjects.MODES, and a folder ("" for a new installation of this version)."""
 
     label: str
     mode: str
@@ -30,48 +30,48 @@ class Spec:
 
 
 class Worker:
-    """What a subject can be told to do, as the other process calls it: see ``Remote``."""
+    """The methods of a subject that the other process calls by ``Remote``."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._attachments: list[Attachment] = []  # to be attached and detached
-        self._alive: list[Attachment] = []  # to be attached, and stay so
-        self._made = 0
+        self._attachments: list[Attachment] = []  # attached and detached again and again
+        self._alive: list[Attachment] = []  # attached once
+        self._created = 0
 
     def prepare(self, count: int) -> None:
-        """There are ``count`` containers, and none is made while others are measured."""
+        """Create ``count`` containers, so that none is created while a subject is measured."""
         self._attachments += [self._new() for _ in range(count - len(self._attachments))]
 
     def keep_alive(self, count: int, concurrency: int) -> None:
-        """From now on ``count`` other containers stay attached."""
+        """Attach more containers, until ``count`` of them stay attached."""
         more = [self._new() for _ in range(count - len(self._alive))]
         self._alive += more
         self._call_all("ADD", more, concurrency)
 
     def pin_bridges(self) -> None:
-        """Have the node's bridges keep their MAC, which else changes with their ports: Go's CHECK would fail."""
-        with NetNS.current() as here, here.netlink() as place:
-            for link in place.links():
+        """Set the MAC of the node's bridges, which otherwise changes with their ports and makes Go's CHECK fail."""
+        with NetNS.current() as here, here.netlink() as netlink:
+            for link in netlink.links():
                 if link.kind == "bridge":
-                    place.batch().link_set(link.index, hwaddr=link.hwaddr).commit()
+                    netlink.batch().link_set(link.index, hwaddr=link.hwaddr).commit()
 
     def verbs(self) -> tuple[str, ...]:
-        """What the subject can do."""
+        """Return the verbs of the subject."""
         return self._subject.verbs
 
     def call(self, verb: str, number: int) -> float:
-        """One call for container ``number``; its seconds."""
+        """Call a verb for container ``number``; return the seconds."""
         seconds = self._subject.call(verb, self._attachments[number])
         self._settle(verb)
         return seconds
 
     def call_all(self, verb: str, count: int, concurrency: int) -> tuple[float, list[float]]:
-        """One call for each of the first ``count`` containers; the seconds of all together, and of each."""
+        """Call a verb for each of the first ``count`` containers; return the seconds of all together, and of each."""
         return self._call_all(verb, self._attachments[:count], concurrency)
 
     def churn(self, verbs: Sequence[str], count: int, concurrency: int) -> tuple[float, list[float]]:
-        """``count`` times from a container's making to its end; the seconds of all together, and of each."""
-        first, self._made = self._made, self._made + count
+        """Create, use and delete ``count`` containers; return the seconds of all together, and of each."""
+        first, self._created = self._created, self._created + count
 
         def live(_: int, number: int) -> float:
             begin = time.perf_counter()
@@ -84,45 +84,45 @@ class Worker:
                 attachment.close()
             return time.perf_counter() - begin
 
-        wall, seconds = self._subject.crew(concurrency, count, live)
+        wall, seconds = self._subject.run_parallel(concurrency, count, live)
         return wall, seconds
 
     def repeat(self, count: int, concurrency: int) -> float:
-        """``count`` times ADD and DEL of the first ``concurrency`` containers; the seconds of all together."""
+        """Call ADD and DEL ``count`` times, with ``concurrency`` containers; return the seconds of all together."""
 
-        def cycle(slot: int, _: int) -> None:
+        def cycle(worker: int, _: int) -> None:
             for verb in ("ADD", "DEL"):
-                self._subject.call(verb, self._attachments[slot])
+                self._subject.call(verb, self._attachments[worker])
 
-        wall: float = self._subject.crew(concurrency, count, cycle)[0]
+        wall: float = self._subject.run_parallel(concurrency, count, cycle)[0]
         return wall
 
     def usage(self) -> dict[str, int]:
-        """What the process that serves all calls holds: memory in bytes, descriptors, threads."""
+        """Return memory in bytes, descriptors and threads of the process that serves all calls."""
         if self._subject.pid is None:
             raise Failed(f"{self._subject.label} has no process that lasts")
-        time.sleep(_AT_REST)
+        time.sleep(_IDLE_TIME)
         return usage_of(self._subject.pid)
 
     def close(self) -> None:
-        """Stop what was started."""
+        """Stop the subject's processes."""
         self._subject.close()
 
     def _settle(self, verb: str) -> None:
-        """Let the kernel finish what DEL has left to it, lest that be in the way of who comes next."""
+        """Wait until the kernel has finished a deletion, which would slow the next subject."""
         if verb == "DEL" and self._subject.pid is not None:
-            time.sleep(_DELETION)
+            time.sleep(_DELETION_TIME)
 
     def _new(self) -> Attachment:
-        self._made += 1
-        return Attachment(self._made - 1)
+        self._created += 1
+        return Attachment(self._created - 1)
 
     def _call_all(self, verb: str, attachments: list[Attachment], concurrency: int) -> tuple[float, list[float]]:
         def call(_: int, number: int) -> tuple[float, bytes]:
             attachment = attachments[number]
             return self._subject.call(verb, attachment), attachment.result
 
-        wall, done = self._subject.crew(concurrency, len(attachments), call)
+        wall, done = self._subject.run_parallel(concurrency, len(attachments), call)
         for attachment, (_, result) in zip(attachments, done, strict=True):
             attachment.result = result
         self._settle(verb)
@@ -130,7 +130,7 @@ class Worker:
 
 
 def usage_of(pid: int) -> dict[str, int]:
-    """Memory in bytes, descriptors and threads of a process."""
+    """Return memory in bytes, descriptors and threads of a process."""
     with open(f"/proc/{pid}/status") as file:
         status = dict(line.split(":", 1) for line in file)
     return {
@@ -141,7 +141,7 @@ def usage_of(pid: int) -> dict[str, int]:
 
 
 class Remote:
-    """A Worker in a process of its own: ``ask(method, ...)`` calls it there. Raises Failed."""
+    """A Worker in a process of its own. ``ask(method, ...)`` calls its methods there. Raises Failed."""
 
     def __init__(self, spec: Spec, network: Network) -> None:
         self.label = spec.label
@@ -150,7 +150,7 @@ class Remote:
         self.verbs: tuple[str, ...] = self.ask("verbs")
 
     def ask(self, method: str, *arguments: object) -> Any:
-        """What ``Worker.method`` returns there."""
+        """Return what ``Worker.method`` returns there."""
         self._connection.send((method, arguments))
         return self._answer()
 
@@ -158,7 +158,7 @@ class Remote:
         try:
             failure, value = self._connection.recv()
         except EOFError:
-            raise Failed(f"{self.label}: its process ended before its time") from None
+            raise Failed(f"{self.label}: its process exited too early") from None
         if failure:
             raise Failed(failure)
         return value

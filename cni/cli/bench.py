@@ -1,6 +1,6 @@
-"""``cni bench``: how long attachments take, for several folders of plugins and ways to run them, side by side.
+"""``cni bench``: measure the duration of attachments, for several folders of plugins and ways to run them.
 
-It measures on private nodes, in network, mount and PID namespaces of its own, and leaves nothing.
+It measures on private nodes, in network, mount and PID namespaces of its own, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ examples:
 
 
 class _Misuse(Exception):
-    """A command line that says nothing that could be measured."""
+    """A command line that makes no sense."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``cni bench``."""
+    """Declare the command line of ``cni bench``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLES
     parser.add_argument(
@@ -53,16 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_folder,
         metavar="NAME=DIR",
-        help="a folder of plugins, and what to call it; may be repeated. An empty DIR is a new installation of this "
-        f"version. (default: {_OURS}=, and go= the plugins of the reference, where there are any)",
+        help="a folder of plugins, and a name for it; may be repeated. An empty DIR is a new installation of this "
+        f"version. (default: {_OURS}=, and go= the plugins of the reference if there are any)",
     )
     parser.add_argument(
         "--mode",
         type=_words(MODES),
         metavar="MODE,...",
-        help=f"{EXEC}: each call a process; {AGENT}: the same with an agent; {IN_PROCESS}: without any process; "
+        help=f"{EXEC}: each call is a process; {AGENT}: the same with an agent; {IN_PROCESS}: no process; "
         f"{FLOOR}: the bare requests to the kernel; {PYROUTE2}: the same by pyroute2; "
-        f"{PYTHON}: an interpreter that ends at once, for each call "
+        f"{PYTHON}: each call is an interpreter that exits at once "
         f"(default: {','.join(_DEFAULT_MODES)})",
     )
     parser.add_argument(
@@ -72,21 +72,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"the network: a .conflist or .conf file, or one of {', '.join(BUILT_IN)} (default: %(default)s)",
     )
     parser.add_argument(
-        "--ports", type=_number, default=4, help="ports to map for each container, where a plugin can (default: 4)"
+        "--ports", type=_number, default=4, help="ports to map for each container if a plugin can (default: 4)"
     )
     parser.add_argument(
         "--verbs",
         type=_words(tuple(verb.lower() for verb in measure.ASKABLE)),
         default=tuple(verb.lower() for verb in _DEFAULT_VERBS),
         metavar="VERB,...",
-        help="version, add, check, del; churn: make a namespace, ADD, CHECK, DEL, delete the namespace "
+        help="version, add, check, del; churn: create a namespace, ADD, CHECK, DEL, delete the namespace "
         f"(default: {','.join(_DEFAULT_VERBS).lower()})",
     )
     parser.add_argument(
-        "--no-check", dest="check", action="store_false", help="churn without CHECK, which some plugins of old fail at"
+        "--no-check", dest="check", action="store_false", help="churn without CHECK, which fails with some old plugins"
     )
     parser.add_argument("--count", type=_positive, default=20, help="attachments in a round (default: %(default)s)")
-    parser.add_argument("--rounds", type=_positive, default=3, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=_positive, default=3, help="repetitions (default: %(default)s)")
     parser.add_argument(
         "--concurrency", type=_numbers(1), default=(1,), metavar="N,...", help="calls at once (default: 1)"
     )
@@ -97,22 +97,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         action="append",
         metavar="SUBJECT",
-        help="whom to compare all others with, such as 'go exec'; may be repeated (default: the last folder's, and the "
-        f"{FLOOR})",
+        help="the subject to compare all others with, such as 'go exec'; may be repeated (default: the last folder's, "
+        f"and the {FLOOR})",
     )
     parser.add_argument(
         "--soak",
         type=_positive,
         default=0,
         metavar="N",
-        help="instead: N times ADD and DEL, and what the agent (or this process) then holds more than at the 1000th",
+        help="instead: N times ADD and DEL, and what the agent (or this process) has leaked since the 1000th",
     )
-    parser.add_argument("--json", action="store_true", help="the figures, all of them, for a program to read")
-    parser.add_argument("--svg", type=Path, metavar="DIR", help="put pictures there")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    parser.add_argument("--svg", type=Path, metavar="DIR", help="write pictures into a folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0; 1 with words on stderr if something does not work, or a soak finds a leak; 2 for misuse."""
+    """Measure and print. Return 0; 1 with a message on stderr if something fails, or for a leak; 2 for misuse."""
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -160,7 +160,7 @@ def _warn(text: str) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[measure.Show]:
-    """A bar on stderr, if that is a terminal and rich is installed."""
+    """Show a progress bar on stderr, if that is a terminal and rich is installed."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -171,10 +171,12 @@ def _progress() -> Iterator[measure.Show]:
     columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("starting")
-        yield lambda now: progress.update(task, completed=now.done, total=now.total, description=now.text)
+        yield lambda message: progress.update(
+            task, completed=message.done, total=message.total, description=message.text
+        )
 
 
-# ---- what is to be done ----
+# ---- the options of the run ----
 
 
 def _options(arguments: argparse.Namespace) -> measure.Options:
@@ -182,10 +184,10 @@ def _options(arguments: argparse.Namespace) -> measure.Options:
     folders = arguments.plugins or _default_folders()
     names = [name for name, _ in folders]
     if len(set(names)) < len(names):
-        raise _Misuse(f"two folders of plugins have the same name: {', '.join(names)}")
+        raise _Misuse(f"several folders of plugins have the same name: {', '.join(names)}")
     modes = arguments.mode or _default_modes(arguments, network)
     if arguments.soak and not set(modes) <= set(LASTING):
-        raise _Misuse(f"a soak is for the modes {' and '.join(LASTING)}, in which one process serves all calls")
+        raise _Misuse(f"a soak takes the modes {' and '.join(LASTING)}, in which one process serves all calls")
     subjects = tuple(_subjects(modes, folders, network))
     for mode in modes:
         if not any(spec.mode == mode for spec in subjects):
@@ -244,14 +246,14 @@ def _bases(asked: Sequence[str] | None, subjects: Sequence[Spec]) -> list[str]:
     labels = [spec.label for spec in subjects]
     for label in asked or ():
         if label not in labels:
-            raise _Misuse(f"there is no {label!r} to compare with, but {', '.join(labels)}")
+            raise _Misuse(f"there is no subject {label!r} to compare with; there are {', '.join(labels)}")
     if asked:
         return list(asked)
     processes = [spec.label for spec in subjects if spec.mode == EXEC] or labels
     return list(dict.fromkeys([processes[-1], *(label for label in labels if label == FLOOR)]))
 
 
-# ---- the words of the command line ----
+# ---- values of arguments ----
 
 
 def _folder(text: str) -> tuple[str, str]:
@@ -264,20 +266,22 @@ def _folder(text: str) -> tuple[str, str]:
         return name, ""
     folder = os.path.abspath(folder)
     if not os.path.isdir(folder):
-        raise argparse.ArgumentTypeError(f"{folder} is no folder")
+        raise argparse.ArgumentTypeError(f"{folder} is not a folder")
     if not scratch.is_visible(folder):
         hidden = " and ".join(scratch.hidden())
-        raise argparse.ArgumentTypeError(f"{folder} is hidden where it is measured, as are {hidden}: copy it elsewhere")
+        raise argparse.ArgumentTypeError(
+            f"{folder} is not visible on a private node, which hides {hidden}: copy it elsewhere"
+        )
     return name, folder
 
 
 def _words(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     def words(text: str) -> tuple[str, ...]:
-        found = tuple(dict.fromkeys(word.strip().lower() for word in text.split(",")))
-        for word in found:
+        chosen = tuple(dict.fromkeys(word.strip().lower() for word in text.split(",")))
+        for word in chosen:
             if word not in allowed:
-                raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(allowed)}")
-        return found
+                raise argparse.ArgumentTypeError(f"{word!r} is not one of {', '.join(allowed)}")
+        return chosen
 
     return words
 
@@ -301,7 +305,7 @@ def _at_least(least: int, text: str) -> int:
     try:
         number = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if number < least:
         raise argparse.ArgumentTypeError(f"{number} is less than {least}")
     return number

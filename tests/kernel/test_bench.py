@@ -334,7 +334,7 @@ def test_what_measures_is_killed(running: Running) -> None:
     running.await_work()
     os.kill(int(first), signal.SIGKILL)
     _, err = running.process.communicate(timeout=20)
-    assert (running.process.returncode, err) == (1, "cni bench: the process that measures ended before its time\n")
+    assert (running.process.returncode, err) == (1, "cni bench: the process that measures exited too early\n")
     running.assert_nothing_is_left()
 
 

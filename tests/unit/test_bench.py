@@ -15,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from cni.bench import Failed, crew, figures, measure, plot, report
+from cni.bench import Failed, figures, measure, parallel, plot, report
 from cni.bench.figures import Spread
 from cni.bench.measure import CHURN, Options, Setting, Soak, Times
 from cni.bench.network import BUILT_IN, Network
@@ -97,21 +97,22 @@ def test_everybody_goes_first_as_often(number: int) -> None:
 # ---- many at once ----
 
 
-CREWS = pytest.mark.parametrize("many", [crew.threads, crew.processes])
+Run = Callable[[int, int, Callable[[int, int], Any]], tuple[float, list[Any]]]
+PARALLEL = pytest.mark.parametrize("many", [parallel.threads, parallel.processes])
 
 
-@CREWS
+@PARALLEL
 @pytest.mark.parametrize("concurrency", [1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 23])
-def test_each_job_is_done_once(many: crew.Crew[int], concurrency: int, count: int) -> None:
+def test_each_job_is_done_once(many: Run, concurrency: int, count: int) -> None:
     wall, done = many(concurrency, count, lambda _, number: number * 2)
     assert done == [number * 2 for number in range(count)]
     assert wall >= 0
 
 
-@CREWS
-def test_slots_are_different_ones(many: crew.Crew[int]) -> None:
-    barrier = threading.Barrier(3) if many is crew.threads else scratch._fork.Barrier(3)
+@PARALLEL
+def test_slots_are_different_ones(many: Run) -> None:
+    barrier = threading.Barrier(3) if many is parallel.threads else scratch._fork.Barrier(3)
 
     def job(slot: int, _: int) -> int:
         barrier.wait(20)
@@ -120,9 +121,9 @@ def test_slots_are_different_ones(many: crew.Crew[int]) -> None:
     assert sorted(many(3, 3, job)[1]) == [0, 1, 2]
 
 
-@CREWS
+@PARALLEL
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_failure_ends_it(many: crew.Crew[None], concurrency: int) -> None:
+def test_a_failure_ends_it(many: Run, concurrency: int) -> None:
     def job(_: int, number: int) -> None:
         if number == 2:
             raise Failed("ADD by someone: no")
@@ -363,20 +364,20 @@ def test_the_files_that_are_written(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["--count", "0"], "0 is less than 1"),
-        (["--count", "many"], "'many' is no number"),
+        (["--count", "many"], "'many' is not a number"),
         (["--concurrency", "1,0"], "0 is less than 1"),
         (["--density=-1"], "-1 is less than 0"),
-        (["--verbs", "add,gc"], "'gc' is none of version, add, check, del, churn"),
-        (["--mode", "warm"], "'warm' is none of exec, agent, in-process, floor, pyroute2, python"),
-        (["--plugins", "x=/nowhere"], "/nowhere is no folder"),
+        (["--verbs", "add,gc"], "'gc' is not one of version, add, check, del, churn"),
+        (["--mode", "warm"], "'warm' is not one of exec, agent, in-process, floor, pyroute2, python"),
+        (["--plugins", "x=/nowhere"], "/nowhere is not a folder"),
         (["--plugins", "=/usr"], "'=/usr' has no name"),
-        (["--plugins", "x=/run"], "/run is hidden where it is measured"),
-        (["--plugins", "a=/usr", "--plugins", "a=/etc"], "two folders of plugins have the same name: a, a"),
+        (["--plugins", "x=/run"], "/run is not visible on a private node"),
+        (["--plugins", "a=/usr", "--plugins", "a=/etc"], "several folders of plugins have the same name: a, a"),
         (["--plugins", "a=/usr", "--mode", "agent"], "no folder has plugins for the mode agent: /usr"),
         (["--conflist", "/nowhere.conflist"], "/nowhere.conflist"),
         (["--conflist", "ptp", "--mode", "floor"], "the mode floor is for the network bridge alone"),
-        (["--against", "them"], "there is no 'them' to compare with, but ours exec"),
-        (["--soak", "10", "--mode", "exec"], "a soak is for the modes agent and in-process"),
+        (["--against", "them"], "there is no subject 'them' to compare with; there are ours exec"),
+        (["--soak", "10", "--mode", "exec"], "a soak takes the modes agent and in-process"),
         (["more"], "unrecognized arguments: more"),
     ],
 )
