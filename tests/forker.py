@@ -21,7 +21,7 @@ from cni import _core
 # Where ADD changes something, or waits for who does.
 CHANGING = (
     "bridge", "store", "owners", "masquerade", "ipmasq", "iptables", "nftables", "process", "links", "ipam", "undo",
-    "sysctl", "files", "flannel", "tuning", "bandwidth", "shaping", "vrf", "belongings", "firewall", "ruleset",
+    "sysctl", "files", "flannel", "tuning", "bandwidth", "shaping", "vrf", "saved_state", "firewall", "ruleset",
     "portmap", "conntrack", "sbr", "routing", "routes",
 )  # fmt: skip
 

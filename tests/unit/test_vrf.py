@@ -10,7 +10,7 @@ import pytest
 from cni._core import parse_ip, parse_message
 from cni.spec.errors import CNIError
 from cni_plugins.meta import vrf
-from cni_plugins.meta.vrf.belongings import Address
+from cni_plugins.meta.vrf.saved_state import Address
 
 
 @pytest.mark.parametrize(

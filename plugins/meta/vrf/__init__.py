@@ -20,7 +20,7 @@ from cni.spec.result import Route
 from cni.spec.version import since
 from cni.system import files
 from cni.system.undo import Undo, do_all
-from cni_plugins.meta.vrf.belongings import Belongings
+from cni_plugins.meta.vrf.saved_state import Belongings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
