@@ -1,4 +1,4 @@
-"""vrf's parts that need no kernel: which table is free, and which addresses are known to be nobody else's."""
+"""vrf's parts that need no kernel: which table is free, and which addresses are settled."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_whether_an_address_is_settled(flags: int, scope: int, settled: bool) ->
     assert Address(seen).settled == settled
 
 
-def test_an_address_is_told_again_with_all_that_it_has() -> None:
+def test_an_address_is_restored_with_all_its_attributes() -> None:
     header = struct.pack("=BBBBI", 10, 64, 0x80, 0, 7)
     local, peer = parse_ip("fd00::2"), parse_ip("fd00::9")
     kept = {1: peer, 2: local, 6: bytes(range(16)), 9: u32(77), 99: b"unknown!"}
     seen: Any = parse_message(20, header + b"".join(attribute(*one) for one in kept.items()) + attribute(8, u32(0x80)))
     batch: Any = Batch()
-    Address(seen).tell(batch, 0x100, 0x82, 17)
-    ((type, how, told, attributes, what, words, overlook),) = batch.requests
-    assert (type, how, told, dict(attributes)) == (20, 0x100, header, kept | {8: u32(0x82)})
-    assert (what, words, overlook) == ("could not restore address %s/%d", (local, 64), (17,))
+    Address(seen).put(batch, 0x100, 0x82, 17)
+    ((type, mode, sent, attributes, attempt, values, ignored),) = batch.requests
+    assert (type, mode, sent, dict(attributes)) == (20, 0x100, header, kept | {8: u32(0x82)})
+    assert (attempt, values, ignored) == ("could not restore address %s/%d", (local, 64), (17,))

@@ -856,7 +856,8 @@ def test_a_namespace_that_stays_locked(eth0: Vrf, monkeypatch: pytest.MonkeyPatc
         status, said = in_process(eth0, "ADD")
         assert (status, json.loads(said)["code"]) == (1, 11)
         assert json.loads(said)["msg"] == (
-            f"cmdAdd failed: cannot lock {eth0.container.path}: others have held it for 0.2 seconds"
+            f'cmdAdd failed: cannot lock the namespace "{eth0.container.path}": '
+            "another process has held the lock for 0.2 seconds; try again later"
         )
         assert vrfs(eth0.container) == set()
     eth0.add()

@@ -1,8 +1,8 @@
 """vrf: puts the container's interface into a VRF, so that it has routing tables of its own.
 
-ADD makes the VRF, if the container has none of that name yet, and puts the interface that earlier plugins made into
-it, with its addresses, and with its routes in the VRF's table. DEL takes the interface out, and deletes the VRF with
-its last one. What is in the container's namespace is all there is, so nothing is left for GC.
+ADD creates the VRF, if the container has none of that name, and moves the interface that earlier plugins made into it.
+The interface keeps its addresses, and its routes move to the VRF's table. DEL takes the interface out, and deletes the
+VRF with its last interface. All state is in the container's namespace, so GC has nothing to do.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from cni.kernel.routes import MAIN
 from cni.skel.checks import expect_routes, expect_up
 from cni.skel.config import Config, Integer, LinkName
 from cni.skel.plugin import Plugin
-from cni.spec.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, joined
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, joined, quote
 from cni.spec.result import Route
 from cni.spec.version import since
 from cni.system import files
 from cni.system.undo import Undo, do_all
-from cni_plugins.meta.vrf.saved_state import Belongings
+from cni_plugins.meta.vrf.saved_state import SavedState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,24 +42,24 @@ _RULE_HEADER = 12  # bytes of struct fib_rule_hdr, whose fifth is the table
 _RULE_TABLE = 4
 
 _NO_MASTER = 0
-_LOCK_TIMEOUT = 10.0  # seconds that others may keep a container's namespace locked
+_LOCK_TIMEOUT = 10.0  # seconds
 _NO_VRFS = "this kernel has no VRFs (CONFIG_NET_VRF)"
 
 
 class Conf(Config):
     """The configuration of vrf."""
 
-    vrfname = LinkName("", "name of the VRF in the container, made when it does not exist")
+    vrfname = LinkName("", "name of the VRF in the container, created if it does not exist")
     table = Integer(
         0,
-        "number of the VRF's routing table; 0 is the table that the VRF has, or for a new one a free one",
+        "number of the VRF's routing table; 0 keeps that of an existing VRF, and chooses a free one for a new VRF",
         minimum=0,
         maximum=_LAST_TABLE,
     )
 
 
 def add(request: Request[Conf]) -> Result:
-    """Put the interface into the VRF, or leave all as it was."""
+    """Put the interface into the VRF, or leave everything as it was."""
     result = request.require_prev_result("missing prevResult from earlier plugin")
     try:
         _join(request)
@@ -69,14 +69,15 @@ def add(request: Request[Conf]) -> Result:
 
 
 def delete(request: Request[Conf]) -> None:
-    """Take the interface out of the VRF, and delete that with its last one, whatever is still there of all this."""
+    """Take the interface out of the VRF, and delete an empty VRF. Nothing to do is no error."""
     conf = request.config
     _require_name(conf)
     container = request.find_container()
     if container is None:
         return
     with container, container.netlink() as inside:
-        files.lock(container.fd, _LOCK_TIMEOUT)  # or not: what keeps it is the container's, for whose end this is
+        # A timeout is ignored: a process that holds the lock this long is the container's, and the container is ending.
+        files.lock(container.fd, _LOCK_TIMEOUT)
         vrf, link = _find(inside, conf.vrfname, request.ifname)
         if vrf is None or vrf.kind != "vrf":
             return
@@ -87,7 +88,7 @@ def delete(request: Request[Conf]) -> None:
 
 
 def check(request: Request[Conf]) -> None:
-    """The VRF is up, with its table, in which are the routes of the result, and the interface is in it."""
+    """Expect the VRF to be up and have the interface, and its table to have the routes of the result."""
     conf = request.config
     _require_name(conf)
     result = request.require_prev_result("missing prevResult from earlier plugin")
@@ -103,18 +104,18 @@ def check(request: Request[Conf]) -> None:
 
 
 def status(request: Request[Conf]) -> None:
-    """The kernel has VRFs."""
+    """Raise CNIError if the kernel has no VRFs."""
     _require_name(request.config)
     with request.host.netlink() as node:
         try:
-            # Without a table, which the kernel refuses, but where it knows no VRFs for that reason.
+            # The kernel refuses a VRF without a table, but with EOPNOTSUPP only where it has no VRFs.
             node.batch().link_create("vrf", "vrf%d").commit()
         except NetlinkError as error:
             if error.errno == errno.EOPNOTSUPP:
                 raise CNIError(_NO_VRFS, PLUGIN_NOT_AVAILABLE) from error
 
 
-# ---- the way in ----
+# ---- ADD ----
 
 
 def _join(request: Request[Conf]) -> None:
@@ -133,37 +134,37 @@ def _join(request: Request[Conf]) -> None:
         if link.master:
             raise CNIError(f"interface {link.name} has already a master set: {inside.link(link.master).name}")
         vrf = vrf or _make(conf, inside, undo)
-        belongings = Belongings(inside, link)
-        undo.push(_give_back, inside, belongings)
+        state = SavedState(inside, link)
+        undo.push(_restore, inside, state)
         batch = inside.batch()
         if not vrf.is_up:
             batch.link_set(vrf.index, up=True)
-        belongings.brace(batch)
+        state.disable_dad(batch)
         batch.link_set(link.index, master=vrf.index)
-        undo.push(_set_free, inside, link, vrf)
+        undo.push(_release, inside, link, vrf)
         try:
             batch.commit()
         except NetlinkError as error:
             raise CNIError(f"could not set vrf {vrf.name} as master of {link.name}: {error}") from error
-        _give_back(inside, belongings, _table(vrf))
-        belongings.await_addresses(container, inside, _table(vrf))
+        _restore(inside, state, _table(vrf))
+        state.await_addresses(container, inside, _table(vrf))
 
 
 def _make(conf: Conf, inside: Netlink, undo: Undo) -> Link:
-    """A new VRF, up, that is deleted again if what follows fails."""
+    """Create the VRF, up. It is deleted again if a later step of ADD fails."""
     table = conf.table or _free_table(inside)
     batch = inside.batch()
-    # Go's plugin, which knows no lock, may have made it meanwhile.
+    # Go's plugin, which takes no lock, may have created it meanwhile.
     batch.link_create("vrf", conf.vrfname, up=True, data=[(_IFLA_VRF_TABLE, u32(table))], exist_ok=True)
     batch.link_get(conf.vrfname)
     try:
-        made: Link = batch.commit()[0]
+        vrf: Link = batch.commit()[0]
     except NetlinkError as error:
         details = _NO_VRFS if error.errno == errno.EOPNOTSUPP else ""
         raise CNIError(f"could not add VRF {conf.vrfname}: {error}", details=details) from error
-    undo.push(_delete_if_empty, inside, made)
-    _expect(conf, made)
-    return made
+    undo.push(_delete_if_empty, inside, vrf)
+    _expect(conf, vrf)
+    return vrf
 
 
 def _free_table(inside: Netlink) -> int:
@@ -180,27 +181,27 @@ def _table_of_rule(message: bytes) -> int:
 
 
 def first_free(taken: set[int]) -> int:
-    """The first table that is neither taken nor the kernel's. Raises CNIError."""
+    """Return the first table that is neither taken nor the kernel's. Raises CNIError if there is none."""
     for table in range(1, _LAST_TABLE + 1):
         if table not in taken and table not in _KERNELS_TABLES:
             return table
     raise CNIError("Failed to find an available routing id")
 
 
-# ---- the way out ----
+# ---- DEL ----
 
 
 def _leave(inside: Netlink, link: Link) -> None:
-    """The routes are not given back: those of a VRF are not for all the container, and the link is to be deleted."""
-    belongings = Belongings(inside, link, with_routes=False)
+    """Take the link out of the VRF, without its routes: they are not meant for the main table, and DEL follows."""
+    state = SavedState(inside, link, with_routes=False)
     batch = inside.batch()
-    belongings.brace(batch)
+    state.disable_dad(batch)
     batch.link_set(link.index, master=_NO_MASTER)
-    belongings.give_addresses(batch)
+    state.restore_addresses(batch)
     batch.commit()
 
 
-def _set_free(inside: Netlink, link: Link, vrf: Link) -> None:
+def _release(inside: Netlink, link: Link, vrf: Link) -> None:
     if inside.link(link.index).master == vrf.index:
         inside.batch().link_set(link.index, master=_NO_MASTER).commit()
 
@@ -210,11 +211,11 @@ def _delete_if_empty(inside: Netlink, vrf: Link) -> None:
         inside.batch().link_delete(vrf.index, missing_ok=True).commit()
 
 
-# ---- both ----
+# ---- shared ----
 
 
 def validate(request: Request[Conf]) -> None:
-    """The VRF has a name."""
+    """Raise CNIError if the VRF has no name."""
     _require_name(request.config)
 
 
@@ -224,19 +225,22 @@ def _require_name(conf: Conf) -> None:
 
 
 def _lock(container: NetNS) -> None:
-    """One after the other: who looks for a free table or an empty VRF. Go's sbr locks the namespace for this too."""
+    """Lock the container's namespace, as Go's sbr does too.
+
+    Without the lock, two calls could choose the same free table, or delete an empty VRF that the other one joins.
+    """
     if not files.lock(container.fd, _LOCK_TIMEOUT):
-        text = f"cannot lock {container.path}: others have held it for {_LOCK_TIMEOUT:g} seconds"
-        raise CNIError(text, TRY_AGAIN_LATER)
+        reason = f"another process has held the lock for {_LOCK_TIMEOUT:g} seconds"
+        raise CNIError(f"cannot lock the namespace {quote(container.path)}: {reason}; try again later", TRY_AGAIN_LATER)
 
 
 def _find(inside: Netlink, vrf: str, link: str) -> tuple[Link | None, Link | None]:
-    found: list[Link | None] = inside.batch().link_get(vrf, missing_ok=True).link_get(link, missing_ok=True).commit()
-    return found[0], found[1]
+    links: list[Link | None] = inside.batch().link_get(vrf, missing_ok=True).link_get(link, missing_ok=True).commit()
+    return links[0], links[1]
 
 
 def _expect(conf: Conf, vrf: Link) -> None:
-    """It is a VRF, with the configured table, if one is."""
+    """Raise CNIError unless the link is a VRF and has the configured table, if one is configured."""
     if vrf.kind != "vrf":
         raise CNIError(f"Netlink {vrf.name} is not a VRF")
     if conf.table not in (0, _table(vrf)):
@@ -247,15 +251,15 @@ def _table(vrf: Link) -> int:
     return int.from_bytes(vrf.data.get(_IFLA_VRF_TABLE, b""), byteorder)
 
 
-def _give_back(inside: Netlink, belongings: Belongings, table: int = MAIN) -> None:
+def _restore(inside: Netlink, state: SavedState, table: int = MAIN) -> None:
     batch = inside.batch()
-    belongings.give_addresses(batch, table)
-    belongings.give_routes(batch, table)
+    state.restore_addresses(batch, table)
+    state.restore_routes(batch, table)
     batch.commit()
 
 
 def _moved(route: Route, table: int) -> Route:
-    """A result's route, where it is since what was in the main table is in the VRF's."""
+    """Return a route of the result as ADD left it: routes of the main table are now in the VRF's."""
     if route.table not in (None, 0, MAIN):
         return route
     return Route(route.dst, route.gw, route.mtu, route.advmss, route.priority, table, route.scope)

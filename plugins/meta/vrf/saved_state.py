@@ -1,8 +1,8 @@
-"""What a link loses when it changes its VRF, kept to be given back: IPv6 addresses and routes.
+"""Save and restore the IPv6 addresses and routes that a link loses when it changes its VRF.
 
 The kernel takes such a link down and up again (drivers/net/vrf.c, cycle_netdev). Its IPv4 addresses stay, and the
-routes that the kernel makes by itself come back, in the table that is now the link's. All else is kept here as the
-kernel tells it and is told to it again, with whatever an address or a route has.
+routes that the kernel makes by itself come back, in the table that is now the link's. Everything else is saved as the
+kernel dumps it and is sent back as it was, with all attributes of an address or a route.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _RTNLGRP_IPV6_ROUTE = 11
 _RTN_LOCAL = 2
 _RT_SCOPE_UNIVERSE = 0
 _RT_TABLE_LOCAL = 255
-# Of what the kernel makes by itself, or because a router said so.
-_OF_THE_KERNEL = (1, 2, 9)  # RTPROT_REDIRECT, RTPROT_KERNEL, RTPROT_RA
+# Routes that the kernel makes by itself, or because a router announced them.
+_KERNEL_PROTOCOLS = (1, 2, 9)  # RTPROT_REDIRECT, RTPROT_KERNEL, RTPROT_RA
 
 # linux/if_addr.h
 _IFADDRMSG = 8  # bytes
@@ -45,71 +45,70 @@ _IFA_F_NODAD = 0x02
 _IFA_F_DADFAILED = 0x08
 _IFA_F_TENTATIVE = 0x40
 
+_ADDRESS_TIMEOUT = 5.0  # seconds until the kernel accepts packets to new addresses, which it does asynchronously
 
-_WORK = 5.0  # seconds that the kernel may take until it takes packets to new addresses, which it does apart
 
-
-class Belongings:
+class SavedState:
     """A link's IPv6 addresses and, if ``with_routes``, its routes, at the time of construction. Raises NetlinkError.
 
-    Not among them is what the kernel will make anew: the routes to the addresses and their networks, and what it
-    has from routers.
+    The kernel makes some routes anew, and these are not saved: the routes to the addresses and their networks, and
+    those that routers announced.
     """
 
     __slots__ = ("addresses", "link", "routes")
 
     def __init__(self, inside: Netlink, link: Link, *, with_routes: bool = True) -> None:
         self.link = link
-        seen = filter(_is_kept, inside.addresses(link.index, AF_INET6))
-        # The kernel puts a new one before the others, and the first is what packets are sent from in doubt.
-        self.addresses = [Address(one) for one in seen][::-1]
-        told = routes.read(inside, described=True) if with_routes else []
-        self.routes = [route for route in told if self._owns(route)]
+        dumped = filter(_is_saved, inside.addresses(link.index, AF_INET6))
+        # The kernel puts a new address before the others, and the first one is the default source of packets.
+        self.addresses = [Address(address) for address in dumped][::-1]
+        dumped_routes = routes.read(inside, described=True) if with_routes else []
+        self.routes = [route for route in dumped_routes if self._owns(route)]
 
     def _owns(self, route: Route) -> bool:
-        """Whether the link is all that it goes by.
+        """Return whether the kernel loses the route with the link, and does not make it anew.
 
-        A route with next hops on other links outlives the loss of one, and the kernel takes that into use again when
+        A route with next hops on other links outlives the loss of one, and the kernel uses that next hop again when
         the link is up.
         """
-        made = route.seen.protocol in _OF_THE_KERNEL or route.seen.table == _RT_TABLE_LOCAL
-        return not made and route.links == {self.link.index}
+        automatic = route.seen.protocol in _KERNEL_PROTOCOLS or route.seen.table == _RT_TABLE_LOCAL
+        return not automatic and route.links == {self.link.index}
 
-    def brace(self, batch: Batch) -> None:
-        """Queue what spares the addresses another search for duplicates; to be done before the link changes its VRF.
+    def disable_dad(self, batch: Batch) -> None:
+        """Queue requests that spare the addresses another duplicate address detection, before the link changes its VRF.
 
-        They have been found to be nobody else's on this link, and the kernel would search for a second or two, those
-        that it keeps (keep_addr_on_down) as well as those that it forgets.
+        It has succeeded for them on this link, and would take another second or two, for the addresses that the kernel
+        keeps (keep_addr_on_down) as well as for those that it forgets.
         """
         for address in self.addresses:
             if address.settled and not address.flags & _IFA_F_NODAD:
-                address.tell(batch, _NLM_F_REPLACE, address.flags | _IFA_F_NODAD)
+                address.put(batch, _NLM_F_REPLACE, address.flags | _IFA_F_NODAD)
 
-    def give_addresses(self, batch: Batch, main: int = MAIN) -> None:
-        """Queue what gives the link the addresses back that it does not have any more. ``main``: see give_routes."""
+    def restore_addresses(self, batch: Batch, main: int = MAIN) -> None:
+        """Queue requests that add the addresses which the link has lost. ``main`` is as for restore_routes."""
         for address in self.addresses:
             nodad = _IFA_F_NODAD if address.settled else 0
-            address.tell(batch, _NLM_F_CREATE | _NLM_F_EXCL, address.flags | nodad, errno.EEXIST)
+            address.put(batch, _NLM_F_CREATE | _NLM_F_EXCL, address.flags | nodad, errno.EEXIST)
             # In a VRF the flag has to stay: when it changes the kernel looks for the route to the address's network,
             # and for a /128 it finds, where all is in one table, the route to the address itself, and deletes that.
             if nodad and main == MAIN:
-                address.tell(batch, _NLM_F_REPLACE, address.flags)
+                address.put(batch, _NLM_F_REPLACE, address.flags)
 
-    def give_routes(self, batch: Batch, main: int = MAIN) -> None:
-        """Queue what gives the routes back: those of the main table into ``main``, the others where they were.
+    def restore_routes(self, batch: Batch, main: int = MAIN) -> None:
+        """Queue requests that add the routes again: those of the main table to ``main``, the others where they were.
 
-        None takes the place of another's; of two to one destination the older one goes first.
+        None replaces an existing route; of two routes to one destination the older one stays the first.
         """
         for route in self.routes:
             table = main if route.seen.table == MAIN else route.seen.table
             route.restore(batch, table, "could not add route")
 
     def await_addresses(self, container: NetNS, inside: Netlink, table: int) -> None:
-        """Wait until the kernel takes packets to the addresses, by its notifications. Raises CNIError."""
+        """Wait for the kernel's notifications that it accepts packets to the addresses. Raises CNIError."""
         expected = {address.packed for address in self.addresses if address.settled}
         if not expected or not self.link.is_up:
             return
-        deadline = time.monotonic() + _WORK
+        deadline = time.monotonic() + _ADDRESS_TIMEOUT
         with container.news(_RTNLGRP_IPV6_ROUTE) as news:
             while missing := expected - self._local(inside, table):
                 remaining = deadline - time.monotonic()
@@ -119,17 +118,21 @@ class Belongings:
                 news.wait(remaining)
 
     def _local(self, inside: Netlink, table: int) -> set[bytes]:
-        found = inside.routes(AF_INET6, table, index=self.link.index)
-        return {route.dst for route in found if route.type == _RTN_LOCAL}
+        present = inside.routes(AF_INET6, table, index=self.link.index)
+        return {route.dst for route in present if route.type == _RTN_LOCAL}
 
 
-def _is_kept(seen: _core.Address) -> bool:
-    # Without IPv6 the kernel tells of IPv4 instead. Temporary addresses it makes from others, and takes none.
+def _is_saved(seen: _core.Address) -> bool:
+    # A kernel without IPv6 dumps IPv4 addresses instead. Temporary addresses it makes from others, and accepts none.
     return len(seen.packed) == 16 and not seen.flags & _IFA_F_TEMPORARY
 
 
 class Address:
-    """An IPv6 address, to be told to the kernel again as it was told by it: with lifetimes, a peer, a metric."""
+    """An IPv6 address as the kernel dumped it, to be sent back: with lifetimes, a peer, a metric.
+
+    It is `settled` if duplicate address detection has succeeded for it. A link-local address never is: the kernel makes
+    it, and checks it.
+    """
 
     __slots__ = ("_attributes", "_header", "_prefix", "flags", "packed", "settled")
 
@@ -139,12 +142,14 @@ class Address:
         self._prefix = seen.prefix
         self.packed = seen.packed
         self.flags = seen.flags
-        # Known to be nobody else's. Link-local ones are the kernel's to make, and to search for.
-        searching = seen.flags & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED)
-        self.settled = seen.scope == _RT_SCOPE_UNIVERSE and not searching
+        unchecked = seen.flags & (_IFA_F_TENTATIVE | _IFA_F_DADFAILED)
+        self.settled = seen.scope == _RT_SCOPE_UNIVERSE and not unchecked
 
-    def tell(self, batch: Batch, how: int, flags: int, *overlook: int) -> None:
-        """Queue the request that makes it, or makes it so."""
+    def put(self, batch: Batch, mode: int, flags: int, *ignored: int) -> None:
+        """Queue the request that adds or changes the address. `mode` are NLM_F_ flags, `flags` the address's own.
+
+        Errors with an errno in `ignored` are no failure.
+        """
         attributes = {**self._attributes, _IFA_FLAGS: u32(flags)}
-        what, words = "could not restore address %s/%d", (self.packed, self._prefix)
-        batch.request(_RTM_NEWADDR, how, self._header, attributes.items(), what, words, overlook)
+        attempt, values = "could not restore address %s/%d", (self.packed, self._prefix)
+        batch.request(_RTM_NEWADDR, mode, self._header, attributes.items(), attempt, values, ignored)
