@@ -1,16 +1,16 @@
 """tuning: changes the container's kernel parameters below net/, and properties of its interface.
 
-ADD sets the parameters, then MAC, promiscuity, MTU, all-multicast mode and length of the transmit queue, whichever
-are asked for, and passes the result on with the new MAC and MTU. What the interface had before is first noted in a
-file, in Go's form; DEL gives it back and removes the file:
+ADD sets the parameters, then MAC, promiscuous mode, MTU, all-multicast mode and length of the transmit queue, whichever
+are configured, and passes the result on with the new MAC and MTU. Before that it saves the interface's former values in
+a file, in Go's format; DEL restores them and removes the file:
 
     DATADIR/CONTAINER_IFNAME.json    0600
 
-Kernel parameters stay as they are until the namespace ends: those of an interface end with it, and of the others
-another network may have set the same ones since.
+Kernel parameters are not restored: those of an interface end with it, and the others may have been set by another
+network since.
 
-There is nothing to do for GC. A file does not tell whose network it is of, so that of an attachment not in a
-network's list may be another network's. DEL removes it even where the namespace is gone, and a boot empties /run.
+GC has nothing to do. A file does not name its network, so the file of an attachment that is not in a network's list may
+be another network's. DEL removes it even if the namespace is gone, and a boot empties /run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cni.skel.request import Request
     from cni.spec.result import Result
 
-    # What an interface has, or is to get, of PROPERTIES.
+    # Values of an interface's PROPERTIES.
     State = dict[str, Any]
 
 _ALLOW_LIST = "/etc/cni/tuning/allowlist.conf"
@@ -44,7 +44,7 @@ _DATA_DIR = "/run/cni/tuning"
 _PLACEHOLDER = "IFNAME"
 _RTM_NEWLINK = 16  # linux/rtnetlink.h
 
-# What Go's regular expressions have and Python's don't, but would read as something else.
+# Classes that only Go's regular expressions have. Python's would read them as something else.
 _POSIX_CLASSES = {
     "[:alnum:]": "0-9A-Za-z",
     "[:alpha:]": "A-Za-z",
@@ -56,25 +56,25 @@ _POSIX_CLASSES = {
     "[:xdigit:]": "0-9A-Fa-f",
 }
 
-_MOST = (1 << 31) - 1  # MTU: an int of the kernel's
-_MOST_PACKETS = (1 << 32) - 1
+_MAX_MTU = (1 << 31) - 1  # an int of the kernel's
+_MAX_PACKETS = (1 << 32) - 1
 
 
 class RuntimeConf(Settings):
-    """What the runtime adds."""
+    """The capabilities that the runtime passes."""
 
-    mac = Text("", "the interface's MAC; goes before MAC in CNI_ARGS and the key mac")
+    mac = Text("", "the interface's MAC; takes precedence over MAC in CNI_ARGS and the key mac")
 
 
 class CNIArgs(Settings):
-    """What `args.cni` may hold; each goes before all other places that say the same."""
+    """The keys of `args.cni`. Each takes precedence over all other sources of the same value."""
 
     sysctl = MapOf(Text(), "kernel parameters, added to those of the key sysctl")
     mac = Text(None, "the interface's MAC")
     promisc = Flag("as the key promisc", default=None)
-    mtu = Integer(None, "as the key mtu", minimum=0, maximum=_MOST)
+    mtu = Integer(None, "as the key mtu", minimum=0, maximum=_MAX_MTU)
     allmulti = Flag("as the key allmulti", default=None)
-    txQLen = Integer(None, "as the key txQLen", minimum=0, maximum=_MOST_PACKETS)
+    txQLen = Integer(None, "as the key txQLen", minimum=0, maximum=_MAX_PACKETS)
 
 
 class Args(Settings):
@@ -92,28 +92,28 @@ class Conf(Config):
     )
     mac = Text("", "the interface's MAC")
     promisc = Flag("the interface takes all packets; false leaves it as it is")
-    mtu = Integer(0, "the interface's MTU in bytes; 0 leaves it as it is", minimum=0, maximum=_MOST)
-    allmulti = Flag("whether the interface takes all multicast packets", default=None)
+    mtu = Integer(0, "the interface's MTU in bytes; 0 leaves it as it is", minimum=0, maximum=_MAX_MTU)
+    allmulti = Flag("the interface takes all multicast packets; false turns that off", default=None)
     txQLen = Integer(
-        None, "packets that the interface's transmit queue holds, 0 included", minimum=0, maximum=_MOST_PACKETS
+        None, "packets that the interface's transmit queue holds; 0 is set too", minimum=0, maximum=_MAX_PACKETS
     )
-    dataDir = Text(_DATA_DIR, "folder for what the interfaces had before")
+    dataDir = Text(_DATA_DIR, "folder for the interfaces' former values")
     runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
     args = Section(Args, "free metadata")
 
 
-class Before(Settings):
-    """The file with what an interface had before."""
+class Saved(Settings):
+    """The file with an interface's former values."""
 
     mac = Text(None)
     promisc = Flag(default=None)
-    mtu = Integer(None, minimum=0, maximum=_MOST)
+    mtu = Integer(None, minimum=0, maximum=_MAX_MTU)
     allmulti = Flag(default=None)
-    txQLen = Integer(None, minimum=0, maximum=_MOST_PACKETS)
+    txQLen = Integer(None, minimum=0, maximum=_MAX_PACKETS)
 
 
 def add(request: Request[Conf]) -> Result:
-    """Change what is asked for, or nothing."""
+    """Set everything that is configured, or nothing."""
     parameters = _parameters(request)
     _refuse_unlisted(request)
     wanted = _wanted(request)
@@ -127,24 +127,24 @@ def add(request: Request[Conf]) -> Result:
 
 
 def delete(request: Request[Conf]) -> None:
-    """Give the interface back what it had, if both are still there, and forget it.
+    """Restore the interface's former values, if interface and file are still there, and remove the file.
 
-    What cannot be given back is no failure: it would keep the plugins before this one from their DEL.
+    A value that cannot be restored is no error: it would prevent the DEL of the plugins before this one.
     """
     path = _file(request)
-    before = _noted(request, path)
+    before = _load(request, path)
     if before is None:
         return
     try:
-        _give_back(request, before)
+        _restore(request, before)
     except (CNIError, OSError) as error:
-        request.log(f"tuning: {request.ifname} is not as it was before, and {path} stays: {error}")
+        request.log(f"tuning: cannot restore {request.ifname} from {path}: {error}; the file stays")
         return
-    _forget(path)
+    _remove(path)
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD has set is still so; the error names all that is not."""
+    """Expect all values that ADD has set; the error names every one that has changed."""
     _refuse_repeated_keys(request)
     parameters = _parameters(request)
     wanted = _wanted(request)
@@ -159,7 +159,7 @@ def check(request: Request[Conf]) -> None:
 
 
 def status(request: Request[Conf]) -> None:
-    """The node allows the kernel parameters that the configuration has."""
+    """Raise CNIError if the node does not allow a kernel parameter of the configuration."""
     try:
         _refuse_unlisted(request)
     except CNIError as error:
@@ -170,14 +170,14 @@ def status(request: Request[Conf]) -> None:
 
 
 def validate(request: Request[Conf]) -> None:
-    """The parameters are below net/ and each is there once; the MAC is one."""
+    """Raise CNIError for a parameter that is not below net/, or is given twice, and for an invalid MAC."""
     _refuse_repeated_keys(request)
     _parameters(request)
     _wanted(request)
 
 
 def _refuse_repeated_keys(request: Request[Conf]) -> None:
-    """One of two values for the same key would be lost. Raises CNIError."""
+    """Raise CNIError if a key is given twice, as one of its values would be lost."""
     conf = request.config
     if not conf.sysctl:
         return
@@ -186,11 +186,11 @@ def _refuse_repeated_keys(request: Request[Conf]) -> None:
     keys += ["sysctl" for _ in written]
     if len(set(keys)) < len(keys):
         repeated = next(key for key in keys if keys.count(key) > 1)
-        raise CNIError("duplicated sysctl keys are not allowed", details=f"{repeated} is there more than once")
+        raise CNIError("duplicated sysctl keys are not allowed", details=f"{repeated} occurs more than once")
 
 
 def _parameters(request: Request[Conf]) -> dict[str, str]:
-    """The kernel parameters that are to be set, by path below /proc/sys. Raises CNIError."""
+    """Return the configured kernel parameters by path below /proc/sys. Raises CNIError."""
     conf = request.config
     by_args = _by_path(conf.args.cni.sysctl, "args.cni.sysctl", request.ifname)
     return _by_path(conf.sysctl, "sysctl", request.ifname) | by_args
@@ -201,18 +201,19 @@ def _by_path(parameters: dict[str, str], where: str, ifname: str) -> dict[str, s
     for key, value in parameters.items():
         path = _path(key, where, ifname)
         if path in keys:
-            raise CNIError("duplicated sysctl keys are not allowed", details=f"{keys[path]} and {key} are the same")
-        # A value is one line of text; whatever follows it would be another value, or cut off unseen.
+            details = f"{keys[path]} and {key} are the same parameter"
+            raise CNIError("duplicated sysctl keys are not allowed", details=details)
+        # A value is one line of text. The kernel would take the next line for another value, or silently cut it off.
         if not value.replace("\t", " ").isprintable():
-            raise ConfigError(f"{where}.{key}", f"the value {quote(value)} has characters that cannot be shown")
+            raise ConfigError(f"{where}.{key}", f"the value {quote(value)} has characters that are not printable")
         keys[path] = key
     return {path: parameters[key] for path, key in keys.items()}
 
 
 def _path(key: str, where: str, ifname: str) -> str:
-    """The parameter's path below /proc/sys, which is below net/. Raises CNIError."""
+    """Return the parameter's path below /proc/sys. Raises CNIError if it is not below net/."""
     if not key.isprintable():
-        raise ConfigError(where, f"the key {quote(key)} has characters that cannot be shown")
+        raise ConfigError(where, f"the key {quote(key)} has characters that are not printable")
     slashed = sysctl.slashed(key)
     parts = [part for part in slashed.replace(_PLACEHOLDER, ifname, 1).split("/") if part]
     if len(parts) < 2 or parts[0] != "net" or "." in parts or ".." in parts:
@@ -221,7 +222,7 @@ def _path(key: str, where: str, ifname: str) -> str:
 
 
 def _refuse_unlisted(request: Request[Conf]) -> None:
-    """Where the node has a list of regular expressions, each key as written must match one of them. Raises CNIError."""
+    """Raise CNIError if the node has an allow list, and a key, as written, matches none of its regular expressions."""
     conf = request.config
     try:
         with open(_ALLOW_LIST, "rb", buffering=0) as file:
@@ -234,12 +235,12 @@ def _refuse_unlisted(request: Request[Conf]) -> None:
     patterns = [*map(_compiled, allowed)]
     for key in conf.sysctl | conf.args.cni.sysctl:
         if not any(pattern.search(key) for pattern in patterns):
-            words = f"Sysctl {key} is not allowed. Only the following sysctls are allowed: {bracketed(allowed)}"
-            raise CNIError(words, details=f"by {_ALLOW_LIST} on this node")
+            text = f"Sysctl {key} is not allowed. Only the following sysctls are allowed: {bracketed(allowed)}"
+            raise CNIError(text, details=f"by {_ALLOW_LIST} on this node")
 
 
 def _compiled(expression: str) -> Any:
-    import re  # dear, and only for nodes that have the file
+    import re  # expensive to import, and only needed on nodes that have the file
 
     text = expression
     for name, characters in _POSIX_CLASSES.items():
@@ -251,23 +252,23 @@ def _compiled(expression: str) -> Any:
 
 
 def _wanted(request: Request[Conf]) -> State:
-    """What the interface is to get. Raises CNIError."""
+    """Return the configured values of the interface. Raises CNIError."""
     conf = request.config
     args = conf.args.cni
     mac = conf.runtimeConfig.mac or request.cni_args("MAC").get("MAC") or conf.mac
     mac = _first(args.mac, mac)
-    asked = {
-        "mac": hwaddr.requested(mac, f"invalid args {mac} for MAC addr") or None,
+    configured = {
+        "mac": hwaddr.asked(mac, f"invalid args {mac} for MAC addr") or None,
         "promisc": _first(args.promisc, conf.promisc) or None,
         "mtu": _first(args.mtu, conf.mtu) or None,
         "allmulti": _first(args.allmulti, conf.allmulti),
         "txQLen": _first(args.txQLen, conf.txQLen),
     }
-    return {key: value for key, value in asked.items() if value is not None}
+    return {key: value for key, value in configured.items() if value is not None}
 
 
 def _first(by_args: Any, by_key: Any) -> Any:
-    """What `args.cni` says counts, be it false, 0 or empty."""
+    """Return the value of `args.cni`, even if it is false, 0 or empty, else that of the key."""
     return by_key if by_args is None else by_args
 
 
@@ -279,10 +280,10 @@ def _set_parameters(container: NetNS, parameters: dict[str, str], undo: Undo) ->
     for path, value in parameters.items():
         former = before[path]
         try:
-            # Even if it has the value: conf/all/* go on to every interface when they are written.
+            # Even if it has the value: a write to conf/all/* changes every interface.
             sysctl.write(container, path, value)
         except OSError as error:
-            # Where /proc/sys is read-only the runtime may have set it.
+            # Where /proc/sys is read-only the runtime may have set the value.
             if former is None or former.split() != value.split():
                 raise CNIError(f"failed to set sysctl {path} to {quote(value)}: {error.strerror}") from error
         if former is not None:
@@ -290,7 +291,7 @@ def _set_parameters(container: NetNS, parameters: dict[str, str], undo: Undo) ->
 
 
 def _current(container: NetNS, path: str) -> str | None:
-    """A parameter's value; None for one that can only be written. Raises CNIError where there is no such parameter."""
+    """Return a parameter's value, None for a write-only one. Raises CNIError if there is no such parameter."""
     try:
         return sysctl.read(container, path)
     except OSError as error:
@@ -311,9 +312,9 @@ def _drifts_of_parameters(container: NetNS, parameters: dict[str, str]) -> Itera
 
 
 class Attribute:
-    """A property of an interface that is an IFLA_ attribute (linux/if_link.h), and in a Link the field.
+    """A property of an interface that is an IFLA_ attribute (linux/if_link.h) and the `field` of a Link.
 
-    `words` say it in errors.
+    `words` describe it in errors, with two {} for the interface and the value.
     """
 
     __slots__ = ("field", "number", "pack", "words")
@@ -325,18 +326,18 @@ class Attribute:
         self.pack = pack
 
     def of(self, link: Link) -> Any:
-        """What the link has."""
+        """Return the link's value."""
         return getattr(link, self.field)
 
     def request(self, link: Link, value: Any) -> tuple[bytes, list[tuple[int, bytes]]]:
-        """Header and attributes of a request that sets it."""
+        """Return header and attributes of the request that sets the value."""
         return _ifinfomsg(link), [(self.number, self.pack(value))]
 
 
 class Bit:
-    """A property of an interface that is an IFF_ flag (linux/if.h), the interface's own.
+    """A property of an interface that is an IFF_ flag (linux/if.h).
 
-    What other programs, tcpdump for one, hold the interface in for a while is counted apart by the kernel.
+    The kernel counts separately what programs such as tcpdump request for a while.
     """
 
     __slots__ = ("mask", "words")
@@ -346,25 +347,25 @@ class Bit:
         self.mask = mask
 
     def of(self, link: Link) -> bool:
-        """What the link has."""
+        """Return the link's value."""
         return bool(link.flags & self.mask)
 
     def request(self, link: Link, value: bool) -> tuple[bytes, list[tuple[int, bytes]]]:
-        """Header and attributes of a request that sets it."""
+        """Return header and attributes of the request that sets the value."""
         return _ifinfomsg(link, self.mask if value else 0, self.mask), []
 
 
 def _ifinfomsg(link: Link, flags: int = 0, change: int = 0) -> bytes:
-    """An ifinfomsg (linux/rtnetlink.h): family and type, index, flags, and which of them are to change."""
+    """Return a struct ifinfomsg (linux/rtnetlink.h): family and type, index, flags, and the mask of those to change."""
     return u32(0) + u32(link.index) + u32(flags) + u32(change)
 
 
 def _packed_mac(text: str) -> bytes:
-    """Of any length: that of InfiniBand has 20 bytes. Raises ValueError."""
+    """Return the bytes of a MAC of any length: InfiniBand's has 20. Raises ValueError."""
     return bytes.fromhex(text.replace(":", ""))
 
 
-# By name in configurations, and in the files in this order.
+# By configuration key, in the order of a file's keys.
 PROPERTIES: dict[str, Attribute | Bit] = {
     "mac": Attribute("configured Ethernet of {} is {}", 1, "hwaddr", _packed_mac),
     "promisc": Bit("link {} configured promisc is {}", 0x100),
@@ -380,28 +381,28 @@ def _change(request: Request[Conf], inside: Netlink, wanted: State, undo: Undo) 
         raise CNIError(f"failed to get {quote(request.ifname)}: Link not found")
     before = _state(link, wanted)
     path = _file(request)
-    noted = _noted(request, path) or {}
-    # What a former ADD has noted is what the interface had at first.
-    _note(path, before | noted)
+    saved = _load(request, path) or {}
+    # An earlier ADD has saved the original values.
+    _save(path, before | saved)
 
-    def take_back() -> None:
-        _set(inside, link, before)  # if that fails, the file is what DEL needs
-        if noted:
-            _note(path, noted)
+    def roll_back() -> None:
+        _set(inside, link, before)  # if that fails, DEL needs the file
+        if saved:
+            _save(path, saved)
         else:
-            _forget(path)
+            _remove(path)
 
-    undo.push(take_back)
+    undo.push(roll_back)
     _set(inside, link, wanted)
 
 
-def _give_back(request: Request[Conf], before: State) -> None:
+def _restore(request: Request[Conf], before: State) -> None:
     if not before:
         return
     try:
         container = NetNS.open(request.netns)
     except (NetNSNotFound, NotANetNS):
-        return  # the file of a namespace that was unmounted may still be there
+        return  # an unmounted namespace may leave its file
     except OSError as error:
         raise CNIError(f"failed to open netns {quote(request.netns)}: {error}") from error
     with container, container.netlink() as inside:
@@ -411,13 +412,13 @@ def _give_back(request: Request[Conf], before: State) -> None:
 
 
 def _state(link: Link, keys: Iterable[str]) -> State:
-    """What the link has of these; a link that has no MAC at all can't be given that back."""
+    """Return the link's values of these properties, without the MAC if it has none, as that could not be restored."""
     values = {key: PROPERTIES[key].of(link) for key in keys}
     return {key: value for key, value in values.items() if value != ""}
 
 
 def _set(inside: Netlink, link: Link, state: State) -> None:
-    """Have the link be so: one request each, so that one's refusal keeps none of the others. Raises CNIError."""
+    """Set the values, with a request for each, so that the others are set if one is refused. Raises CNIError."""
     batch = inside.batch()
     for key, value in state.items():
         header, attributes = PROPERTIES[key].request(link, value)
@@ -440,16 +441,16 @@ def _shown(value: Any) -> str:
 
 
 def _reflect(request: Request[Conf], result: Result, changed: State) -> None:
-    """Tell the new MAC, and the new MTU where the result has one."""
-    named = [interface for interface in result.interfaces if interface.name == request.ifname]
-    # One without a sandbox is the node's, unless the plugin that made it names none at all.
-    for interface in [interface for interface in named if interface.sandbox] or named:
+    """Put the new MAC into the result, and the new MTU if the result has an MTU."""
+    candidates = [interface for interface in result.interfaces if interface.name == request.ifname]
+    # An interface without a sandbox is the node's, unless the plugin that made it never names a sandbox.
+    for interface in [interface for interface in candidates if interface.sandbox] or candidates:
         interface.mac = changed.get("mac", interface.mac)
         if interface.mtu:
             interface.mtu = changed.get("mtu", interface.mtu)
 
 
-# ---- what was before, on disk ----
+# ---- the file of former values ----
 
 
 def _file(request: Request[Conf]) -> str:
@@ -457,7 +458,7 @@ def _file(request: Request[Conf]) -> str:
     return f"{(conf.dataDir or _DATA_DIR).rstrip('/')}/{request.container_id}_{request.ifname}.json"
 
 
-def _note(path: str, state: State) -> None:
+def _save(path: str, state: State) -> None:
     ordered = {key: state[key] for key in PROPERTIES if key in state}
     try:
         files.write(path, gojson.dumps(ordered, indent=1).encode())
@@ -465,10 +466,10 @@ def _note(path: str, state: State) -> None:
         raise CNIError(f"failed to save file {path}: {error.strerror}", IO_FAILURE) from error
 
 
-def _noted(request: Request[Conf], path: str) -> State | None:
-    """What the file says; None where there is no file. Raises CNIError.
+def _load(request: Request[Conf], path: str) -> State | None:
+    """Return the file's values, None if there is no file. Raises CNIError.
 
-    One that is damaged says nothing: Go's plugin was killed while it wrote the file, before it changed anything.
+    A damaged file has no values: Go's plugin was killed while it wrote the file, before it changed anything.
     """
     try:
         data = files.read(path)
@@ -477,16 +478,16 @@ def _noted(request: Request[Conf], path: str) -> State | None:
     if data is None:
         return None
     try:
-        before = Before.parse(gojson.loads(data))
-        noted = {key: getattr(before, key) for key in PROPERTIES if before.has(key)}
-        _packed_mac(noted.get("mac", ""))
+        saved = Saved.parse(gojson.loads(data))
+        values = {key: getattr(saved, key) for key in PROPERTIES if saved.has(key)}
+        _packed_mac(values.get("mac", ""))
     except (CNIError, ValueError) as error:
-        request.log(f"tuning: {path} is damaged and counts for nothing: {error}")
+        request.log(f"tuning: {path} is damaged and is ignored: {error}")
         return {}
-    return noted
+    return values
 
 
-def _forget(path: str) -> None:
+def _remove(path: str) -> None:
     try:
         files.remove(path)
     except OSError as error:
