@@ -1,12 +1,12 @@
-"""flannel: the configuration of another plugin, from what flanneld tells of the node.
+"""flannel: configures another plugin with the node's subnets, and delegates to it.
 
-flanneld gives each node its part of the cluster's networks and writes it to subnet.env. ADD makes of that, and of
-`delegate` and `ipam`, the configuration of the plugin that does the work: bridge with host-local, if nothing else is
-said. What it was is kept, so that DEL and CHECK have the same plugin look after the same, whatever subnet.env says by
-then.
+flanneld gives each node its part of the cluster's networks and writes it to subnet.env. ADD combines that with
+`delegate` and `ipam` to the configuration of the delegate, the plugin that does the work: by default bridge with
+host-local. It saves the configuration, so that DEL and CHECK call the same plugin with the same one, even if subnet.env
+has changed.
 
-It is kept as DATADIR/CONTAINER, where Go's plugin looks for it too. That can tell one attachment of a container only,
-the last; so each also has a file of its own, DATADIR/CONTAINER:IFNAME, which goes first.
+The file is DATADIR/CONTAINER, where Go's plugin looks for it too. That name has room for one attachment of a container
+only, the last; so each attachment also has a file of its own, DATADIR/CONTAINER:IFNAME, which is read first.
 """
 
 from __future__ import annotations
@@ -35,62 +35,62 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     T = TypeVar("T")
 
-_LARGEST_MTU = (1 << 32) - 1  # that Go's plugin reads
-_APART = ":"  # neither in a container's id nor in an interface's name
+_MAX_MTU = (1 << 32) - 1  # of Go's plugin
+_SEPARATOR = ":"  # neither in a container's id nor in an interface's name
 
 
 class Conf(Config):
     """The configuration of flannel."""
 
-    # The base class has this as interface plugins read it.
+    # The base class has this key in the form that interface plugins read.
     ipam = Object(  # type: ignore[assignment]
-        "the delegate's section of that name; the node's subnets become its ranges, and the cluster's networks are"
-        " added to its routes. Its type is host-local if it names none"
+        "the delegate's section ipam; the node's subnets become its ranges, and the cluster's networks are added to its"
+        " routes. The default type is host-local"
     )
-    subnetFile = Text("/run/flannel/subnet.env", "what flanneld tells of the node")
-    dataDir = Text("/var/lib/cni/flannel", "where the delegate's configuration is kept from ADD to DEL")
+    subnetFile = Text("/run/flannel/subnet.env", "file in which flanneld describes the node's subnets")
+    dataDir = Text("/var/lib/cni/flannel", "folder for the delegate's configuration from ADD to DEL")
     delegate = Object(
-        "further keys for the delegate's configuration. Its type is bridge if it names none; ipMasq, mtu and, for"
-        " bridge, isGateway go before what follows from subnet.env; name and ipam are flannel's to set"
+        "further keys for the delegate's configuration. The default type is bridge; ipMasq, mtu and, for bridge,"
+        " isGateway override the values derived from subnet.env; name and ipam are not allowed, since flannel sets them"
     )
     runtimeConfig = Object("the values of capabilities, for the delegate")
 
 
 def add(request: Request[Conf]) -> Result:
-    """Have the delegate make the attachment. If it refuses, what was kept before is kept again."""
+    """Delegate ADD, with the configuration saved first. If the delegate fails, restore the files as they were."""
     conf = request.config
     config = delegate_config(conf, read_node(conf))
     text = _text(config)
     if request.environ.get("CNI_LOG") == "debug":
         request.log(f"flannel delegates ADD to {config['type']}: {text.decode()}")
     with Undo(request.log) as undo:
-        _keep(request, text, undo)
+        _save(request, text, undo)
         try:
             return delegate("ADD", config["type"], request, config=text)
         except CNIError as error:
             if error.code == UNKNOWN:
-                undo.forget()  # the delegate died, and DEL has to find what it left
+                undo.forget()  # the delegate died, and DEL must clean up what it left
             raise error.prefixed("failed to delegate add: ") from error
 
 
 def delete(request: Request[Conf]) -> None:
-    """Have the delegate take the attachment back, and forget it once that is done: until then DEL can be repeated."""
-    text = _kept(request)
+    """Delegate DEL, then remove the files: if the delegate fails, DEL can be repeated."""
+    text = _load(request)
     if text is None:
         return
     try:
         config = _parse(text, request)
     except CNIError as error:
-        request.log(f"flannel has nothing to delegate: {error}")
+        request.log(f"flannel cannot delegate DEL: {error}")
         return
     _delegate("DEL", config["type"], request, text)
-    _forget(request, text)
+    _remove(request, text)
 
 
 def check(request: Request[Conf]) -> None:
-    """The delegate finds everything as ADD left it."""
+    """Delegate CHECK, with the saved configuration."""
     conf = request.config
-    text = _kept(request)
+    text = _load(request)
     if text is None:
         raise CNIError(f"the container has no attachment: there is neither {' nor '.join(_paths(request))}")
     previous = {"cniVersion": conf.cniVersion, "prevResult": gojson.get(conf.raw, "prevResult")}
@@ -99,12 +99,12 @@ def check(request: Request[Conf]) -> None:
 
 
 def gc(request: Request[Conf]) -> None:
-    """Have the delegate take back what belongs to attachments that are gone, and forget those."""
-    do_all([lambda: _delegate_gc(request), lambda: _forget_strays(request)])
+    """Delegate GC, and remove the files of stale attachments."""
+    do_all([lambda: _delegate_gc(request), lambda: _remove_stale_files(request)])
 
 
 def status(request: Request[Conf]) -> None:
-    """There is what flanneld has to tell, and the delegate is ready."""
+    """Raise CNIError if subnet.env is not complete, or the delegate is not ready."""
     conf = request.config
     try:
         node = read_node(conf)
@@ -115,10 +115,10 @@ def status(request: Request[Conf]) -> None:
 
 
 def rules(request: Request[Conf], ruleset: Ruleset) -> None:
-    """What the delegate has in iptables and nftables for the attachment."""
-    from cni.invoke import registry  # tools call this, no runtime
+    """Describe the delegate's rules for the attachment in iptables and nftables."""
+    from cni.invoke import registry  # only tools call this, no runtime
 
-    text = _kept(request)
+    text = _load(request)
     config = _parse(text, request) if text else {}
     plugin = registry.installed(config["type"]) if config else None
     if plugin and plugin.rules:
@@ -127,13 +127,13 @@ def rules(request: Request[Conf], ruleset: Ruleset) -> None:
             plugin.rules(delegated, ruleset)
 
 
-# ---- what flanneld tells ----
+# ---- subnet.env ----
 
 
 class Node:
-    """The cluster's networks, the node's subnets of them, and the MTU in bytes, all as flanneld tells them.
+    """The contents of subnet.env: the cluster's networks, the node's subnets of them, and the MTU in bytes.
 
-    IPv4 goes before IPv6. `ipmasq` is whether flanneld itself masquerades.
+    IPv4 comes before IPv6. `ipmasq` is True if flanneld itself masquerades.
     """
 
     __slots__ = ("ipmasq", "mtu", "networks", "subnets")
@@ -146,17 +146,17 @@ class Node:
 
 
 def _read_subnet(value: str) -> list[CIDR]:
-    return [CIDR.parse(value).network]  # of one with host bits, the gateway's address, the network counts
+    return [CIDR.parse(value).network]  # flanneld writes the gateway's address, with host bits
 
 
 def _read_networks(value: str) -> list[CIDR]:
-    return list(dict.fromkeys(CIDR.parse(one).network for one in value.split(",")))
+    return list(dict.fromkeys(CIDR.parse(text).network for text in value.split(",")))
 
 
 def _read_mtu(value: str) -> int:
-    # int() takes signs, spaces and underscores as well, and no end of digits.
-    if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= _LARGEST_MTU):
-        raise ValueError(f"{gojson.dumps(value)} is not an integer from 0 to {_LARGEST_MTU}")
+    # int() also accepts signs, spaces and underscores, and any number of digits.
+    if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= _MAX_MTU):
+        raise ValueError(f"{gojson.dumps(value)} is not an integer from 0 to {_MAX_MTU}")
     return int(value)
 
 
@@ -168,14 +168,14 @@ _READERS: dict[str, Callable[[str], object]] = {
     "FLANNEL_MTU": _read_mtu,
     "FLANNEL_IPMASQ": lambda value: value == "true",
 }
-# One of each is needed.
 _NETWORKS = ("FLANNEL_NETWORK", "FLANNEL_IPV6_NETWORK")
 _SUBNETS = ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET")
-_NEEDED = (_NETWORKS, _SUBNETS, ("FLANNEL_MTU",), ("FLANNEL_IPMASQ",))
+# At least one key of each group is required.
+_REQUIRED = (_NETWORKS, _SUBNETS, ("FLANNEL_MTU",), ("FLANNEL_IPMASQ",))
 
 
 def read_node(conf: Conf) -> Node:
-    """What subnet.env says; raises CNIError."""
+    """Read subnet.env. Raises CNIError."""
     path = conf.subnetFile or Conf.subnetFile.default
     try:
         return _read_node(path)
@@ -187,7 +187,7 @@ def read_node(conf: Conf) -> Node:
 
 
 def _read_node(path: str) -> Node:
-    """Raises OSError, and ValueError that names file and line."""
+    """Read subnet.env. Raises OSError, and ValueError with file and line."""
     with open(path, "rb", buffering=0) as file:
         lines = file.read().decode(errors="replace").split("\n")
     values: dict[str, Any] = {}
@@ -197,14 +197,14 @@ def _read_node(path: str) -> Node:
             continue
         try:
             if not equals:
-                raise ValueError("no = follows")
+                raise ValueError("there is no = after it")
             values[key] = _READERS[key](value)
         except ValueError as error:
             raise ValueError(f"{path} line {number}: {key}: {error}") from None
-    missing = [key for keys in _NEEDED if not any(key in values for key in keys) for key in keys]
+    missing = [key for keys in _REQUIRED if not any(key in values for key in keys) for key in keys]
     if missing:
         raise ValueError(f"{path} is missing {', '.join(missing)}")
-    networks, subnets = ([one for key in keys for one in values.get(key, [])] for keys in (_NETWORKS, _SUBNETS))
+    networks, subnets = ([cidr for key in keys for cidr in values.get(key, [])] for keys in (_NETWORKS, _SUBNETS))
     return Node(networks, subnets, values["FLANNEL_MTU"], values["FLANNEL_IPMASQ"])
 
 
@@ -212,15 +212,15 @@ def _read_node(path: str) -> Node:
 
 
 def delegate_config(conf: Conf, node: Node) -> dict[str, Any]:
-    """The delegate's configuration; raises CNIError for a `delegate` or `ipam` that leaves none."""
-    given = conf.delegate
-    # Keys of the delegate go by their letters here, as with Go's plugin.
-    if not isinstance(given.get("type", ""), str):
+    """Return the delegate's configuration. Raises CNIError for an invalid `delegate` or `ipam`."""
+    configured = conf.delegate
+    # These keys are case-sensitive, as in Go's plugin.
+    if not isinstance(configured.get("type", ""), str):
         raise CNIError("'delegate' dictionary, if present, must have (string) 'type' field")
     for key in ("name", "ipam"):
-        if key in given:
+        if key in configured:
             raise CNIError(f"'delegate' dictionary must not have '{key}' field, it'll be set by flannel")
-    config = {"type": "bridge", "ipMasq": not node.ipmasq, "mtu": node.mtu, **given, "name": conf.name}
+    config = {"type": "bridge", "ipMasq": not node.ipmasq, "mtu": node.mtu, **configured, "name": conf.name}
     if config["type"] == "bridge":
         config.setdefault("isGateway", True)
     if conf.cniVersion:
@@ -232,23 +232,23 @@ def delegate_config(conf: Conf, node: Node) -> dict[str, Any]:
 
 
 def _delegate_ipam(conf: Conf, node: Node) -> dict[str, Any]:
-    given: dict[str, Any] = conf.ipam
+    ipam: dict[str, Any] = conf.ipam
     try:
-        routes = gojson.Fields({"routes": given.get("routes")}, "ipam").get("routes", gojson.array(Route.decode), [])
+        routes = gojson.Fields({"routes": ipam.get("routes")}, "ipam").get("routes", gojson.array(Route.decode), [])
     except CNIError as error:
         attempt = "failed to assemble Delegate IPAM: failed to read IPAM routes: failed to parse "
         raise error.prefixed(attempt) from error
     routes = [*routes, *map(Route, node.networks)]
     return {
         "type": "host-local",
-        **given,
+        **ipam,
         "ranges": [[{"subnet": str(subnet)}] for subnet in node.subnets],
         "routes": [route.encode() for route in routes],
     }
 
 
 def _text(config: dict[str, Any]) -> bytes:
-    """The configuration as Go's plugin writes it."""
+    """Encode the configuration as Go's plugin does."""
     return gojson.dumps(config, sort_keys=True).encode()
 
 
@@ -262,12 +262,12 @@ def _delegate(verb: str, plugin_type: str, request: Request[Conf], config: bytes
 def _delegate_gc(request: Request[Conf]) -> None:
     conf = request.config
     config = delegate_config(conf, read_node(conf))
-    # The list of valid attachments has had two names.
+    # The key of the valid attachments has had two names.
     config.update((key, value) for key, value in conf.raw.items() if key.startswith("cni.dev/"))
     _delegate("GC", config["type"], request, _text(config))
 
 
-# ---- what is kept ----
+# ---- the saved configuration ----
 
 
 def _folder(conf: Conf) -> str:
@@ -275,12 +275,12 @@ def _folder(conf: Conf) -> str:
 
 
 def _paths(request: Request[Conf]) -> tuple[str, str]:
-    """The attachment's own file, and the container's that Go's plugin knows. Both names have been looked at."""
+    """Return the attachment's own file, and the container's, which Go's plugin reads. The names are validated."""
     shared = f"{_folder(request.config)}/{request.container_id}"
-    return f"{shared}{_APART}{request.ifname}", shared
+    return f"{shared}{_SEPARATOR}{request.ifname}", shared
 
 
-def _kept(request: Request[Conf]) -> bytes | None:
+def _load(request: Request[Conf]) -> bytes | None:
     for path in _paths(request):
         text = _on_disk(files.read, path)
         if text is not None:
@@ -289,68 +289,68 @@ def _kept(request: Request[Conf]) -> bytes | None:
 
 
 def _parse(text: bytes, request: Request[Conf]) -> dict[str, Any]:
-    """The delegate's configuration from what is kept; raises CNIError where that is none."""
+    """Parse the saved configuration. Raises CNIError if it is invalid."""
     try:
         config = gojson.table(gojson.loads(text), "")
         gojson.text(config.get("type"), "type")
     except (CNIError, ValueError) as error:
-        raise CNIError(f"no configuration is in {' or '.join(_paths(request))}: {error}") from error
+        raise CNIError(f"no valid configuration in {' or '.join(_paths(request))}: {error}") from error
     return config
 
 
-def _keep(request: Request[Conf], text: bytes, undo: Undo) -> None:
+def _save(request: Request[Conf], text: bytes, undo: Undo) -> None:
     own, shared = _paths(request)
     for path in (own, shared):
-        undo.push(_put_back, path, _on_disk(files.read, path))
-        # After a power failure one is enough, and the disk is slow.
+        undo.push(_restore, path, _on_disk(files.read, path))
+        # After a power failure one file is enough, and the disk is slow.
         _on_disk(files.write, path, text, sync=path == own)
 
 
-def _put_back(path: str, text: bytes | None) -> None:
+def _restore(path: str, text: bytes | None) -> None:
     if text is None:
         files.remove(path)
     else:
         files.write(path, text)
 
 
-def _forget(request: Request[Conf], text: bytes) -> None:
-    """The container's file may by now be about another attachment, and is then still needed."""
+def _remove(request: Request[Conf], text: bytes) -> None:
+    """Remove the files that have this text. The container's may now be another attachment's, and is still needed."""
     for path in _paths(request):
         if _on_disk(files.read, path) == text:
             _on_disk(files.remove, path)
 
 
-def _forget_strays(request: Request[Conf]) -> None:
+def _remove_stale_files(request: Request[Conf]) -> None:
     conf = request.config
     if request.valid_attachments is None:
         return
     valid = {
         name
         for container_id, ifname in request.valid_attachments
-        for name in (container_id, f"{container_id}{_APART}{ifname}")
+        for name in (container_id, f"{container_id}{_SEPARATOR}{ifname}")
     }
     try:
         names = posix.listdir(_folder(conf))
     except FileNotFoundError:
         return
-    # What begins with a dot is a file on its way (files.write).
-    strays = [f"{_folder(conf)}/{name}" for name in names if name not in valid and name[0] != "."]
-    do_all([lambda path=path: _forget_stray(path, conf.name) for path in strays])  # type: ignore[misc]
+    # A name with a dot at the beginning is a temporary file of files.write.
+    stale = [f"{_folder(conf)}/{name}" for name in names if name not in valid and name[0] != "."]
+    do_all([lambda path=path: _remove_if_of(conf.name, path) for path in stale])  # type: ignore[misc]
 
 
-def _forget_stray(path: str, network: str) -> None:
-    """Only if it is of this network: the folder is all networks'."""
+def _remove_if_of(network: str, path: str) -> None:
+    """Remove the file if it is of this network: the folder has the files of all networks."""
     text = _on_disk(files.read, path) or b""
     try:
         name = gojson.Fields(gojson.loads(text), "").get("name", gojson.text, "")
     except (CNIError, ValueError):
-        return  # nobody can tell whose it is
+        return  # its network is unknown
     if name == network:
         _on_disk(files.remove, path)
 
 
 def _on_disk(step: Callable[Concatenate[str, P], T], path: str, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Raises CNIError where the step with this file fails."""
+    """Call the step with this path and these arguments. Raises CNIError instead of OSError."""
     try:
         return step(path, *args, **kwargs)
     except OSError as error:

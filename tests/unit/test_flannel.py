@@ -228,7 +228,7 @@ def test_the_delegates_configuration_is_told_to_who_debugs(flannel: Flannel) -> 
         (f"FLANNEL_SUBNET=10.1.17.1\n{REST}", "FILE line 1: FLANNEL_SUBNET: invalid CIDR address: 10.1.17.1"),
         ("\nFLANNEL_NETWORK=10.1.0.0/16, fc00::/48", "FILE line 2: FLANNEL_NETWORK: invalid CIDR address:  fc00::/48"),
         ("FLANNEL_NETWORK=\n", "FILE line 1: FLANNEL_NETWORK: invalid CIDR address: "),
-        ("FLANNEL_IPMASQ\n", "FILE line 1: FLANNEL_IPMASQ: no = follows"),
+        ("FLANNEL_IPMASQ\n", "FILE line 1: FLANNEL_IPMASQ: there is no = after it"),
         *(
             (f"{V4}FLANNEL_MTU={mtu}\n", f'FILE line 3: FLANNEL_MTU: "{mtu}" is not an integer from 0 to 4294967295')
             for mtu in ("", "big", "1472 ", "+1472", "1_472", "-1", "4294967296", "9" * 5000, "١٤٧٢")
@@ -385,9 +385,9 @@ def test_what_is_kept_and_no_configuration(text: str, flannel: Flannel) -> None:
     flannel.data.mkdir(parents=True)
     (flannel.data / "c").write_text(text)
     assert flannel.call("DEL") is None
-    assert flannel.log.startswith(f"flannel has nothing to delegate: no configuration is in {flannel.data}/c:eth0 or ")
+    assert flannel.log.startswith(f"flannel cannot delegate DEL: no valid configuration in {flannel.data}/c:eth0 or ")
     code, msg, _ = flannel.call("CHECK", cniVersion="1.0.0", prevResult={"cniVersion": "1.0.0"})
-    assert (code, msg.startswith("no configuration is in ")) == (999, True)
+    assert (code, msg.startswith("no valid configuration in ")) == (999, True)
     assert (flannel.kept(), flannel.asked()) == ({"c": text}, [])
 
 
