@@ -223,10 +223,12 @@ def test_status_tells_that_the_kernel_has_no_rules() -> None:
     }
 
 
-def test_a_lock_that_is_not_let_go_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "lock", lambda fd, timeout: False)
+def test_a_lock_that_another_process_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "locked", lambda fd, timeout: False)
     monkeypatch.setattr(sbr, "_LOCK_TIMEOUT", 0.0)
-    with NetNS(_core.netns_current(), "/run/netns/x") as here, pytest.raises(sbr.CNIError) as told:
+    with NetNS(_core.netns_current(), "/run/netns/x") as here, pytest.raises(sbr.CNIError) as refused:
         sbr._lock(here)
-    assert told.value.code == 11
-    assert told.value.msg == "cannot lock /run/netns/x: others have held it for 0 seconds"
+    assert refused.value.code == 11
+    assert refused.value.msg == (
+        'cannot lock the namespace "/run/netns/x": another process has held the lock for 0 seconds; try again later'
+    )

@@ -1,11 +1,11 @@
-"""sbr: source based routing. What is sent from an address of the interface leaves by the interface.
+"""sbr: source based routing. Packets sent from an address of the interface leave through the interface.
 
-ADD gives each of the interface's addresses a routing table: the first from 100 on that nobody uses. It gets a default
-route by the address's gateway and the interface's routes, which leave the main table, and a rule leads there what is
-sent from the address. With `table` there is but the rule; that table is someone else's. DEL takes back the rules and
-moves the routes back.
+ADD gives each of the interface's addresses a routing table, the first unused one from 100 on, and adds a rule that
+looks up packets sent from the address there. The table gets a default route via the address's gateway, and the
+interface's routes, which leave the main table. With `table` ADD adds the rules only; others fill that table. DEL
+removes the rules and moves the routes back.
 
-Whoever chooses a table holds a lock till it is in use: flock(2) on the container's namespace, as Go's plugin does.
+A call holds a lock from the choice of a table until its use: flock(2) on the container's namespace, like Go's plugin.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cni.kernel import routes
 from cni.kernel.routes import MAIN
 from cni.skel.config import Config, Flag, Integer, ListOf, Text
 from cni.skel.plugin import Plugin
-from cni.spec.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError
+from cni.spec.errors import PLUGIN_NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError, quote
 from cni.spec.ip import AF_INET, CIDR, IP
 from cni.system import files
 from cni.system.undo import Undo, do_all
@@ -32,25 +32,24 @@ if TYPE_CHECKING:
 
 _FIRST_TABLE = 100
 _LAST_TABLE = 0xFFFFFFFF
-_SYSTEM_TABLES = {253, 254, 255}  # default, main and local, wherever rules lead
+_SYSTEM_TABLES = {253, 254, 255}  # default, main and local
 
 # linux/rtnetlink.h, ipv6_route.h
 _RT_SCOPE_LINK = 253
-_IP6_RT_PRIO_USER = 1024  # the metric of an IPv6 route that is given none
+_IP6_RT_PRIO_USER = 1024  # the default metric of an IPv6 route
 
+_LOCK_TIMEOUT = 30.0  # seconds; Go's plugin waits for ever
 
-_LOCK_TIMEOUT = 30.0  # seconds that others may hold the lock; Go's plugin waits for ever
-
-_EVERYWHERE = {4: CIDR.parse("0.0.0.0/0"), 6: CIDR.parse("::/0")}
+_DEFAULT = {4: CIDR.parse("0.0.0.0/0"), 6: CIDR.parse("::/0")}
 _UNCHAINED = "This plugin must be called as chained plugin"
 
 
 class Conf(Config):
     """The configuration of sbr."""
 
-    table = Integer(None, "lead to this table, whose routes are others' business", minimum=1, maximum=_LAST_TABLE)
-    gateways = ListOf(Text(), "gateways in place of the previous result's: at most one of IPv4 and one of IPv6")
-    addSourceHints = Flag("the networks stay in the main table too, each with the address to send from by default")
+    table = Integer(None, "the table that the rules look up; sbr adds no routes to it", minimum=1, maximum=_LAST_TABLE)
+    gateways = ListOf(Text(), "gateways that replace the previous result's: at most one of IPv4 and one of IPv6")
+    addSourceHints = Flag("keep the networks' routes in the main table too, with the address as the default source")
 
 
 def add(request: Request[Conf]) -> Result:
@@ -60,20 +59,20 @@ def add(request: Request[Conf]) -> Result:
     ips = _own_ips(request, result)
     if not ips:
         raise CNIError(f"No IP addresses supplied on interface: {request.ifname}")
-    named = _named_gateways(conf)
+    gateways = _gateways(conf)
     with request.open_container() as container, container.netlink() as inside, Undo(request.log) as undo:
         _lock(container)
         if conf.table:
-            _lead(inside, [(ip.address.ip, conf.table) for ip in ips], undo)
+            _add_rules(inside, [(ip.address.ip, conf.table) for ip in ips], undo)
         else:
             link = _link(inside, request.ifname)
-            moved = _fill_tables(inside, link, ips, named, undo)
+            moved = _fill_tables(inside, link, ips, gateways, undo)
             _clear_main(container, inside, link, moved, ips if conf.addSourceHints else [], undo)
     return result
 
 
 def delete(request: Request[Conf]) -> None:
-    """Take back the rules and move the routes back, as far as there are any."""
+    """Remove the rules and move the routes back, as far as there are any."""
     container = request.find_container()
     if container is None:
         return
@@ -83,17 +82,17 @@ def delete(request: Request[Conf]) -> None:
         owners = [(address.index, IP(address.packed)) for address in inside.addresses()]
         own = {ip for index, ip in owners if link and index == link.index}
         others = {ip for index, ip in owners} - own
-        # What ADD was told, too, as the interface may be gone; but not what another one has by now.
+        # The addresses of the previous result too, as the interface may be gone; but not those another link has by now.
         do_all(
             [
-                lambda: _take_back(request, inside, link, own),
-                lambda: _take_back(request, inside, link, _recorded(request) - own - others),
+                lambda: _clean_up(request, inside, link, own),
+                lambda: _clean_up(request, inside, link, _recorded(request) - own - others),
             ]
         )
 
 
 def check(request: Request[Conf]) -> None:
-    """The rules are there, and in the tables what ADD is known to have put there."""
+    """Expect the rules, and in their tables the routes that ADD must have put there."""
     conf = request.config
     result = request.require_prev_result(_UNCHAINED)
     ips = _own_ips(request, result)
@@ -102,13 +101,13 @@ def check(request: Request[Conf]) -> None:
         if conf.table:
             return
         link = _link(inside, request.ifname)
-        _expect_routes(inside, link, result, ips, tables, _named_gateways(conf))
+        _expect_routes(inside, link, result, ips, tables, _gateways(conf))
         if conf.addSourceHints:
             _expect_hints(inside, link, ips)
 
 
 def status(request: Request[Conf]) -> None:
-    """The kernel routes by rules."""
+    """Raise CNIError if the kernel has no policy routing."""
     try:
         with request.host.netlink() as node:
             routing.rules(node, AF_INET)
@@ -117,17 +116,17 @@ def status(request: Request[Conf]) -> None:
         raise CNIError(f"this kernel has no routing rules: {error}", PLUGIN_NOT_AVAILABLE, details) from error
 
 
-# ---- what is given ----
+# ---- configuration and previous result ----
 
 
 def _own_ips(request: Request[Conf], result: Result) -> list[IPConfig]:
-    """The result's addresses that are the interface's, or don't say whose they are."""
+    """Return the result's addresses that belong to the interface, or to no interface in particular."""
     return [ip for ip in result.ips if _interface(result, ip) in ("", request.ifname)]
 
 
 def _interface(result: Result, ip: IPConfig) -> str:
-    named = ip.interface is not None and 0 <= ip.interface < len(result.interfaces)
-    return result.interfaces[ip.interface or 0].name if named else ""
+    is_valid = ip.interface is not None and 0 <= ip.interface < len(result.interfaces)
+    return result.interfaces[ip.interface or 0].name if is_valid else ""
 
 
 def _recorded(request: Request[Conf]) -> set[IP]:
@@ -136,31 +135,31 @@ def _recorded(request: Request[Conf]) -> set[IP]:
 
 
 def validate(request: Request[Conf]) -> None:
-    """The gateways are addresses, at most one of each family."""
-    _named_gateways(request.config)
+    """Raise CNIError unless the gateways are addresses, at most one of each family."""
+    _gateways(request.config)
 
 
-def _named_gateways(conf: Conf) -> dict[int, IP]:
-    """The configuration's gateways by IP version. Not the table reads them, as DEL has no need of them."""
+def _gateways(conf: Conf) -> dict[int, IP]:
+    """Return the configured gateways by IP version. The table does not parse them, so DEL ignores invalid ones."""
     if len(conf.gateways) > 2:
         raise CNIError("gateways list cannot contain more than 2 entries (one IPv4, one IPv6)")
-    named: dict[int, IP] = {}
+    gateways: dict[int, IP] = {}
     for number, text in enumerate(conf.gateways):
         try:
             gateway = IP.parse(text)
         except ValueError:
             raise CNIError(f"invalid static gateway IP address: {text}", details=f"gateways[{number}]") from None
-        if other := named.get(gateway.version):
+        if other := gateways.get(gateway.version):
             raise CNIError(f"gateways list contains multiple IPv{gateway.version} addresses: {other} and {gateway}")
-        named[gateway.version] = gateway
-    return named
+        gateways[gateway.version] = gateway
+    return gateways
 
 
 def _lock(container: NetNS) -> None:
-    """Lock the namespace while this descriptor of it is open. All meet there, by whatever path they have opened it."""
+    """Lock the namespace while this descriptor of it is open. The lock is the same for all paths to the namespace."""
     if not files.lock(container.fd, _LOCK_TIMEOUT):
-        text = f"cannot lock {container.path}: others have held it for {_LOCK_TIMEOUT:g} seconds"
-        raise CNIError(text, TRY_AGAIN_LATER)
+        reason = f"another process has held the lock for {_LOCK_TIMEOUT:g} seconds"
+        raise CNIError(f"cannot lock the namespace {quote(container.path)}: {reason}; try again later", TRY_AGAIN_LATER)
 
 
 def _link(inside: Netlink, name: str) -> Link:
@@ -173,8 +172,8 @@ def _link(inside: Netlink, name: str) -> Link:
 # ---- ADD ----
 
 
-def _lead(inside: Netlink, rules: list[tuple[IP, int]], undo: Undo) -> None:
-    """Add the rules that are not there yet."""
+def _add_rules(inside: Netlink, rules: list[tuple[IP, int]], undo: Undo) -> None:
+    """Add the missing ones of these rules."""
     present = routing.rules(inside)
     rules = [rule for rule in rules if rule not in present]
     undo.push(_remove, inside, None, rules)
@@ -184,31 +183,31 @@ def _lead(inside: Netlink, rules: list[tuple[IP, int]], undo: Undo) -> None:
     batch.commit()
 
 
-def _fill_tables(inside: Netlink, link: Link, ips: list[IPConfig], named: dict[int, IP], undo: Undo) -> list[Route]:
-    """Give each address a table with routes, and a rule that leads there. Returns the link's routes in table main."""
-    every = routes.read(inside)
-    main = _of_link(every, link, {MAIN})
-    # Where the configuration names the gateway, it replaces the default route that was there.
-    lasting = [route for route in main if route.seen.prefix or route.version not in named]
-    tables = _free_tables({route.seen.table for route in every} | {table for _, table in routing.rules(inside)})
+def _fill_tables(inside: Netlink, link: Link, ips: list[IPConfig], gateways: dict[int, IP], undo: Undo) -> list[Route]:
+    """Give each address a table with routes, and a rule that looks it up. Returns the link's routes in table main."""
+    all_routes = routes.read(inside)
+    main = _of_link(all_routes, link, {MAIN})
+    # A configured gateway replaces the default routes of its family.
+    copied = [route for route in main if route.seen.prefix or route.version not in gateways]
+    tables = _free_tables({route.seen.table for route in all_routes} | {table for _, table in routing.rules(inside)})
     rules = [(ip.address.ip, next(tables)) for ip in ips]
     undo.push(_remove, inside, link, rules)
     batch = inside.batch()
     for ip, (source, table) in zip(ips, rules, strict=True):
-        gateway = named.get(source.version, ip.gateway)
+        gateway = gateways.get(source.version, ip.gateway)
         if gateway:
             routing.add_default(batch, gateway, link.index, table)
-        for route in lasting:
+        for route in copied:
             if _concerns(route, ip, ips):
                 route.put(batch, table, "Failed to readd route")
-        routing.add_rule(batch, source, table)  # last: without it everything goes its old ways
+        routing.add_rule(batch, source, table)  # last: until then the old routes are used
     batch.commit()
     return main
 
 
-def _of_link(every: Iterable[Route], link: Link, tables: set[int]) -> list[Route]:
-    """The routes in these tables that go by this link alone."""
-    return [route for route in every if route.seen.table in tables and route.links == {link.index}]
+def _of_link(candidates: Iterable[Route], link: Link, tables: set[int]) -> list[Route]:
+    """Return the routes that are in these tables and use this link only."""
+    return [route for route in candidates if route.seen.table in tables and route.links == {link.index}]
 
 
 def _free_tables(used: set[int]) -> Iterator[int]:
@@ -217,16 +216,19 @@ def _free_tables(used: set[int]) -> Iterator[int]:
 
 
 def _concerns(route: Route, ip: IPConfig, ips: list[IPConfig]) -> bool:
-    """Whether the address's table gets the route: all do, unless it has to do with networks of other addresses only."""
+    """Return whether the address's table gets the route. It does not if the route concerns other addresses only.
+
+    A route concerns the addresses in whose networks its source or a gateway is, or else all.
+    """
     ends = [IP(packed) for packed in (route.seen.src, *route.gateways) if packed]
-    concerned = [one for one in ips if any(end in one.address for end in ends)]
+    concerned = [other for other in ips if any(end in other.address for end in ends)]
     return ip in concerned or not concerned
 
 
 def _clear_main(
     container: NetNS, inside: Netlink, link: Link, moved: list[Route], hinted: list[IPConfig], undo: Undo
 ) -> None:
-    """Delete the link's routes from table main. With addresses to hint at, those to what is on the link stay."""
+    """Delete the link's routes from table main. If there are addresses to hint at, routes of scope link stay."""
     undo.push(_restore, inside, moved)
     batch = inside.batch()
     for route in moved:
@@ -238,12 +240,12 @@ def _clear_main(
 
 
 def _hint(container: NetNS, inside: Netlink, link: Link, ips: list[IPConfig], undo: Undo) -> None:
-    """What goes to the networks from no particular address yet shall go from the one there, by table main."""
+    """Add routes to the addresses' networks to table main, with the addresses as the default source of packets."""
     if any(ip.address.version == 6 for ip in ips):
-        from cni.skel import ipam  # dear for the one function
+        from cni.skel import ipam  # expensive to import for one function
 
         ipam.settle(container, inside, link)  # a tentative address cannot be a source
-    undo.push(_forget_hints, inside, link, ips)
+    undo.push(_delete_hints, inside, link, ips)
     batch = inside.batch()
     for ip in ips:
         network, source = ip.address.network, ip.address.ip.packed
@@ -253,7 +255,7 @@ def _hint(container: NetNS, inside: Netlink, link: Link, ips: list[IPConfig], un
     batch.commit()
 
 
-def _forget_hints(inside: Netlink, link: Link, ips: list[IPConfig]) -> None:
+def _delete_hints(inside: Netlink, link: Link, ips: list[IPConfig]) -> None:
     batch = inside.batch()
     for network in [ip.address.network for ip in ips]:
         metric = _IP6_RT_PRIO_USER if network.version == 6 else 0
@@ -271,37 +273,37 @@ def _restore(inside: Netlink, moved: list[Route]) -> None:
 # ---- DEL ----
 
 
-def _take_back(request: Request[Conf], inside: Netlink, link: Link | None, sources: set[IP]) -> None:
-    """Remove the rules for these sources. Where ADD filled their tables the link's routes go back to the main one."""
+def _clean_up(request: Request[Conf], inside: Netlink, link: Link | None, sources: set[IP]) -> None:
+    """Remove the rules for these sources. If ADD filled their tables, move the link's routes back to the main table."""
     conf = request.config
     rules = [(ip, table) for ip, table in routing.rules(inside) if ip in sources and _is_ours(conf, table)]
-    if conf.table or not link:  # if the link is gone, the kernel has removed its routes
+    if conf.table or not link:  # the kernel has removed the routes of a link that is gone
         _remove(inside, None, rules)
         return
     try:
-        _give_back(inside, link, rules)
+        _move_back(inside, link, rules)
     except OSError as error:
-        # Whatever made the link is about to remove it; only where it stays this will be missed.
+        # The plugin that made the link is about to delete it; the routes matter only if the link stays.
         request.log(f"{error}")
     _remove(inside, link, rules)
 
 
 def _is_ours(conf: Conf, table: int) -> bool:
-    """Whether this is where ADD would lead."""
+    """Return whether the table may be one that ADD uses."""
     return table == conf.table if conf.table else table >= _FIRST_TABLE and table not in _SYSTEM_TABLES
 
 
-def _give_back(inside: Netlink, link: Link, rules: list[tuple[IP, int]]) -> None:
+def _move_back(inside: Netlink, link: Link, rules: list[tuple[IP, int]]) -> None:
     batch = inside.batch()
     for route in _of_link(routes.read(inside), link, {table for _, table in rules}):
-        # Of IPv6 every link has its own route to fe80::/64. Else what is there by now stays: another link's, or a hint.
+        # Every link has its own IPv6 route to fe80::/64. Otherwise an existing route stays: another link's, or a hint.
         alone = route.version == 4 or route.is_indirect
         route.restore(batch, MAIN, "Failed to restore route", alone=alone)
     batch.commit()
 
 
 def _remove(inside: Netlink, link: Link | None, rules: list[tuple[IP, int]]) -> None:
-    """Delete the rules and, if it is given, the link's routes in the tables that they lead to."""
+    """Delete the rules and, if there is a link, its routes in the tables that the rules look up."""
     batch = inside.batch()
     for source, table in rules:
         routing.delete_rule(batch, source, table)
@@ -315,7 +317,7 @@ def _remove(inside: Netlink, link: Link | None, rules: list[tuple[IP, int]]) -> 
 
 
 def _expect_rules(inside: Netlink, conf: Conf, ips: list[IPConfig]) -> dict[IP, int]:
-    """Each address has a rule. Returns to which table the first one leads."""
+    """Raise CNIError unless each address has a rule. Returns the table of each address's first rule."""
     tables: dict[IP, int] = {}
     for source, table in routing.rules(inside):
         if source and _is_ours(conf, table):
@@ -327,34 +329,34 @@ def _expect_rules(inside: Netlink, conf: Conf, ips: list[IPConfig]) -> dict[IP, 
 
 
 def _expect_routes(
-    inside: Netlink, link: Link, result: Result, ips: list[IPConfig], tables: dict[IP, int], named: dict[int, IP]
+    inside: Netlink, link: Link, result: Result, ips: list[IPConfig], tables: dict[IP, int], gateways: dict[int, IP]
 ) -> None:
     present = routes.read(inside)
-    for network, gateway, among in _expected(result, ips, tables, named):
-        found = [route for route in _of_link(present, link, among) if _is_to(route, network)]
-        if not any(gateway is None or gateway.packed in route.gateways for route in found):
+    for network, gateway, among in _expected(result, ips, tables, gateways):
+        candidates = [route for route in _of_link(present, link, among) if _is_to(route, network)]
+        if not any(gateway is None or gateway.packed in route.gateways for route in candidates):
             via = f" via {gateway}" if gateway else ""
             where = " or ".join(map(str, sorted(among)))
             raise CNIError(f"Expected Route {network}{via} dev {link.name} not found in table {where}")
 
 
 def _expected(
-    result: Result, ips: list[IPConfig], tables: dict[IP, int], named: dict[int, IP]
+    result: Result, ips: list[IPConfig], tables: dict[IP, int], gateways: dict[int, IP]
 ) -> Iterator[tuple[CIDR, IP | None, set[int]]]:
-    """What was surely there for ADD: a destination, the gateway if it matters, and in which tables it may be.
+    """Yield the routes that ADD must have put into tables: destination, gateway (None: any) and possible tables.
 
     These are a table's default route, the address's network, and the routes of the result.
     """
     for ip in ips:
         own, version = {tables[ip.address.ip]}, ip.address.version
-        if named.get(version, ip.gateway):
-            yield _EVERYWHERE[version], named.get(version), own
+        if gateways.get(version, ip.gateway):
+            yield _DEFAULT[version], gateways.get(version), own
         if ip.address.prefix < ip.address.ip.bits:
             yield ip.address.network, None, own
     for route in result.routes:
         version = route.dst.version
         among = {tables[ip.address.ip] for ip in ips if ip.address.version == version}
-        is_replaced = route.dst.prefix == 0 and version in named
+        is_replaced = route.dst.prefix == 0 and version in gateways
         if among and route.table in (None, 0, MAIN) and not is_replaced:
             yield route.dst.network, route.gw, among
 
@@ -363,7 +365,7 @@ def _expect_hints(inside: Netlink, link: Link, ips: list[IPConfig]) -> None:
     sources = {ip.address.ip.packed for ip in ips}
     present = _of_link(routes.read(inside), link, {MAIN})
     for ip in ips:
-        # Of several addresses in one network the last one is the hint.
+        # If a network has several addresses, the last one is its hint.
         network = ip.address.network
         if not any(_is_to(route, network) and route.seen.src in sources for route in present):
             raise CNIError(f"Expected Route {network} dev {link.name} src {ip.address.ip} not found in table {MAIN}")

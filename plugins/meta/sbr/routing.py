@@ -1,4 +1,4 @@
-"""What sbr asks of the kernel: rules by source, and default routes."""
+"""sbr's requests to the kernel: rules by source, and default routes."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _NLM_F_EXCL = 0x200
 _NLM_F_CREATE = 0x400
 
 
-# What the kernel says of a rule that asks for the source alone; -1: it passes over no route.
-_SAID_OF_ALL = {_FRA_SRC, _FRA_PRIORITY, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL}
-_PASSES_OVER_NONE = b"\xff\xff\xff\xff"
+# The attributes of a rule that matches the source only. Its table's routes are all used: none is suppressed (-1).
+_PLAIN_ATTRIBUTES = {_FRA_SRC, _FRA_PRIORITY, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL}
+_SUPPRESSES_NONE = b"\xff\xff\xff\xff"
 
 
 # ---- rules ----
 
 
 def rules(inside: Netlink, family: int = 0) -> list[tuple[IP | None, int]]:
-    """The source and the table of every rule (of one family; 0: of all), in the order in which they are asked.
+    """Return the source and the table of every rule (of one family; 0: of all), in the order of their evaluation.
 
-    The source is None where a rule asks for anything but one address that a packet comes from. Raises NetlinkError.
+    The source is None for a rule that matches anything but a packet's one source address. Raises NetlinkError.
     """
     header = bytes([family]) + bytes(_RULE_HEADER - 1)
     return [_read_rule(payload) for _, payload in inside.dump(_RTM_GETRULE, header, (), "list rules")]
@@ -65,23 +65,23 @@ def _read_rule(payload: bytes) -> tuple[IP | None, int]:
         family in FAMILY.values()
         and (to_length, from_length, tos, action) == (0, 8 * len(source), 0, _FR_ACT_TO_TBL)
         and not any(payload[8:_RULE_HEADER])
-        and attributes.keys() <= _SAID_OF_ALL
-        and attributes.get(_FRA_SUPPRESS_PREFIXLEN, _PASSES_OVER_NONE) == _PASSES_OVER_NONE
+        and attributes.keys() <= _PLAIN_ATTRIBUTES
+        and attributes.get(_FRA_SUPPRESS_PREFIXLEN, _SUPPRESSES_NONE) == _SUPPRESSES_NONE
     )
     return IP(source) if is_plain and source else None, table
 
 
 def add_rule(batch: Batch, source: IP, table: int) -> None:
-    """Queue: what comes from ``source`` is led to ``table``. The rule comes before all but the one of table local."""
-    what = "Failed to add rule: from %s lookup %d"
+    """Queue a rule that looks up packets from ``source`` in ``table``, before all rules but the one of table local."""
+    attempt = "Failed to add rule: from %s lookup %d"
     flags = _NLM_F_CREATE | _NLM_F_EXCL
-    batch.request(_RTM_NEWRULE, flags, *_rule(source, table), what, (source.packed, table))
+    batch.request(_RTM_NEWRULE, flags, *_rule(source, table), attempt, (source.packed, table))
 
 
 def delete_rule(batch: Batch, source: IP, table: int) -> None:
-    """Queue the end of one such rule. That there is none is fine."""
-    what = "Failed to delete rule: from %s lookup %d"
-    batch.request(_RTM_DELRULE, 0, *_rule(source, table), what, (source.packed, table), (errno.ENOENT,))
+    """Queue the deletion of one such rule. It is no error if there is none."""
+    attempt = "Failed to delete rule: from %s lookup %d"
+    batch.request(_RTM_DELRULE, 0, *_rule(source, table), attempt, (source.packed, table), (errno.ENOENT,))
 
 
 def _rule(source: IP, table: int) -> tuple[bytes, list[tuple[int, bytes]]]:
@@ -93,8 +93,8 @@ def _rule(source: IP, table: int) -> tuple[bytes, list[tuple[int, bytes]]]:
 
 
 def add_default(batch: Batch, gateway: IP, index: int, table: int) -> None:
-    """Queue a default route by ``gateway``."""
-    what = "Failed to add default route to %s: table %d"
+    """Queue a default route via ``gateway``."""
+    attempt = "Failed to add default route to %s: table %d"
     header = bytes([FAMILY[gateway.version], 0, 0, 0, 0, _RTPROT_BOOT, 0, _RTN_UNICAST]) + u32(0)
     attributes = [(_RTA_TABLE, u32(table)), (_RTA_OIF, u32(index)), (_RTA_GATEWAY, gateway.packed)]
-    batch.request(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_EXCL, header, attributes, what, (gateway.packed, table))
+    batch.request(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_EXCL, header, attributes, attempt, (gateway.packed, table))
