@@ -206,7 +206,7 @@ def test_whose_limits_count(shape: Shape, node: Node, config: Json, rates: list[
 def test_bursts_that_let_no_full_packet_pass_are_told(shape: Shape) -> None:
     attachment = shape(**INGRESS | {"egressRate": 8000, "egressBurst": 8000})
     attachment.add()
-    said = "egressBurst: packets of more than 1000 bytes are lost, and v-eth0 has them of 1514\n"
+    said = "egressBurst: packets of more than 1000 bytes are lost, and those of v-eth0 have up to 1514 bytes\n"
     assert attachment.network.log == said
 
 
@@ -343,7 +343,7 @@ def test_what_others_have_made_stays(shape: Shape, node: Node, obstacle: str, su
     assert state() == before
     if "names" not in obstacle:
         assert "file exists" in str(refused.value)
-        assert refused.value.details == "v-eth0 is limited or filtered already, by another ADD or another program"
+        assert refused.value.details == "v-eth0 is already limited or filtered, by another ADD or another program"
     else:
         assert "other attachments have the names" in str(refused.value)
 
@@ -596,7 +596,9 @@ def test_status(shape: Shape, node: Node, subnets: Json) -> None:
 
 def test_status_of_a_kernel_that_lacks_something(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise CNIError("create qdisc: put a limit on ifb: no such file or directory (Specified qdisc kind is unknown)")
+        raise CNIError(
+            "create qdisc: limit packets to ifb: no such file or directory (Specified qdisc kind is unknown)"
+        )
 
     monkeypatch.setattr(shaping, "shape", refuse)
     with pytest.raises(CNIError) as refused:

@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[Json, str]] = {
     "not a microsecond's burst": ({"egressRate": 8 * 10**11, "egressBurst": 8000}, "invalid burst: 8000"),
     "both kinds of subnets": (
         {"egressRate": 80, "egressBurst": 80, "shapedSubnets": ["10.0.0.0/8"], "unshapedSubnets": ["fd00::/8"]},
-        "shapedSubnets and unshapedSubnets are given, of which only one can be",
+        "shapedSubnets and unshapedSubnets are both given, but exclude each other",
     ),
 }
 

@@ -1,10 +1,10 @@
-"""bandwidth: how much a container may get and send; chained after the plugin that made its interface, one of a pair.
+"""bandwidth: limits a container's traffic; chained after the plugin that created its interface, one end of a pair.
 
-ADD limits what goes to the container (ingress) at the node's end of the pair, and what it sends (egress) at an ifb
-that it makes, which the result then has as a further interface. DEL takes both back; shaping.py tells how it is done.
+ADD limits traffic to the container (ingress) at the host end of the pair, and traffic from it (egress) at an ifb that
+ADD creates and adds to the result's interfaces. DEL removes both; shaping.py describes the layout.
 
-The limits are those of the configuration, else what the runtime passes as capability bandwidth. They hold for all of
-the container's traffic, or with shapedSubnets or unshapedSubnets for what it exchanges with some peers only.
+The limits are those of the configuration, or else those that the runtime passes as capability bandwidth. They apply to
+all of the container's traffic, or with shapedSubnets or unshapedSubnets to that with some peers only.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ _HEADER = 14  # bytes: linux/if_ether.h: ETH_HLEN
 
 
 class Bandwidth(Settings):
-    """The limits. What is 0, or not given, is not limited; a rate and its burst are given together."""
+    """The limits. A rate of 0 is no limit; a rate and its burst are given together."""
 
-    ingressRate = Integer(0, "bits a second that the container may get", minimum=0)
-    ingressBurst = Integer(0, "bits that it may get at once after a pause; below 4 GB", minimum=0)
-    egressRate = Integer(0, "bits a second that the container may send", minimum=0)
+    ingressRate = Integer(0, "bits per second that the container may receive", minimum=0)
+    ingressBurst = Integer(0, "bits that it may receive at once after a pause; below 4 GB", minimum=0)
+    egressRate = Integer(0, "bits per second that the container may send", minimum=0)
     egressBurst = Integer(0, "bits that it may send at once after a pause; below 4 GB", minimum=0)
-    latency = Integer(25, "milliseconds that a packet may wait for its turn; what would wait longer is lost", minimum=1)
-    shapedSubnets = ListOf(Network(), "the limits are for what is exchanged with these subnets only")
-    unshapedSubnets = ListOf(Network(), "the limits are not for what is exchanged with these subnets")
+    latency = Integer(25, "milliseconds that a packet may wait; it is dropped if it had to wait longer", minimum=1)
+    shapedSubnets = ListOf(Network(), "the limits apply to traffic with these subnets only")
+    unshapedSubnets = ListOf(Network(), "the limits do not apply to traffic with these subnets")
 
 
 class RuntimeConf(Settings):
-    """What the runtime adds."""
+    """The capabilities that the runtime passes."""
 
     bandwidth = Section(Bandwidth, "the value of the capability bandwidth: the same keys")
 
 
 class Conf(Config):
-    """The configuration of bandwidth. If it has any rate or burst, those of the runtime do not count."""
+    """The configuration of bandwidth. If it has any rate or burst, the runtime's limits are ignored."""
 
     ingressRate = Bandwidth.ingressRate
     ingressBurst = Bandwidth.ingressBurst
@@ -73,7 +73,7 @@ class Conf(Config):
 
 
 def add(request: Request[Conf]) -> Result:
-    """Put the limits on, or leave all as it was."""
+    """Apply the limits, or leave everything as it was."""
     limits = _limits(request.config)
     result = request.require_prev_result("must be called as chained plugin")
     if limits is None:
@@ -95,15 +95,15 @@ def add(request: Request[Conf]) -> Result:
 
 
 def delete(request: Request[Conf]) -> None:
-    """Take off the limits, whatever of them is there; go on past failures and report them all."""
+    """Remove the limits, as far as there are any. All steps are tried, and all failures reported."""
     with request.host.netlink() as node:
         ifbs = _own_ifbs(request, node)
-        # First, as what is redirected to a link that is gone is lost, and the container may yet have something to say.
+        # The port first: packets redirected to a deleted link are lost, and the container may still send some.
         do_all([lambda: _release_port(request, node, ifbs), *(_deletion(request, ifb) for ifb in ifbs)])
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD made is still so."""
+    """Expect everything to be as ADD left it."""
     limits = _limits(request.config)
     result = request.require_prev_result("must be called as a chained plugin")
     if limits is None:
@@ -117,7 +117,7 @@ def check(request: Request[Conf]) -> None:
 
 
 def gc(request: Request[Conf]) -> None:
-    """Delete the ifbs of attachments that are gone."""
+    """Delete the ifbs of stale attachments."""
     valid = request.valid_attachments
     if valid is not None:
         with request.host.netlink() as node:
@@ -125,12 +125,12 @@ def gc(request: Request[Conf]) -> None:
 
 
 def status(request: Request[Conf]) -> None:
-    """The kernel has all that limits are made of, which is seen by making some in a namespace that nobody sees."""
+    """Raise CNIError unless the kernel supports the limits. They are applied for a test in a namespace of their own."""
     conf = request.config
     bucket = Bucket(10**6, 10**5, conf.latency)
     limits = Limits(bucket, bucket, conf.shapedSubnets, conf.unshapedSubnets)
     try:
-        with NetNS.create() as nowhere, nowhere.netlink() as node, Undo(request.log) as undo:
+        with NetNS.create() as scratch, scratch.netlink() as node, Undo(request.log) as undo:
             batch = node.batch().link_create("ifb", "port").link_create("ifb", "ifb")
             port, ifb = batch.link_get("port").link_get("ifb").commit()
             shaping.shape(node, port, ifb, limits, undo)
@@ -142,7 +142,7 @@ def status(request: Request[Conf]) -> None:
 
 
 def validate(request: Request[Conf]) -> list[str]:
-    """Rates and bursts go together; without any, and without the capability, nothing is limited."""
+    """Raise CNIError for invalid limits, and warn if nothing can ever be limited."""
     conf = request.config
     if _limits(conf) or conf.capabilities.get(RuntimeConf.bandwidth.key):
         return []
@@ -150,21 +150,21 @@ def validate(request: Request[Conf]) -> list[str]:
 
 
 def _limits(conf: Conf) -> Limits | None:
-    """What is to be limited, None if nothing is. Raises CNIError for limits that cannot be."""
-    asked: Conf | Bandwidth = conf if any(map(conf.has, _RATES)) else conf.runtimeConfig.bandwidth
-    latency = asked.latency if asked.has("latency") else conf.latency
-    ingress = _bucket("ingress", asked.ingressRate, asked.ingressBurst, latency)
-    egress = _bucket("egress", asked.egressRate, asked.egressBurst, latency)
+    """Return the limits, None if there are none. Raises CNIError for invalid ones."""
+    source: Conf | Bandwidth = conf if any(map(conf.has, _RATES)) else conf.runtimeConfig.bandwidth
+    latency = source.latency if source.has("latency") else conf.latency
+    ingress = _bucket("ingress", source.ingressRate, source.ingressBurst, latency)
+    egress = _bucket("egress", source.egressRate, source.egressBurst, latency)
     if not (ingress or egress):
         return None
-    subnets = asked if asked.shapedSubnets or asked.unshapedSubnets else conf
+    subnets = source if source.shapedSubnets or source.unshapedSubnets else conf
     if subnets.shapedSubnets and subnets.unshapedSubnets:
-        raise CNIError("shapedSubnets and unshapedSubnets are given, of which only one can be")
+        raise CNIError("shapedSubnets and unshapedSubnets are both given, but exclude each other")
     return Limits(ingress, egress, subnets.shapedSubnets, subnets.unshapedSubnets)
 
 
 def _bucket(direction: str, rate: int, burst: int, latency: int) -> Bucket | None:
-    """The limit of a rate in bits a second and a burst in bits, None where both are 0."""
+    """Return the bucket for a rate in bits per second and a burst in bits, None if both are 0. Raises CNIError."""
     details = f"{direction}Rate is {rate}, {direction}Burst is {burst}"
     if rate and not burst:
         raise CNIError("if rate is set, burst must also be set", details=details)
@@ -175,27 +175,27 @@ def _bucket(direction: str, rate: int, burst: int, latency: int) -> Bucket | Non
     if not rate:
         return None
     if rate < 8:
-        raise CNIError(f"invalid rate: {rate}", details=f"{details}; it has to be a byte a second at least")
+        raise CNIError(f"invalid rate: {rate}", details=f"{details}; the minimum is 8 bits per second")
     bucket = Bucket(rate // 8, burst // 8, latency)
     if not bucket.largest_packet:
-        raise CNIError(f"invalid burst: {burst}", details=f"{details}; not a byte would pass")
+        raise CNIError(f"invalid burst: {burst}", details=f"{details}; it is too small for a packet of one byte")
     return bucket
 
 
 def _warn_of_small_bursts(request: Request[Conf], port: Link, limits: Limits) -> None:
-    # A htb lets a packet of any size pass, and makes up for it later.
-    by_tbf = {"ingress": limits.ingress if limits.are_for_all else None, "egress": limits.egress}
-    for direction, bucket in by_tbf.items():
+    # An htb lets a packet of any size pass, and delays the next ones for it.
+    tbf_buckets = {"ingress": limits.ingress if limits.are_for_all else None, "egress": limits.egress}
+    for direction, bucket in tbf_buckets.items():
         if bucket and bucket.largest_packet < port.mtu + _HEADER:
             lost = f"packets of more than {bucket.largest_packet} bytes are lost"
-            request.log(f"{direction}Burst: {lost}, and {port.name} has them of {port.mtu + _HEADER}")
+            request.log(f"{direction}Burst: {lost}, and those of {port.name} have up to {port.mtu + _HEADER} bytes")
 
 
 # ---- the port ----
 
 
 def _recorded_port(node: Netlink, inside: Netlink, ifname: str, result: Result) -> Link:
-    """The node's end of the pair, which an earlier plugin has reported. Raises CNIError."""
+    """Return the host end of the pair, which an earlier plugin has reported. Raises CNIError."""
     if not result.interfaces:
         raise CNIError("no interfaces provided")
     link = inside.find_link(ifname)
@@ -212,9 +212,9 @@ def _recorded_port(node: Netlink, inside: Netlink, ifname: str, result: Result) 
 
 
 def _port(node: Netlink, link: Link) -> Link | None:
-    """The other end of the container's link, if that is on the node."""
+    """Return the other end of the container's link, None if it is not in the node's namespace."""
     port = node.find_link(link.link) if link.link else None
-    # Every namespace counts for itself: what has the index here may be quite another link.
+    # An index is unique within a namespace only: the link with this index may be a different one.
     return port if port and port.kind == link.kind and port.link == link.index else None
 
 
@@ -226,16 +226,16 @@ def _release_port(request: Request[Conf], node: Netlink, ifbs: list[Link]) -> No
         return  # the namespace is gone, and the pair with it
     port = _port(node, link) if link and link.kind in _PAIRS else None
     if port:
-        shaping.take_off(node, port.index, ifbs)
+        shaping.unshape(node, port.index, ifbs)
 
 
 # ---- the ifb ----
 
 
 def _ifb_names(network: str, container_id: str, ifname: str) -> tuple[str, str]:
-    """What an attachment's ifb may be called. The second name is for a container with several interfaces in a network.
+    """Return the possible names of an attachment's ifb.
 
-    The first is the reference's, which has no other.
+    The first one is Go's. The second one is for further interfaces of a container in the same network.
     """
     texts = network + container_id, _alias(network, container_id, ifname)
     shared, own = (hashed(text, _NAME_LENGTH, _PREFIX) for text in texts)
@@ -243,13 +243,13 @@ def _ifb_names(network: str, container_id: str, ifname: str) -> tuple[str, str]:
 
 
 def _alias(network: str, container_id: str, ifname: str) -> str:
-    """What an ifb says whose it is. The reference's say nothing."""
-    text = f"{network}/{ifname}/{container_id}".encode(errors="replace")  # a name may be no UTF-8
+    """Return the alias that names an ifb's attachment. Go's ifbs have none."""
+    text = f"{network}/{ifname}/{container_id}".encode(errors="replace")  # a name may not be valid UTF-8
     return text[:_ALIAS_LENGTH].decode(errors="ignore")
 
 
 def _make_ifb(request: Request[Conf], node: Netlink, port: Link, undo: Undo) -> Link:
-    """A new ifb, down, in the place of one that an earlier life of the container has left. Raises CNIError."""
+    """Create an ifb, down. It replaces a stale one of the same attachment. Raises CNIError."""
     attachment = (request.config.name, request.container_id, request.ifname)
     alias = _alias(*attachment)
     for name in _ifb_names(*attachment):
@@ -266,7 +266,7 @@ def _make_ifb(request: Request[Conf], node: Netlink, port: Link, undo: Undo) -> 
         except OSError as error:
             raise CNIError(f"adding link: {error}") from error
         return ifb
-    raise CNIError(f"adding link: other attachments have the names that the one of {alias} may have")
+    raise CNIError(f"adding link: the names for the ifb of {alias} are taken by other attachments")
 
 
 def _own_ifbs(request: Request[Conf], node: Netlink) -> list[Link]:
@@ -274,8 +274,8 @@ def _own_ifbs(request: Request[Conf], node: Netlink) -> list[Link]:
     batch = node.batch()
     for name in _ifb_names(*attachment):
         batch.link_get(name, missing_ok=True)
-    found: list[Link | None] = batch.commit()
-    return [ifb for ifb in found if ifb and ifb.kind == "ifb" and ifb.alias in ("", _alias(*attachment))]
+    candidates: list[Link | None] = batch.commit()
+    return [ifb for ifb in candidates if ifb and ifb.kind == "ifb" and ifb.alias in ("", _alias(*attachment))]
 
 
 def _deletion(request: Request[Conf], ifb: Link) -> Callable[[], None]:
@@ -287,7 +287,7 @@ def _expect_ifb(request: Request[Conf], node: Netlink, result: Result) -> Link:
     if not ifbs:
         name, _ = _ifb_names(request.config.name, request.container_id, request.ifname)
         raise CNIError("get ifb device: Link not found", details=f"there is no ifb {name}")
-    ifb = max(ifbs, key=lambda one: one.alias)  # rather one that says whose it is
+    ifb = max(ifbs, key=lambda candidate: candidate.alias)  # preferably one that names its attachment
     for recorded in result.interfaces:
         if recorded.name == ifb.name and not recorded.sandbox:
             expect_mac(ifb, recorded)
@@ -303,19 +303,19 @@ def _collect(request: Request[Conf], node: Netlink, valid: list[tuple[str, str]]
     aliases = {_alias(network, *attachment) for attachment in valid}
     names = {name for attachment in valid for name in _ifb_names(network, *attachment)}
 
-    def is_over(ifb: Link) -> bool:
+    def is_stale(ifb: Link) -> bool:
         if ifb.alias:
             return ifb.alias.startswith(f"{network}/") and ifb.alias not in aliases
-        # One of the reference's, of any network. Its limit is what ADD ends with, so the redirection has been there.
+        # Go's, of any network. Go's ADD sets the limit last, so a limited ifb without a redirection has lost its port.
         return ifb.name not in names and ifb.index in limited and ifb.index not in ports
 
-    over = [ifb for ifb in ifbs if is_over(ifb)]
+    stale = [ifb for ifb in ifbs if is_stale(ifb)]
 
     def release_ports() -> None:
-        for port in {port for ifb in over for port in ports.get(ifb.index, ())}:
-            shaping.take_off(node, port, over)
+        for port in {port for ifb in stale for port in ports.get(ifb.index, ())}:
+            shaping.unshape(node, port, stale)
 
-    do_all([release_ports, *(_deletion(request, ifb) for ifb in over)])
+    do_all([release_ports, *(_deletion(request, ifb) for ifb in stale)])
 
 
 plugin = Plugin(

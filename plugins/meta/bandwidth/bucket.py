@@ -1,18 +1,18 @@
 """A token bucket in the kernel's units.
 
-What passes takes tokens out, one a byte; they come back at the bucket's rate, until it is full again with its burst.
+A packet takes a token per byte. Tokens come back at the bucket's rate, until it is full again with its burst.
 """
 
 from __future__ import annotations
 
-# net/pkt_sched.h: PSCHED_SHIFT; /proc/net/psched tells it too (its first two numbers).
+# net/pkt_sched.h: PSCHED_SHIFT; also the first two numbers of /proc/net/psched.
 _TICK = 64  # nanoseconds
 
 _MAX_U32 = (1 << 32) - 1  # struct tc_tbf_qopt has no wider fields
 
 
 class Bucket:
-    """A rate in bytes a second, a burst in bytes, and the milliseconds that a packet may wait for tokens."""
+    """A rate in bytes per second, a burst in bytes, and the milliseconds that a packet may wait for tokens."""
 
     __slots__ = ("burst", "latency", "rate")
 
@@ -23,22 +23,22 @@ class Bucket:
 
     @property
     def limit(self) -> int:
-        """The bytes that may wait; what comes on top of them is dropped."""
+        """Return the bytes that may wait; further packets are dropped."""
         return min(self.rate * self.latency // 1000 + self.burst, _MAX_U32)
 
     @property
     def ticks(self) -> int:
-        """The burst as the time it takes at the bucket's rate; at most 275 s, as the kernel's field holds no more."""
+        """Return the time of the burst at the bucket's rate; at most 275 s, the maximum of the kernel's field."""
         return min(_ticks(self._microseconds), _MAX_U32)
 
     @property
     def wrapped_ticks(self) -> int:
-        """What the reference's plugin makes of a burst that takes longer than the kernel's field holds."""
+        """Return the ticks of Go's plugin, which overflow if the burst takes longer than the kernel's field holds."""
         return _ticks(self._microseconds & _MAX_U32) & _MAX_U32
 
     @property
     def largest_packet(self) -> int:
-        """The bytes of a packet that a full bucket has just tokens enough for; tbf drops any larger one."""
+        """Return the bytes of the largest packet that a full bucket has the tokens for; tbf drops any larger one."""
         return self.ticks * _TICK * self.rate // 10**9
 
     @property

@@ -1,14 +1,14 @@
 """Limits as qdiscs and filters.
 
-The port is the node's end of the container's veth pair. What goes to the container leaves the node by the port, where
-the root qdisc holds it back: a tbf. What the container sends arrives at the port, where nothing can be held back; so it
-is redirected to an ifb, a link that is there to have a root qdisc.
+The port is the host end of the container's veth pair. Packets to the container leave the node by the port, whose root
+qdisc delays them: a tbf. Packets from the container arrive at the port, where they cannot be delayed; so they are
+redirected to an ifb, a link whose only purpose is to have a root qdisc.
 
     node -> port, root: tbf -> container -> port, ingress: redirect -> ifb, root: tbf -> node
 
-This is the reference's layout, to the handles. Where the limits apply to some subnets only, what goes to these is
-redirected, and the rest passes. The port's root is then a htb, as a tbf has no filters: it has one class, which is
-limited, and a direct queue for the rest. Either way the subnet is where the container's peer is.
+This is the layout of Go's plugin, including the handles. If the limits apply to some subnets only, only packets to
+these are redirected. The port's root is then an htb, since a tbf has no filters: it has one class, which is limited,
+and a direct queue for the rest. In both directions the subnet is the one of the container's peer.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from cni_plugins.meta.bandwidth.tc import Qdisc
 
 _HANDLE = 0x10000  # 1:
-_DIRECT = _HANDLE  # 1:0, what a htb does not hold back
+_DIRECT = _HANDLE  # 1:0, an htb's direct queue
 _LIMITED = _HANDLE + 0x30  # 1:30
 _QUEUE = 0x300000  # 30:
-_REDIRECTED = _HANDLE + 1  # 1:1, which no qdisc heeds
+_REDIRECTED = _HANDLE + 1  # 1:1, which no qdisc uses
 
-# A tbf splits packets that segmentation offload has left whole, a htb does not: its queue needs room for a few.
-_SHORTEST_QUEUE = 4 * 65536  # bytes
+# A tbf splits packets that segmentation offload has left whole, an htb does not: its queue needs room for a few.
+_MIN_QUEUE = 4 * 65536  # bytes
 
-_LIMIT_PORT = "put a limit on what goes to %s"
-_HOOK_PORT = "hook into what comes from %s"
+_LIMIT_PORT = "limit packets to %s"
+_HOOK_PORT = "add a qdisc for packets from %s"
 
 
 class Limits:
-    """What a container may get (ingress) and send (egress); None is no limit.
+    """The limits of traffic to a container (ingress) and from it (egress); None is no limit.
 
-    The limits apply to what it exchanges with the subnets of `shaped`; without any, to all but those of `unshaped`.
+    They apply to traffic with the subnets of `shaped`; if there are none, to all traffic but that with `unshaped`.
     """
 
     __slots__ = ("egress", "ingress", "shaped", "unshaped")
@@ -58,27 +58,27 @@ class Limits:
 
     @property
     def are_for_all(self) -> bool:
-        """Whether they apply whoever the container's peer is."""
+        """Return whether the limits apply to traffic with any peer."""
         return not (self.shaped or self.unshaped)
 
 
 def shape(node: Netlink, port: Link, ifb: Link | None, limits: Limits, undo: Undo) -> None:
-    """Put the limits on; the ifb is there for egress, and comes up. Raises CNIError.
+    """Apply the limits, with the ifb for egress, which is set up. Raises CNIError.
 
-    A port that has such qdiscs already is refused, and keeps them as they are.
+    A port that already has such qdiscs is refused and stays as it is.
     """
     _claim(node, port, limits, undo)
     batch = node.batch()
     if limits.egress and ifb:
-        tc.put_tbf(batch, ifb, _HANDLE, limits.egress, "put a limit on %s")
+        tc.put_tbf(batch, ifb, _HANDLE, limits.egress, "limit packets to %s")
         batch.link_set(ifb.index, up=True)
-        for one in _egress_filters(limits, ifb):
-            tc.put_filter(batch, port, tc.HOOK, one)
+        for filter in _egress_filters(limits, ifb):
+            tc.put_filter(batch, port, tc.HOOK, filter)
     if limits.ingress and not limits.are_for_all:
         tc.put_class(batch, port, _HANDLE, _LIMITED, limits.ingress)
         tc.put_bfifo(batch, port, _QUEUE, _LIMITED, _queue(limits.ingress))
-        for one in _ingress_filters(limits):
-            tc.put_filter(batch, port, _HANDLE, one)
+        for filter in _ingress_filters(limits):
+            tc.put_filter(batch, port, _HANDLE, filter)
     try:
         batch.commit()
     except OSError as error:
@@ -86,7 +86,7 @@ def shape(node: Netlink, port: Link, ifb: Link | None, limits: Limits, undo: Und
 
 
 def _claim(node: Netlink, port: Link, limits: Limits, undo: Undo) -> None:
-    """The port's own qdiscs. They go before what belongs into them, which would else be put into another's."""
+    """Add the port's qdiscs, before their classes and filters, which would otherwise be added to another's qdiscs."""
     batch = node.batch()
     if limits.ingress and limits.are_for_all:
         tc.put_tbf(batch, port, _HANDLE, limits.ingress, _LIMIT_PORT)
@@ -98,27 +98,27 @@ def _claim(node: Netlink, port: Link, limits: Limits, undo: Undo) -> None:
     try:
         batch.commit()
     except NetlinkError as error:
-        refused = {one.attempt for one in (error, *error.others)}
-        taken = f"{port.name} is limited or filtered already, by another ADD or another program"
+        refused = {failure.attempt for failure in (error, *error.others)}
+        taken = f"{port.name} is already limited or filtered, by another ADD or another program"
         raise CNIError(f"create qdisc: {error}", details=taken if error.errno == errno.EEXIST else "") from error
     finally:
         root = limits.ingress is not None and _LIMIT_PORT % port.name not in refused
         hook = limits.egress is not None and _HOOK_PORT % port.name not in refused
-        undo.push(_take_off, node, port.index, root=root, hook=hook)
+        undo.push(_delete_qdiscs, node, port.index, root=root, hook=hook)
 
 
-def take_off(node: Netlink, port: int, ifbs: list[Link]) -> None:
-    """Take the limits off a port, by index, whose ifbs are to go: what is redirected there would be lost.
+def unshape(node: Netlink, port: int, ifbs: list[Link]) -> None:
+    """Remove the limits of a port, by index, whose ifbs are about to be deleted, as redirected packets would be lost.
 
     Raises OSError.
     """
-    found, gone = tc.filters(node, port, tc.HOOK), {ifb.index for ifb in ifbs}
-    # Without any filter it is one that an ADD was killed over.
-    hook = not found or any(one.target in gone for one in found)
-    _take_off(node, port, root=True, hook=hook)
+    filters, doomed = tc.filters(node, port, tc.HOOK), {ifb.index for ifb in ifbs}
+    # A hook without any filter is left by an ADD that was killed.
+    hook = not filters or any(filter.target in doomed for filter in filters)
+    _delete_qdiscs(node, port, root=True, hook=hook)
 
 
-def _take_off(node: Netlink, port: int, *, root: bool, hook: bool) -> None:
+def _delete_qdiscs(node: Netlink, port: int, *, root: bool, hook: bool) -> None:
     batch = node.batch()
     if root:
         for kind in ("tbf", "htb"):
@@ -129,12 +129,12 @@ def _take_off(node: Netlink, port: int, *, root: bool, hook: bool) -> None:
 
 
 def targets(node: Netlink, port: int) -> set[int]:
-    """Where what arrives at a port is redirected to; all by index."""
-    return {one.target for one in tc.filters(node, port, tc.HOOK) if one.target}
+    """Return the links that packets from a port are redirected to; all by index."""
+    return {filter.target for filter in tc.filters(node, port, tc.HOOK) if filter.target}
 
 
 def redirecting(node: Netlink) -> dict[int, list[int]]:
-    """The ports from which anything is redirected to a link, of each such link; all by index."""
+    """Return the ports that redirect packets to each link, by link; all by index."""
     ports: dict[int, list[int]] = {}
     for port, qdiscs in tc.qdiscs(node).items():
         if any(qdisc.handle == tc.HOOK for qdisc in qdiscs):
@@ -144,9 +144,9 @@ def redirecting(node: Netlink) -> dict[int, list[int]]:
 
 
 def limited(node: Netlink) -> set[int]:
-    """The indexes of links whose root is a tbf."""
-    found = tc.qdiscs(node).items()
-    return {index for index, qdiscs in found if any(q.kind == "tbf" and q.parent == tc.ROOT for q in qdiscs)}
+    """Return the indexes of the links whose root is a tbf."""
+    links = tc.qdiscs(node).items()
+    return {index for index, qdiscs in links if any(q.kind == "tbf" and q.parent == tc.ROOT for q in qdiscs)}
 
 
 # ---- the layout ----
@@ -166,19 +166,19 @@ def _ingress_filters(limits: Limits) -> list[Filter]:
 
 
 def _default(limits: Limits) -> int:
-    """The minor number of the class for what no filter knows."""
+    """Return the minor number of the class for packets that no filter matches."""
     return (_DIRECT if limits.shaped else _LIMITED) & 0xFFFF
 
 
 def _queue(bucket: Bucket) -> int:
-    return max(bucket.limit, _SHORTEST_QUEUE)
+    return max(bucket.limit, _MIN_QUEUE)
 
 
 # ---- CHECK ----
 
 
 def check(node: Netlink, port: Link, ifb: Link | None, limits: Limits) -> None:
-    """Everything that `shape` made is still so. Raises CNIError."""
+    """Raise CNIError unless everything is as `shape` left it."""
     qdiscs = tc.qdiscs(node)
     if limits.ingress and limits.are_for_all:
         _expect_tbf(port, qdiscs.get(port.index, []), limits.ingress)
@@ -210,20 +210,20 @@ def _expect_htb(node: Netlink, link: Link, qdiscs: list[Qdisc], limits: Limits, 
 
 
 def _expect_qdisc(link: Link, qdiscs: list[Qdisc], parent: int, kind: str) -> Qdisc:
-    found = next((qdisc for qdisc in qdiscs if qdisc.parent == parent), None)
-    if found is None or found.kind != kind:
-        instead = f"there is {found.kind}" if found else "there is none"
+    qdisc = next((qdisc for qdisc in qdiscs if qdisc.parent == parent), None)
+    if qdisc is None or qdisc.kind != kind:
+        instead = f"there is {qdisc.kind}" if qdisc else "there is none"
         raise CNIError("Failed to find qdisc", details=f"{link.name} should have a {kind}, {instead}")
-    return found
+    return qdisc
 
 
-def _expect(what: str, link: Link, found: int, *wanted: int) -> None:
-    if found not in wanted:
-        raise CNIError(f"{what} doesn't match", details=f"{link.name} has {found}, should have {wanted[0]}")
+def _expect(what: str, link: Link, actual: int, *expected: int) -> None:
+    if actual not in expected:
+        raise CNIError(f"{what} doesn't match", details=f"{link.name} has {actual}, should have {expected[0]}")
 
 
-def _expect_filters(node: Netlink, link: Link, parent: int, wanted: list[Filter], purpose: str) -> None:
-    missing = set(wanted) - set(tc.filters(node, link.index, parent))
+def _expect_filters(node: Netlink, link: Link, parent: int, expected: list[Filter], purpose: str) -> None:
+    missing = set(expected) - set(tc.filters(node, link.index, parent))
     if missing:
-        number = f"{len(missing)} of {len(wanted)}"
+        number = f"{len(missing)} of {len(expected)}"
         raise CNIError("Filter doesn't match", details=f"{link.name} lacks {number} filters {purpose}")
