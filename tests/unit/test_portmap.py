@@ -483,7 +483,7 @@ def test_refusals(mappings: list[Json], keys: Json, refusal: str, request_for: C
     ],
 )
 def test_options_may_tell_the_backend(keys: Json, backend: str | None, request_for: Callable[..., Request]) -> None:
-    assert portmap._named_backend(request_for(ONE, **keys).config) == backend
+    assert portmap._configured_backend(request_for(ONE, **keys).config) == backend
 
 
 def test_chained_only(request_for: Callable[..., Request]) -> None:

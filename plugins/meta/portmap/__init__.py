@@ -1,9 +1,9 @@
-"""portmap: ports of the node that lead to the container.
+"""portmap: forwards ports of the node to the container.
 
-ADD has what arrives at the node's own addresses for a host port go to the container's port, by rules in iptables or
-nftables, for the first IPv4 and the first IPv6 address of the attachment. With snat the container's own network and,
-by IPv4, the node's 127.0.0.1 can use the ports as well: such packets bear the node's address then, all others their
-sender's. DEL takes the rules back. A host port that leads to another container already is an error.
+ADD adds rules in iptables or nftables that forward packets for a host port at the node's own addresses to the
+container's port, at the first IPv4 and the first IPv6 address of the attachment. With snat the container's own network
+and, with IPv4, the node's 127.0.0.1 can use the ports too: the source of such packets becomes the node's address; all
+others keep theirs. DEL removes the rules. A host port that is already forwarded to another container is an error.
 
 The runtime passes the mappings as the capability portMappings; without any there is nothing to do.
 """
@@ -48,18 +48,18 @@ def _protocol(value: Any, path: str) -> str:
 
 
 class Mapping(Settings):
-    """A port of the node and where it leads."""
+    """A port of the node and the port of the container that it is forwarded to."""
 
     hostPort = Integer(0, "the node's port, from 1 to 65535")
     containerPort = Integer(0, "the container's port, from 1 to 65535")
     protocol = Field(
         _protocol, "string", lambda: "tcp", "tcp, udp or sctp", constraint="one of tcp, udp, sctp", blank=True
     )
-    hostIP = Address(None, "the node's address that it is for; without one all, with 0.0.0.0 or :: all of that family")
+    hostIP = Address(None, "the node's address; 0.0.0.0 or :: are all addresses of that family; default: all addresses")
 
 
 class RuntimeConf(Settings):
-    """What the runtime adds."""
+    """The capabilities that the runtime passes."""
 
     portMappings = ListOf(Table(Mapping), "the ports to map")
 
@@ -67,18 +67,18 @@ class RuntimeConf(Settings):
 class Conf(Config):
     """The configuration of portmap."""
 
-    backend = Choice(None, BACKENDS, "where the rules are; iptables where it can be used, if none is named")
-    snat = Flag("let the container's own network and the node's 127.0.0.1 use the ports as well", default=True)
-    masqAll = Flag("whatever comes to the container bears the node's address")
-    markMasqBit = Integer(None, "the bit, from 0 to 31, that marks what iptables is to masquerade; 13 by default")
-    externalSetMarkChain = Text(None, "an existing chain of iptables that marks what is to be masqueraded")
-    conditionsV4 = ListOf(Text(), "further matches, of iptables or nftables, for IPv4 packets to be mapped")
+    backend = Choice(None, BACKENDS, "the backend of the rules; by default iptables, or nftables if that is not usable")
+    snat = Flag("let the container's own network and the node's 127.0.0.1 use the ports too", default=True)
+    masqAll = Flag("masquerade all forwarded packets, so that their source is the node's address")
+    markMasqBit = Integer(None, "the bit, from 0 to 31, that marks packets for iptables to masquerade; 13 by default")
+    externalSetMarkChain = Text(None, "an existing iptables chain that marks packets to be masqueraded")
+    conditionsV4 = ListOf(Text(), "further matches, of iptables or nftables, for IPv4 packets to be forwarded")
     conditionsV6 = ListOf(Text(), "the same for IPv6")
     runtimeConfig = Section(RuntimeConf, "the value of the capability portMappings, put in by the runtime")
 
 
 def add(request: Request[Conf]) -> Result:
-    """Map the ports, or leave nothing behind but the chains that attachments have in common."""
+    """Forward the ports, or leave nothing behind but the chains that attachments share."""
     result = request.require_prev_result("must be called as chained plugin")
     forwardings = _forwardings(request, result)
     if not forwardings:
@@ -87,29 +87,29 @@ def add(request: Request[Conf]) -> Result:
         undo.push(_remove, request)
         ruleset.establish(request.host, lambda wanted: _map(request, forwardings, wanted))
         for forwarding in forwardings:
-            _forget_connections(request, forwarding.version, forwarding.numbers)
+            _delete_connections(request, forwarding.version, forwarding.numbers)
         for forwarding in forwardings:
             if forwarding.version == 4 and forwarding.masquerades:
-                _let_loopback_out(request, forwarding)
+                _enable_route_localnet(request, forwarding)
     return result
 
 
 def delete(request: Request[Conf]) -> None:
-    """Take back the attachment's rules, whichever backend they are in, and end what UDP flows they have made."""
+    """Remove the attachment's rules from either backend, and the UDP connections that were tracked for them."""
     numbers = numbers_of(_ports(request.config))
     if numbers:
-        forget = (lambda: _forget_connections(request, 4, numbers), lambda: _forget_connections(request, 6, numbers))
-        do_all([lambda: _remove(request), *forget])
+        cleanup = (lambda: _delete_connections(request, 4, numbers), lambda: _delete_connections(request, 6, numbers))
+        do_all([lambda: _remove(request), *cleanup])
 
 
 def check(request: Request[Conf]) -> None:
-    """All rules are there, those that attachments have in common included."""
+    """Raise CNIError unless all rules are there, including those that attachments share."""
     for forwarding in _forwardings(request, request.require_prev_result()):
         _check(request, forwarding)
 
 
 def gc(request: Request[Conf]) -> None:
-    """Take back the rules of attachments that are gone."""
+    """Remove the rules of stale attachments."""
     network, valid = request.config.name, request.valid_attachments
     if valid is None:
         return
@@ -123,23 +123,23 @@ def gc(request: Request[Conf]) -> None:
 
 
 def status(request: Request[Conf]) -> None:
-    """The backend, or one of them if none is named, can be used."""
+    """Raise CNIError unless the configured backend is usable, or any of them if none is configured."""
     host = request.host
-    named = _named_backend(request.config)
-    if named != "nftables" and (Iptables(4, host).usable() or Iptables(6, host).usable()):
+    backend = _configured_backend(request.config)
+    if backend != "nftables" and (Iptables(4, host).usable() or Iptables(6, host).usable()):
         return
-    if named != "iptables" and Nft(host).usable():
+    if backend != "iptables" and Nft(host).usable():
         return
-    lacking = {"iptables": "neither iptables nor ip6tables is usable", "nftables": "nftables is not usable"}
+    reasons = {"iptables": "neither iptables nor ip6tables is usable", "nftables": "nftables is not usable"}
     raise CNIError(
         "no host ports can be mapped",
         PLUGIN_NOT_AVAILABLE,
-        lacking.get(named or "", "none of iptables, ip6tables and nftables is usable"),
+        reasons.get(backend or "", "none of iptables, ip6tables and nftables is usable"),
     )
 
 
 def rules(request: Request[Conf], wanted: Ruleset) -> None:
-    """What the attachment has in iptables or nftables."""
+    """Describe the attachment's rules in iptables or nftables."""
     backend = _backend(request.config, wanted)
     for forwarding in _forwardings(request, request.require_prev_result()):
         _layout(backend).describe(wanted, forwarding)
@@ -149,7 +149,7 @@ def rules(request: Request[Conf], wanted: Ruleset) -> None:
 
 
 def validate(request: Request[Conf]) -> list[str]:
-    """No key contradicts the others; without the capability there is nothing to map."""
+    """Raise CNIError for invalid or contradicting keys, and warn if no port can ever be mapped."""
     conf = request.config
     _ports(conf)
     key = RuntimeConf.portMappings.key
@@ -159,7 +159,7 @@ def validate(request: Request[Conf]) -> list[str]:
 
 
 def _ports(conf: Conf) -> list[Port]:
-    """The mappings, each once. Raises CNIError."""
+    """Return the mappings without duplicates. Raises CNIError."""
     _refuse_contradictions(conf)
     ports: dict[tuple[str, int, IP | None], Port] = {}
     for mapping in conf.runtimeConfig.portMappings:
@@ -180,7 +180,7 @@ def _refuse_contradictions(conf: Conf) -> None:
         raise CNIError("failed to parse config: Cannot specify externalSetMarkChain and markMasqBit")
     if conf.markMasqBit is not None and not 0 <= conf.markMasqBit <= 31:
         raise CNIError("failed to parse config: MasqMarkBit must be between 0 and 31")
-    backend = _named_backend(conf) or "iptables"
+    backend = _configured_backend(conf) or "iptables"
     for other in BACKENDS:
         options = _options_of(conf, other)
         if other != backend and options:
@@ -191,7 +191,7 @@ def _refuse_contradictions(conf: Conf) -> None:
 
 
 def _options_of(conf: Conf, backend: str) -> list[str]:
-    """The keys in use that are for this backend alone."""
+    """Return the configured keys that only this backend supports."""
     used = {
         "externalSetMarkChain": "" if conf.externalSetMarkChain is None else "iptables",
         "conditionsV4": _backend_of(conf.conditionsV4),
@@ -206,8 +206,8 @@ def _backend_of(conditions: list[str]) -> str:
     return "iptables" if conditions[0].startswith(("-", "!")) else "nftables"
 
 
-def _named_backend(conf: Conf) -> str | None:
-    """The one that the configuration names, or else the one that it alone has options for."""
+def _configured_backend(conf: Conf) -> str | None:
+    """Return the backend that the configuration names, or else the one that its options require."""
     if conf.backend:
         return conf.backend
     needed = [backend for backend in BACKENDS if _options_of(conf, backend)]
@@ -215,11 +215,11 @@ def _named_backend(conf: Conf) -> str | None:
 
 
 def _backend(conf: Conf, wanted: Ruleset) -> str:
-    return _named_backend(conf) or wanted.default_backend
+    return _configured_backend(conf) or wanted.default_backend
 
 
 def _forwardings(request: Request[Conf], result: Result) -> list[Forwarding]:
-    """What is to be forwarded to the attachment's first address of each family."""
+    """Return a forwarding to the attachment's first address of each family, where any port is for that family."""
     conf = request.config
     ports = _ports(conf)
     addresses: dict[int, IPConfig] = {}
@@ -245,7 +245,7 @@ def _forwardings(request: Request[Conf], result: Result) -> list[Forwarding]:
 
 
 def _is_containers(request: Request[Conf], result: Result, ip: IPConfig) -> bool:
-    """Whether the address is the attachment's: that of a link of the node may be among the result's too."""
+    """Return whether the address is the attachment's: the result may also have addresses of the node's links."""
     if ip.interface is None or not 0 <= ip.interface < len(result.interfaces):
         return True
     interface = result.interfaces[ip.interface]
@@ -258,7 +258,7 @@ def _is_containers(request: Request[Conf], result: Result, ip: IPConfig) -> bool
 if TYPE_CHECKING:
 
     class _Layout(Protocol):
-        """A backend's module: the rules that map ports there."""
+        """A backend's module, with the rules that map ports."""
 
         def describe(self, ruleset: Ruleset, forwarding: Forwarding) -> None: ...
         def refuse_taken(self, forwarding: Forwarding, host: NetNS | None) -> None: ...
@@ -299,10 +299,10 @@ def _remove(request: Request[Conf]) -> None:
 
 
 def _check(request: Request[Conf], forwarding: Forwarding) -> None:
-    """In the backend that is named; without one, either will do."""
-    named = _named_backend(request.config)
+    """Raise CNIError unless the rules are in the configured backend, or in any backend if none is configured."""
+    configured = _configured_backend(request.config)
     failures = []
-    for backend in [named] if named else BACKENDS:
+    for backend in [configured] if configured else BACKENDS:
         try:
             _layout(backend).check(forwarding, request.host)
             return
@@ -311,11 +311,11 @@ def _check(request: Request[Conf], forwarding: Forwarding) -> None:
     raise failures[0]
 
 
-# ---- what else has to be so ----
+# ---- other kernel state ----
 
 
-def _forget_connections(request: Request[Conf], version: int, numbers: dict[str, list[int]]) -> None:
-    """UDP has no end of a connection: without this, what a client goes on sending would go where it went before."""
+def _delete_connections(request: Request[Conf], version: int, numbers: dict[str, list[int]]) -> None:
+    """Delete tracked UDP connections: UDP never closes one, so a client's packets would keep their old destination."""
     if "udp" not in numbers:
         return
     from cni_plugins.meta.portmap import conntrack
@@ -326,8 +326,8 @@ def _forget_connections(request: Request[Conf], version: int, numbers: dict[str,
         request.log(f"failed to delete connections to UDP host ports: {error}")
 
 
-def _let_loopback_out(request: Request[Conf], forwarding: Forwarding) -> None:
-    """What comes from 127.0.0.1 may leave the node for the container."""
+def _enable_route_localnet(request: Request[Conf], forwarding: Forwarding) -> None:
+    """Let packets from 127.0.0.1 leave the node for the container."""
     ip = forwarding.address.ip
     with request.host.netlink() as node:
         routes = [

@@ -1,4 +1,4 @@
-"""The kernel's list of connections (conntrack): forgetting those that were made before a port led elsewhere."""
+"""Delete tracked connections (conntrack) that were opened before a port was forwarded elsewhere."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _HEADER_LENGTH = 4  # struct nfgenmsg
 
 
 def delete(host: NetNS | None, version: int, protocol: str, ports: Collection[int]) -> None:
-    """Delete what an IP version has of connections that were begun to one of `ports`, whatever they were turned into.
+    """Delete all connections of an IP version whose original destination is one of `ports`.
 
-    `host` is the network namespace; None is this process's own. The list is gone through once, however many ports
+    `host` is the network namespace; None is this process's own. The connections are listed once, however many ports
     there are. Raises OSError.
     """
     header = bytes((FAMILY[version], 0, 0, 0))
@@ -45,7 +45,7 @@ def delete(host: NetNS | None, version: int, protocol: str, ports: Collection[in
 
 
 def _destination(connection: dict[int, bytes]) -> tuple[int, int]:
-    """Protocol number and port of the packet that began it."""
+    """Return the connection's protocol number and original destination port."""
     start = parse_attributes(connection[_CTA_TUPLE_ORIG])
     protocol = parse_attributes(start[_CTA_TUPLE_PROTO])
     port = protocol.get(_CTA_PROTO_DST_PORT, b"")  # ICMP has none
@@ -54,5 +54,5 @@ def _destination(connection: dict[int, bytes]) -> tuple[int, int]:
 
 def _identity(connection: dict[int, bytes]) -> list[tuple[int, bytes]]:
     attributes = [(_CTA_TUPLE_ORIG | _NLA_F_NESTED, connection[_CTA_TUPLE_ORIG])]
-    # With its id, as by now another may have the same addresses and ports.
+    # With its id, as another connection may by now have the same addresses and ports.
     return attributes + [(number, connection[number]) for number in (_CTA_ID, _CTA_ZONE) if number in connection]

@@ -1,4 +1,4 @@
-"""What one attachment forwards in one IP family: all that the layouts have to know."""
+"""The ports that are forwarded to an attachment in one IP family, for the backends."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.spec.ip import CIDR, IP
 
-# With more ports than multiport takes in a rule, several stand in one wherever that can be said: 1,000 rules of
-# their own would take the kernel and the programs longer than all the rest of ADD.
+# With more ports than multiport takes in a rule, a rule has several ports wherever possible: 1,000 rules for 1,000
+# ports would take the kernel and the programs longer than the rest of ADD.
 MANY = 15
 
 LOOPBACK = "127.0.0.1"
 
 
 class Port:
-    """A port of the node that leads to a port of the container.
+    """A port of the node that is forwarded to a port of the container.
 
-    It is for one of the node's addresses, for all of a family if that is the unspecified one, for all if it is None.
+    `host_ip` is the node's address; the unspecified address means all addresses of its family, None all addresses.
     """
 
     __slots__ = ("container", "host", "host_ip", "protocol")
@@ -31,7 +31,7 @@ class Port:
 
     @property
     def destination(self) -> IP | None:
-        """What its packets are sent to; None if it is not for one address alone."""
+        """Return the destination address of its packets, None if it has more than one."""
         return None if self.host_ip is None or self.host_ip.is_unspecified else self.host_ip
 
     def __str__(self) -> str:
@@ -41,16 +41,16 @@ class Port:
         return f"[{self.host_ip}]:{number}" if self.host_ip.version == 6 else f"{self.host_ip}:{number}"
 
     def is_of(self, version: int) -> bool:
-        """Whether it is for packets of this IP version."""
+        """Return whether packets of this IP version are forwarded."""
         return self.host_ip is None or self.host_ip.version == version
 
     def overlaps(self, other: Port) -> bool:
-        """Whether of two of one number and family some packet could be meant for both."""
+        """Return whether a packet may match both ports, which have the same number and family."""
         return self.destination is None or other.destination is None or self.destination == other.destination
 
 
 def numbers_of(ports: list[Port]) -> dict[str, list[int]]:
-    """The host ports by protocol."""
+    """Return the host ports by protocol."""
     numbers: dict[str, list[int]] = {}
     for port in ports:
         numbers.setdefault(port.protocol, []).append(port.host)
@@ -58,12 +58,12 @@ def numbers_of(ports: list[Port]) -> dict[str, list[int]]:
 
 
 class Forwarding:
-    """The ports of an attachment that lead to one of its addresses, and how.
+    """The ports that are forwarded to one of an attachment's addresses, and how.
 
-    `ports` are those of the address's family, `numbers` all host ports by protocol, the other family's too.
-    `masquerades`: what comes to the container by way of a port from its own network or, by IPv4, from the node's
-    127.0.0.1, bears the node's address; with `masquerades_all` whatever comes from anywhere. iptables has that done by
-    a mark, the bit `mark_bit`, or by whoever owns the chain `mark_chain`.
+    `ports` are those of the address's family; `numbers` are all host ports by protocol, also the other family's.
+    `masquerades`: forwarded packets from the container's own network and, with IPv4, from the node's 127.0.0.1 are
+    masqueraded, with `masquerades_all` those from anywhere. iptables marks such packets with the bit `mark_bit`, or
+    leaves that to the existing chain `mark_chain`.
     """
 
     __slots__ = (
@@ -99,12 +99,12 @@ class Forwarding:
         self.container_id = container_id
         self.ifname = ifname
         self.address = address
-        # The first of those that are for the same packets: the others would never be come to.
-        found: dict[tuple[str, int, IP | None], Port] = {}
+        # The first of several ports for the same packets: the rules of the others would never be reached.
+        distinct: dict[tuple[str, int, IP | None], Port] = {}
         for port in ports:
             if port.is_of(address.version):
-                found.setdefault((port.protocol, port.host, port.destination), port)
-        self.ports = list(found.values())
+                distinct.setdefault((port.protocol, port.host, port.destination), port)
+        self.ports = list(distinct.values())
         self._by_number: dict[tuple[str, int], list[Port]] = {}
         for port in self.ports:
             self._by_number.setdefault((port.protocol, port.host), []).append(port)
@@ -124,12 +124,12 @@ class Forwarding:
         return "0.0.0.0/0" if self.version == 4 else "::/0"
 
     def clash(self, other: Port) -> Port | None:
-        """The port of ours that a packet for `other` could be meant for."""
+        """Return a port of this forwarding that may match the same packets as `other`, None if there is none."""
         same_number = self._by_number.get((other.protocol, other.host), ())
         return next((port for port in same_number if port.overlaps(other)), None)
 
     def grouped(self) -> list[list[Port]]:
-        """The ports by protocol and address of the node."""
+        """Return the ports grouped by protocol and destination address."""
         groups: dict[tuple[str, IP | None], list[Port]] = {}
         for port in self.ports:
             groups.setdefault((port.protocol, port.destination), []).append(port)
@@ -137,16 +137,16 @@ class Forwarding:
 
 
 def taken(port: Port, container_id: str, network: str) -> CNIError:
-    """The error that `port` leads to another container already."""
+    """Return the error for a port that is already forwarded to another container."""
     where = f" of network {quote(network)}" if network else ""
     return CNIError(
         f"host port {port} is already taken by container {quote(container_id)}{where}",
-        details="it is free again after DEL of that attachment, or after GC where the container is gone",
+        details="it is free again after DEL of that attachment, or after GC if the container is gone",
     )
 
 
 def portions(numbers: list[int]) -> list[str]:
-    """Ports as iptables' multiport takes them: at most 15 in a rule; of many those that follow one another in one."""
+    """Return the ports as arguments of iptables' multiport, at most 15 each; many ports are combined to ranges."""
     rules: list[str] = []
     room = 0
     for part in ranges(numbers, ":") if len(numbers) > MANY else map(str, numbers):
@@ -161,11 +161,11 @@ def portions(numbers: list[int]) -> list[str]:
 
 
 def ranges(numbers: list[int], separator: str) -> list[str]:
-    """In order, those that follow one another as FIRST, separator, LAST."""
-    found: list[tuple[int, int]] = []
+    """Return the numbers in order, with consecutive ones as FIRST, separator, LAST."""
+    bounds: list[tuple[int, int]] = []
     for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1] = found[-1][0], number
+        if bounds and number == bounds[-1][1] + 1:
+            bounds[-1] = bounds[-1][0], number
         else:
-            found.append((number, number))
-    return [str(first) if first == last else f"{first}{separator}{last}" for first, last in found]
+            bounds.append((number, number))
+    return [str(first) if first == last else f"{first}{separator}{last}" for first, last in bounds]

@@ -1,13 +1,13 @@
-"""Port mappings in iptables, laid out as by the Go plugin, so that either's DEL clears the other's rules. Table `nat`:
+"""Port mappings in iptables, in the layout of Go's plugin, so that either's DEL removes the other's rules. Table `nat`:
 
-    PREROUTING, OUTPUT    what is for the node itself  -> CNI-HOSTPORT-DNAT
-    CNI-HOSTPORT-DNAT     an attachment's host ports   -> CNI-DN-<hash of network and container>
-    CNI-DN-<hash>         for each mapping: what is to be masqueraded -> CNI-HOSTPORT-SETMARK, which marks it; then DNAT
-    POSTROUTING           everything -> CNI-HOSTPORT-MASQ, which masquerades what bears the mark
+    PREROUTING, OUTPUT    packets for the node itself -> CNI-HOSTPORT-DNAT
+    CNI-HOSTPORT-DNAT     an attachment's host ports  -> CNI-DN-<hash of network and container>
+    CNI-DN-<hash>         per mapping: packets to be masqueraded -> CNI-HOSTPORT-SETMARK, which marks them; then DNAT
+    POSTROUTING           everything -> CNI-HOSTPORT-MASQ, which masquerades marked packets
 
-The rules are appended (CVE-2019-9946: who goes first takes other people's traffic). The one of POSTROUTING has to be
-ahead of those that ipMasq puts there, which accept what a container sends to its own network; it takes a place before
-the first rule of the CNI plugins', and so overtakes nobody else's.
+The rules are appended: a rule at the front takes other programs' traffic (CVE-2019-9946). The rule in POSTROUTING must
+precede those of ipMasq, which accept packets from a container to its own network. It is inserted before the CNI
+plugins' first rule, and so precedes no other program's rule.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 _TABLE = "nat"
 _ENTRY, _SETMARK, _MASQ = "CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ"
-_LONGEST_COMMENT = 255  # bytes, iptables' limit
+_MAX_COMMENT = 255  # bytes, iptables' limit
 
-# Where plugins before v0.7.0 masqueraded, with a chain for each container.
+# Plugins before v0.7.0 masqueraded there, with a chain for each container.
 _OLD_ENTRY, _OLD_PREFIX = "CNI-HOSTPORT-SNAT", "SN-"
 
 
 def describe(ruleset: Ruleset, forwarding: Forwarding) -> None:
-    """Have the ruleset hold what the attachment needs in its family."""
+    """Add the attachment's rules of this family to the ruleset."""
     chain = _chain(forwarding)
     ruleset.ensure_iptables(
         forwarding.version,
@@ -46,7 +46,7 @@ def describe(ruleset: Ruleset, forwarding: Forwarding) -> None:
 
 
 def shared_rules(forwarding: Forwarding) -> list[Rule]:
-    """The chains that attachments have in common, and what leads there."""
+    """Return the chains that attachments share, and the rules that jump to them."""
     rules = []
     if forwarding.masquerades and not forwarding.mark_chain:
         mark = f"{1 << forwarding.mark_bit:#x}"
@@ -67,14 +67,14 @@ def shared_rules(forwarding: Forwarding) -> list[Rule]:
 
 
 def own_rules(forwarding: Forwarding) -> list[Rule]:
-    """Those of the attachment's chain, and those that lead there."""
+    """Return the rules of the attachment's chain, and those that jump to it."""
     return _mappings(forwarding) + _entries(forwarding)
 
 
 def refuse_taken(forwarding: Forwarding, host: NetNS | None) -> None:
-    """Raise CNIError if a port leads to another container already: by a rule before ours, which wins.
+    """Raise CNIError if a port is already forwarded to another container, by an earlier rule, which takes effect.
 
-    To be asked once our rules are there: of two attachments made at the same time one at least is told so.
+    To be called after the attachment's rules were added: of two concurrent ADDs at least one gets the error.
     """
     iptables = Iptables(forwarding.version, host)
     for entry in _rivals(forwarding, iptables.listing(_TABLE, _ENTRY)):
@@ -87,33 +87,33 @@ def refuse_taken(forwarding: Forwarding, host: NetNS | None) -> None:
 
 
 def check(forwarding: Forwarding, host: NetNS | None) -> None:
-    """Raise CNIError that names the first rule or chain that is missing."""
+    """Raise CNIError with the first rule or chain that is missing."""
     iptables = Iptables(forwarding.version, host)
     present = iptables.table(_TABLE)
     for rule in [*shared_rules(forwarding), ["-N", _chain(forwarding)], *own_rules(forwarding)]:
         chain = rule[1]
         if chain not in present:
             raise _missing(forwarding, f"chain {chain} not found in {iptables.command} table {_TABLE}")
-        if rule[0] != "-N" and ["-A", *rule[1:]] not in present[chain] and not _holds(iptables, forwarding, rule):
+        if rule[0] != "-N" and ["-A", *rule[1:]] not in present[chain] and not _has(iptables, forwarding, rule):
             raise _missing(forwarding, f"rule {rule[2:]} in chain {chain} not found in table {_TABLE}")
 
 
 def remove(iptables: Iptables, network: str, container_id: str) -> None:
-    """Take back an attachment's rules. They are found by name; none is fine."""
+    """Remove an attachment's rules, which are identified by the chain's name. It is no error if there are none."""
     _remove_chain(iptables, _ENTRY, chain_name(network, container_id, "DN-"))
     _remove_chain(iptables, _OLD_ENTRY, chain_name(network, container_id, _OLD_PREFIX))
 
 
 def collect(iptables: Iptables, network: str, valid: list[tuple[str, str]]) -> None:
-    """Take back the rules of a network's containers but those in `valid`, pairs of container id and interface name.
+    """Remove the rules of a network's containers that are not in `valid`, pairs of container id and interface name.
 
-    The rules don't tell the interfaces of a container apart.
+    The rules are the same for all interfaces of a container.
     """
-    mark = f'dnat name: "{network}" id: '
-    kept = {chain_name(network, container_id, "DN-") for container_id, _ in valid}
+    comment = f'dnat name: "{network}" id: '
+    live = {chain_name(network, container_id, "DN-") for container_id, _ in valid}
     rules = iptables.rules(_TABLE, _ENTRY)
-    for chain in dict.fromkeys(rule[-1] for rule in rules if _argument(rule, "--comment").startswith(mark)):
-        if chain not in kept:
+    for chain in dict.fromkeys(rule[-1] for rule in rules if _argument(rule, "--comment").startswith(comment)):
+        if chain not in live:
             _remove_chain(iptables, _ENTRY, chain)
 
 
@@ -127,14 +127,14 @@ def _mappings(forwarding: Forwarding) -> list[Rule]:
     mark, dnat = _mark(forwarding), _dnat(forwarding)
     rules = []
     for port in forwarding.ports:
-        matches = [*_destination(port), *_one(port)]
+        matches = [*_destination(port), *_single_port(port)]
         rules += [[*mark[:2], *source, *matches, *mark[2:]] for source in _marked_sources(forwarding)]
         rules.append([*dnat[:2], *matches, *dnat[2:-1], f"{dnat[-1]}:{port.container}"])
     return rules
 
 
 def _mappings_of_many(forwarding: Forwarding, group: list[Port]) -> list[Rule]:
-    """For ports of one protocol and one address of the node. Those that lead to the same number share a rule."""
+    """Return the rules for ports of one protocol and address. Ports forwarded to the same number share a rule."""
     mark, dnat = _mark(forwarding), _dnat(forwarding)
     protocol, destination = group[0].protocol, _destination(group[0])
     marks = [
@@ -147,7 +147,7 @@ def _mappings_of_many(forwarding: Forwarding, group: list[Port]) -> list[Rule]:
         for several in _multiports(protocol, [port.host for port in group if port.host == port.container])
     ]
     others = [
-        [*dnat[:2], *destination, *_one(port), *dnat[2:-1], f"{dnat[-1]}:{port.container}"]
+        [*dnat[:2], *destination, *_single_port(port), *dnat[2:-1], f"{dnat[-1]}:{port.container}"]
         for port in group
         if port.host != port.container
     ]
@@ -155,18 +155,18 @@ def _mappings_of_many(forwarding: Forwarding, group: list[Port]) -> list[Rule]:
 
 
 def _mark(forwarding: Forwarding) -> Rule:
-    """What all rules of the attachment that mark have in common."""
+    """Return the common part of the attachment's rules that mark packets."""
     return ["-A", _chain(forwarding), "-j", forwarding.mark_chain or _SETMARK]
 
 
 def _dnat(forwarding: Forwarding) -> Rule:
-    """What all rules of the attachment that map have in common; the port is missing."""
+    """Return the common part of the attachment's rules that map ports, without the port."""
     ip = f"[{forwarding.address.ip}]" if forwarding.version == 6 else str(forwarding.address.ip)
     return ["-A", _chain(forwarding), "-j", "DNAT", "--to-destination", ip]
 
 
 def _marked_sources(forwarding: Forwarding) -> list[list[str]]:
-    """What a packet that is to be masqueraded is matched by."""
+    """Return the matches for the sources of packets to be masqueraded."""
     if not forwarding.masquerades:
         return []
     if forwarding.masquerades_all:
@@ -179,12 +179,12 @@ def _destination(port: Port) -> list[str]:
     return ["-d", f"{port.destination}/{port.destination.bits}"] if port.destination else []
 
 
-def _one(port: Port) -> list[str]:
+def _single_port(port: Port) -> list[str]:
     return ["-p", port.protocol, "-m", port.protocol, "--dport", str(port.host)]
 
 
 def _multiports(protocol: str, numbers: list[int]) -> list[list[str]]:
-    """Matches for all these ports, as few as will do."""
+    """Return as few matches as possible for all these ports."""
     return [["-p", protocol, "-m", "multiport", "--dports", several] for several in portions(numbers)]
 
 
@@ -192,7 +192,7 @@ def _entries(forwarding: Forwarding) -> list[Rule]:
     mark = ["-m", "comment", "--comment", _entry_comment(forwarding.network, forwarding.container_id)]
     chain = _chain(forwarding)
     return [
-        # As iptables lists it: the protocol first.
+        # In the order in which iptables lists it: the protocol first.
         ["-A", _ENTRY, *several[:2], *mark, *several[2:], *forwarding.conditions, "-j", chain]
         for protocol in sorted(forwarding.numbers)
         for several in _multiports(protocol, forwarding.numbers[protocol])
@@ -201,19 +201,19 @@ def _entries(forwarding: Forwarding) -> list[Rule]:
 
 def _entry_comment(network: str, container_id: str) -> str:
     comment = f"dnat {rule_comment(network, container_id)}"
-    return comment if len(comment) <= _LONGEST_COMMENT else f"{comment[: _LONGEST_COMMENT - 3]}..."
+    return comment if len(comment) <= _MAX_COMMENT else f"{comment[: _MAX_COMMENT - 3]}..."
 
 
-# ---- what is there ----
+# ---- existing rules ----
 
 
 def _argument(rule: Rule, option: str) -> str:
-    """What follows the option; "" if it isn't there."""
+    """Return the argument of an option, "" if the rule does not have it."""
     return rule[rule.index(option) + 1] if option in rule[:-1] else ""
 
 
 def _condition(entry: Rule) -> list[str]:
-    """An entry's matches but for whose it is and the ports it is for."""
+    """Return the entry's matches other than the comment and the ports."""
     rest = entry[2:]
     for option, values in (("-p", 1), ("--comment", 1), ("--dports", 1), ("-j", 1)):
         if option in rest:
@@ -223,24 +223,24 @@ def _condition(entry: Rule) -> list[str]:
 
 
 def _rivals(forwarding: Forwarding, entries: list[Rule]) -> list[Rule]:
-    """The entries of other containers ahead of ours that ask for one of its ports."""
+    """Return other containers' entries that precede the attachment's and match one of its ports."""
     chain = _chain(forwarding)
     own = [_condition(entry) for entry in entries if entry[-1] == chain]
     ahead = entries[: next((number for number, entry in enumerate(entries) if entry[-1] == chain), None)]
     same_container = f' id: "{forwarding.container_id}"'
-    numbers = {(protocol, number) for protocol, of_it in forwarding.numbers.items() for number in of_it}
+    ports = {(protocol, number) for protocol, numbers in forwarding.numbers.items() for number in numbers}
     return [
         entry
         for entry in ahead
-        # Who has conditions of his own has left the rest to others.
+        # An entry with other conditions matches other packets.
         if _condition(entry) in own
         and not _argument(entry, "--comment").endswith(same_container)
-        and any((_argument(entry, "-p"), number) in numbers for number in _numbers(entry))
+        and any((_argument(entry, "-p"), number) in ports for number in _numbers(entry))
     ]
 
 
 def _mapped(rules: list[Rule]) -> list[Port]:
-    """What the rules of an attachment's chain map; where to is left out."""
+    """Return the ports that the rules of an attachment's chain map, without the container's port."""
     return [
         Port(_argument(rule, "-p"), number, 0, _host_ip(rule))
         for rule in rules
@@ -250,7 +250,7 @@ def _mapped(rules: list[Rule]) -> list[Port]:
 
 
 def _numbers(rule: Rule) -> list[int]:
-    """The ports that a rule is for."""
+    """Return the ports that a rule matches."""
     numbers: list[int] = []
     for part in (_argument(rule, "--dports") or _argument(rule, "--dport")).split(","):
         first, _, last = part.partition(":")
@@ -264,8 +264,8 @@ def _host_ip(rule: Rule) -> IP | None:
     return IP.parse(address) if address else None
 
 
-def _holds(iptables: Iptables, forwarding: Forwarding, rule: Rule) -> bool:
-    """Whether iptables knows the rule: conditions may be listed otherwise than they were given."""
+def _has(iptables: Iptables, forwarding: Forwarding, rule: Rule) -> bool:
+    """Return whether iptables has the rule: it may list conditions in another form than they were given."""
     if not forwarding.conditions or rule[1] != _ENTRY:
         return False
     try:
@@ -280,8 +280,8 @@ def _missing(forwarding: Forwarding, what: str) -> CNIError:
 
 
 def _remove_chain(iptables: Iptables, entry: str, chain: str) -> None:
-    """The chain, and all that leads there from `entry`."""
+    """Remove the chain, and the rules of `entry` that jump to it."""
     jumps = [rule for rule in iptables.rules(_TABLE, entry) if rule[-2:] == ["-j", chain]]
     if jumps or iptables.rules(_TABLE, chain):
-        # Naming the chain as fresh empties it.
+        # A chain in `fresh` is emptied.
         iptables.change(_TABLE, [["-D", *jump[1:]] for jump in jumps] + [["-X", chain]], fresh=(chain,))

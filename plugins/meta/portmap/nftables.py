@@ -1,10 +1,10 @@
-"""Port mappings in nftables, laid out as by the Go plugin, so that either's DEL clears the other's rules.
+"""Port mappings in nftables, in the layout of Go's plugin, so that either's DEL removes the other's rules.
 
-Tables `ip cni_hostport` and `ip6 cni_hostport`. What is for the node itself (`fib daddr type local`: what is routed
-through it is nobody's business here, CVE-2025-67499) goes to `hostports_all` and on to `hostports`, where each mapping
-is a rule. The comment of a rule is the id of its container, which is all that the Go plugin goes by. Whose a rule is
-among the attachments of a container follows from `attachments`, a chain that nothing leads to: it has a rule for
-each of ours with its address, and in the comment hashes of network, interface and container, and their names.
+The tables are `ip cni_hostport` and `ip6 cni_hostport`. Packets for the node itself (`fib daddr type local`; packets
+that it routes must not be mapped, CVE-2025-67499) go to `hostports_all` and on to `hostports`, which has a rule per
+mapping. The comment of a rule is the id of its container, which is all that Go's plugin compares. The chain
+`attachments` tells which attachment of a container a rule belongs to. Nothing jumps to that chain: it has a rule for
+each of our attachments, with the address, and in the comment hashes of network, interface and container, and names.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _FAMILIES = {4: "ip", 6: "ip6"}
 _TABLE = "cni_hostport"
 _MAPPINGS, _MASQUERADING, _OWNERS = "hostports", "masquerading", "attachments"
 _OLD_MAPPINGS = "hostip_hostports"  # of plugins before v1.9.0
-_OF_CONTAINERS = (_MAPPINGS, _OLD_MAPPINGS, _MASQUERADING)
+_CONTAINER_CHAINS = (_MAPPINGS, _OLD_MAPPINGS, _MASQUERADING)
 
 _HASH = 16  # digits
-_LONGEST_COMMENT = 128  # bytes, nftables' limit
+_MAX_COMMENT = 128  # bytes, nftables' limit
 
 
 def describe(ruleset: Ruleset, forwarding: Forwarding) -> None:
-    """Have the ruleset hold what the attachment needs in its family."""
+    """Add the attachment's rules of this family to the ruleset."""
     owner = _owner(forwarding.network, forwarding.ifname, forwarding.container_id)
     ruleset.ensure_nftables(
         layout(forwarding), own_rules(forwarding), superseded=lambda present: _rules_of(present, owner)
@@ -42,7 +42,7 @@ def describe(ruleset: Ruleset, forwarding: Forwarding) -> None:
 
 
 def layout(forwarding: Forwarding) -> Layout:
-    """The table before any mapping is in it."""
+    """Return the table without any mapping."""
     entry = ["fib daddr type local jump hostports_all"]
     chains: dict[str, tuple[str, str, list[str] | None]] = {
         _MAPPINGS: ("", "", None),
@@ -58,7 +58,7 @@ def layout(forwarding: Forwarding) -> Layout:
 
 
 def own_rules(forwarding: Forwarding) -> list[NewRule]:
-    """Those of the attachment: chain, text, comment."""
+    """Return the attachment's rules: chain, text, comment."""
     container_id = forwarding.container_id
     owner = (_OWNERS, f"{_FAMILIES[forwarding.version]} daddr {forwarding.address.ip}", _owner_comment(forwarding))
     mappings = [
@@ -69,9 +69,9 @@ def own_rules(forwarding: Forwarding) -> list[NewRule]:
 
 
 def refuse_taken(forwarding: Forwarding, host: NetNS | None) -> None:
-    """Raise CNIError if a port leads to another container already: by a rule before ours, which wins.
+    """Raise CNIError if a port is already forwarded to another container, by an earlier rule, which takes effect.
 
-    To be asked once our rules are there: of two attachments made at the same time the second is told so.
+    To be called after the attachment's rules were added: of two concurrent ADDs the second one gets the error.
     """
     present = Nft(host).table(_FAMILIES[forwarding.version], _TABLE)
     for rule in present.get(_OLD_MAPPINGS, []) + present.get(_MAPPINGS, []):
@@ -85,7 +85,7 @@ def refuse_taken(forwarding: Forwarding, host: NetNS | None) -> None:
 
 
 def check(forwarding: Forwarding, host: NetNS | None) -> None:
-    """Raise CNIError that names the first rule or chain that is missing."""
+    """Raise CNIError with the first rule or chain that is missing."""
     family = _FAMILIES[forwarding.version]
     present = Nft(host).table(family, _TABLE)
     for chain, (_, _, rules) in layout(forwarding).chains.items():
@@ -107,31 +107,31 @@ def check(forwarding: Forwarding, host: NetNS | None) -> None:
 
 
 def remove(nft: Nft, network: str, ifname: str, container_id: str) -> None:
-    """Take back an attachment's rules; none is fine."""
+    """Remove an attachment's rules. It is no error if there are none."""
     owner = _owner(network, ifname, container_id)
     _remove(nft, lambda present: _rules_of(present, owner) + _unclaimed(present, container_id))
 
 
 def collect(nft: Nft, network: str, valid: list[tuple[str, str]]) -> None:
-    """Take back the rules of a network's attachments but those in `valid`, pairs of container id and interface name.
+    """Remove the rules of a network's attachments that are not in `valid`, pairs of container id and interface name.
 
-    The Go plugin's rules don't tell their network; they stay.
+    The rules of Go's plugin stay, as they do not name their network.
     """
-    kept = {_owner(network, ifname, container_id) for container_id, ifname in valid}
+    live = {_owner(network, ifname, container_id) for container_id, ifname in valid}
 
     def search(present: Listing) -> list[PresentRule]:
         owners = {_owner_of(rule) for rule in present.get(_OWNERS, ())}
-        gone = [owner for owner in owners if owner.startswith(_hash(network)) and owner not in kept]
-        return [found for owner in gone for found in _rules_of(present, owner)]
+        stale = [owner for owner in owners if owner.startswith(_hash(network)) and owner not in live]
+        return [rule for owner in stale for rule in _rules_of(present, owner)]
 
     _remove(nft, search)
 
 
-# ---- what an attachment has ----
+# ---- an attachment's rules ----
 
 
 def _mappings(forwarding: Forwarding, group: list[Port]) -> list[str]:
-    """The rules for ports of one protocol and one address of the node."""
+    """Return the rules for ports of one protocol and destination address."""
     family = _FAMILIES[forwarding.version]
     protocol, destination = group[0].protocol, group[0].destination
     matches = [*forwarding.conditions, *([f"{family} daddr {destination}"] if destination else [])]
@@ -159,7 +159,7 @@ def _masquerading(forwarding: Forwarding) -> list[str]:
     if forwarding.version == 4:
         rules.append(f"{family} saddr {LOOPBACK} {to_container} masquerade")
     if forwarding.address.prefix < forwarding.address.ip.bits:
-        # The neighbours too, as with iptables: what the container answers them on the link would bypass the node.
+        # The neighbours too, as with iptables: the container would answer them on the link, bypassing the node.
         rules.append(f"{family} saddr {forwarding.address.network} {to_container} ct status dnat masquerade")
     return rules
 
@@ -169,17 +169,17 @@ def _hash(text: str) -> str:
 
 
 def _owner(network: str, ifname: str, container_id: str) -> str:
-    """What the comment of an attachment's rule in `attachments` begins with; as long for each."""
+    """Return the beginning of the comment of an attachment's rule in `attachments`. Its length is constant."""
     return "-".join(map(_hash, (network, ifname, container_id)))
 
 
 def _owner_comment(forwarding: Forwarding) -> str:
     owner = _owner(forwarding.network, forwarding.ifname, forwarding.container_id)
     comment = f"{owner}, net: {forwarding.network}, if: {forwarding.ifname}".replace('"', "")
-    return comment.encode()[:_LONGEST_COMMENT].decode(errors="ignore")
+    return comment.encode()[:_MAX_COMMENT].decode(errors="ignore")
 
 
-# ---- what is there ----
+# ---- existing rules ----
 
 
 def _owner_of(rule: Rule) -> str:
@@ -187,12 +187,12 @@ def _owner_of(rule: Rule) -> str:
 
 
 def _container_of(owner: str) -> str:
-    """The hash of the container's id."""
+    """Return the hash of the container's id."""
     return owner.rpartition("-")[2]
 
 
 def _claims(present: Listing, container: str) -> dict[str, set[str]]:
-    """The owners that claim each address of a container, of which the hash is given."""
+    """Return the owners that claim each address of a container, which is given by its hash."""
     claims: dict[str, set[str]] = {}
     for rule in present.get(_OWNERS, ()):
         owner = _owner_of(rule)
@@ -202,14 +202,14 @@ def _claims(present: Listing, container: str) -> dict[str, set[str]]:
 
 
 def _of_container(present: Listing, container: str) -> list[PresentRule]:
-    rules = [(chain, rule) for chain in _OF_CONTAINERS for rule in present.get(chain, ())]
+    rules = [(chain, rule) for chain in _CONTAINER_CHAINS for rule in present.get(chain, ())]
     ids = {rule.comment for _, rule in rules}
     of_container = {container_id for container_id in ids if _hash(container_id) == container}
     return [(chain, rule) for chain, rule in rules if rule.comment in of_container]
 
 
 def _rules_of(present: Listing, owner: str) -> list[PresentRule]:
-    """An attachment's rules: the container's that lead to an address which it alone claims."""
+    """Return an attachment's rules: those of the container for an address that no other attachment claims."""
     container = _container_of(owner)
     claims = _claims(present, container)
     own = [(_OWNERS, rule) for rule in present.get(_OWNERS, ()) if _owner_of(rule) == owner]
@@ -218,7 +218,7 @@ def _rules_of(present: Listing, owner: str) -> list[PresentRule]:
 
 
 def _unclaimed(present: Listing, container_id: str) -> list[PresentRule]:
-    """A container's rules that none of its attachments claims: the Go plugin's."""
+    """Return a container's rules that none of its attachments claims: those of Go's plugin."""
     container = _hash(container_id)
     claims = _claims(present, container)
     return [(chain, rule) for chain, rule in _of_container(present, container) if _address(chain, rule) not in claims]
@@ -235,7 +235,7 @@ def _remove(nft: Nft, search: Callable[[Listing], list[PresentRule]]) -> None:
 
 
 def _address(chain: str, rule: Rule) -> str:
-    """The container's address in a rule; "" where there is none."""
+    """Return the container's address in a rule, "" if there is none."""
     if chain in (_MASQUERADING, _OWNERS):
         return rule.text.rpartition(" daddr ")[2].partition(" ")[0]
     _, _, elements = rule.text.partition(" map { ")
@@ -245,7 +245,7 @@ def _address(chain: str, rule: Rule) -> str:
 
 
 def _ports(rule: Rule) -> list[Port]:
-    """The mappings in a rule; none if someone else has put it there, for something else."""
+    """Return the mappings in a rule, [] for a rule that another program has added for something else."""
     try:
         return _parsed(rule.text)
     except (ValueError, IndexError):
@@ -253,7 +253,7 @@ def _ports(rule: Rule) -> list[Port]:
 
 
 def _parsed(text: str) -> list[Port]:
-    """Of `[DADDR] PROTOCOL dport NUMBERS dnat to TARGET` or `[DADDR] dnat to PROTOCOL dport map { NUMBER : TARGET }`.
+    """Parse `[DADDR] PROTOCOL dport PORTS dnat to TARGET` or `[DADDR] dnat to PROTOCOL dport map { PORT : TARGET }`.
 
     Raises ValueError or IndexError for anything else.
     """
@@ -275,7 +275,7 @@ def _parsed(text: str) -> list[Port]:
 
 
 def _split(target: str) -> tuple[str, str]:
-    """Address and port of 10.1.2.3:80, [2001:db8::3]:80, or without a port."""
+    """Split 10.1.2.3:80, [2001:db8::3]:80, or an address without a port, into address and port."""
     if target.count(":") == 1 or target.startswith("["):
         address, _, port = target.rpartition(":")
         return address.strip("[]"), port
@@ -283,13 +283,13 @@ def _split(target: str) -> tuple[str, str]:
 
 
 def _numbers(text: str) -> list[int]:
-    """The ports of 80, 80-90 or { 80, 90-99 }."""
+    """Parse the ports in 80, 80-90 or { 80, 90-99 }."""
     parts = [part.partition("-") for part in text.strip("{ }").split(",")]
     return [number for first, _, last in parts for number in range(int(first), int(last or first) + 1)]
 
 
 def _network(present: Listing, rule: Rule) -> str:
-    """The network of a mapping, if its attachment is known."""
+    """Return the network of a mapping, "" if no attachment claims the mapping."""
     container, address = _hash(rule.comment), _address(_MAPPINGS, rule)
     for claim in present.get(_OWNERS, ()):
         if _container_of(_owner_of(claim)) == container and _address(_OWNERS, claim) == address:
@@ -301,9 +301,9 @@ def _texts(present: Listing, chain: str, comment: str | None = None) -> list[str
     return [rule.text for rule in present.get(chain, ()) if comment in (None, rule.comment)]
 
 
-def _missing(forwarding: Forwarding, chain: str, what: str) -> CNIError:
-    lacking = f": {what}" if what else ""
+def _missing(forwarding: Forwarding, chain: str, rule: str) -> CNIError:
+    suffix = f": {rule}" if rule else ""
     return CNIError(
         f'missing hostport rules in "{chain}" chain',
-        details=f"nftables table {_FAMILIES[forwarding.version]} {_TABLE}{lacking}",
+        details=f"nftables table {_FAMILIES[forwarding.version]} {_TABLE}{suffix}",
     )
