@@ -299,7 +299,7 @@ def test_the_automatic_choice(make_firewall: Callable[..., Firewall], backend: s
     firewall = make_firewall(backend=backend)
     firewall("STATUS", None, cniVersion="1.1.0")
     firewall("ADD")
-    note = f'firewall: there is no backend "{backend}": the choice is automatic\n'
+    note = f'firewall: unknown backend "{backend}": the choice is automatic\n'
     assert firewall.log == (note if backend else "")
     assert in_order(saved(firewall.node, "-nft")) == in_order(opened("10.1.2.3/32"))
     firewall("CHECK")
@@ -316,7 +316,7 @@ def test_nftables_where_iptables_is_unusable(
         firewall("STATUS", None, cniVersion="1.1.0")
         firewall("ADD")
         firewall("CHECK")
-        with pytest.raises(Refused, match="iptables can't be used on this node") as refused:
+        with pytest.raises(Refused, match="iptables cannot be used on this node") as refused:
             firewall("STATUS", None, cniVersion="1.1.0", backend="iptables")
         assert refused.value.code == 50
     assert firewall.elements("containers4") == ["10.1.2.3"]

@@ -111,7 +111,7 @@ def test_firewalld_is_gone_at_the_end(network: Network, firewalld: Firewalld) ->
         attachment.delete()
         network.chained[0]["backend"] = "firewalld"
         attachment.delete()
-        with pytest.raises(Refused, match="firewalld can't be used on this node") as refused:
+        with pytest.raises(Refused, match="firewalld cannot be used on this node") as refused:
             network.status()
         assert refused.value.code == 50
         firewalld.stop = lambda: (stand_in.kill(), kill_bus(firewalld))  # type: ignore[assignment]

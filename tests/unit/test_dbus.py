@@ -97,9 +97,9 @@ def test_addresses(start_bus: Callable[..., str], listen: str, tmp_path: Path) -
     ("address", "words"),
     [
         ("unix:path=/nowhere/bus", "No such file"),
-        ("tcp:host=localhost,port=1", "of no kind that is known"),
-        ("", "of no kind that is known"),
-        ("unix:tmpdir=/tmp", "of no kind that is known"),
+        ("tcp:host=localhost,port=1", "unsupported address of the message bus"),
+        ("", "unsupported address of the message bus"),
+        ("unix:tmpdir=/tmp", "unsupported address of the message bus"),
         ("unix:path=/a%zz", "malformed"),
         ("unix:path=" + "x" * 200, "too long"),
     ],
@@ -110,7 +110,7 @@ def test_addresses_that_lead_nowhere(address: str, words: str) -> None:
 
 
 def test_a_bus_that_takes_others_only(start_bus: Callable[..., str]) -> None:
-    with pytest.raises(DBusError, match="the message bus refuses us: REJECTED"):
+    with pytest.raises(DBusError, match="the message bus rejects the connection: REJECTED"):
         Bus(start_bus(auth="DBUS_COOKIE_SHA1"))
 
 
@@ -200,13 +200,13 @@ def test_answers(answering: Callable[[bytes], str], answer: bytes, values: list[
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"", "hung up"),
-        (message(2, 2)[:-1], "hung up"),
-        (message(2, 2, b"\xff\xff\0\0abc\0", "s"), "ends too early"),
-        (message(2, 2, b"", "s"), "ends too early"),
-        (b"l\2\0\1\xff\xff\xff\x7f" + bytes(8), "a message of 21474836"),
-        (b"l\2\0\1" + bytes(8) + b"\2\0\0\0\5\1" + bytes(6), "ends too early|header field"),
-        (b"l\2\0\1" + bytes(8) + b"\x08\0\0\0\5\1v\0\0\0\0\0", "a header field of type v"),
+        (b"", "closed the connection"),
+        (message(2, 2)[:-1], "closed the connection"),
+        (message(2, 2, b"\xff\xff\0\0abc\0", "s"), "is truncated"),
+        (message(2, 2, b"", "s"), "is truncated"),
+        (b"l\2\0\1\xff\xff\xff\x7f" + bytes(8), "the message has 21474836"),
+        (b"l\2\0\1" + bytes(8) + b"\2\0\0\0\5\1" + bytes(6), "is truncated|header field"),
+        (b"l\2\0\1" + bytes(8) + b"\x08\0\0\0\5\1v\0\0\0\0\0", "a header field has the unsupported type v"),
         (message(3, 2, text("no"), "s", error="a.b.No"), "a.b.C: a.b.No: no"),
         (message(3, 2, error="a.b.No"), "a.b.C: a.b.No$"),
         (message(3, 2, bytes(4), "u", error="a.b.No"), "a.b.C: a.b.No: 0"),

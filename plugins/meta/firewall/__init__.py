@@ -1,11 +1,11 @@
 """firewall: lets a container's traffic through the node's firewall, and keeps networks apart.
 
-What the container sends is accepted, and what comes back to it. How, depends on the backend: rules of iptables, sets of
-nftables, or a zone of firewalld's. With the ingress policy `same-bridge` the containers of a bridge are not reached
-from other bridges that have such a policy; with `isolated` not from each other either.
+Packets from the container and replies to it are accepted. The backend does that with rules of iptables, sets of
+nftables, or a zone of firewalld. With the ingress policy `same-bridge` the containers of a bridge cannot be reached
+from other bridges with such a policy; with `isolated` they cannot reach each other either.
 
-DEL takes back what is the container's own. What is shared stays: chains, and the isolation of a bridge, which other
-containers may still rely on. `cni firewall reload` restores all of it when someone has flushed the firewall.
+DEL removes the container's own rules. Shared ones stay: chains, and the isolation of a bridge, which other containers
+may still rely on. `cni firewall reload` restores all of them after the firewall was flushed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Conf(Config):
 
     backend = Text(
         "",
-        "iptables, nftables or firewalld; anything else is firewalld where that runs, else iptables, else nftables",
+        "iptables, nftables or firewalld; anything else means firewalld if it runs, else iptables, else nftables",
     )
-    iptablesAdminChainName = Text(_ADMIN_CHAIN, "the chain of iptables for the user's own rules, which come first")
-    firewalldZone = Text(_ZONE, "the zone of firewalld's that the container is put into")
-    ingressPolicy = Text("open", "open, same-bridge or isolated: from which containers this one is reached")
+    iptablesAdminChainName = Text(_ADMIN_CHAIN, "the iptables chain for the administrator's rules, which come first")
+    firewalldZone = Text(_ZONE, "the firewalld zone for the container")
+    ingressPolicy = Text("open", "open, same-bridge or isolated: which containers can reach this one")
 
 
 def add(request: Request[Conf]) -> Result:
@@ -49,7 +49,7 @@ def add(request: Request[Conf]) -> Result:
     conf = request.config
     result = request.require_prev_result(_NO_RESULT)
     if conf.backend not in ("", *_BACKENDS):
-        request.log(f"firewall: there is no backend {quote(conf.backend)}: the choice is automatic")
+        request.log(f"firewall: unknown backend {quote(conf.backend)}: the choice is automatic")
     with Undo(request.log) as undo:
         undo.push(_close, request, _addresses(result))
         establish(request.host, lambda ruleset: rules(request, ruleset))
@@ -57,19 +57,19 @@ def add(request: Request[Conf]) -> Result:
 
 
 def delete(request: Request[Conf]) -> None:
-    """Take back what is the container's own, whichever backend has it."""
+    """Remove the container's own rules, whichever backend has them."""
     try:
         result = request.prev_result
     except CNIError:
-        # As without one; then what is wrong with it is told.
+        # Clean up as without a previous result, then report the error.
         do_all([lambda: _close(request, _addresses_inside(request)), lambda: request.prev_result])
         return
-    # There is none where an ADD was cut off; the container has then had no time to change its addresses.
+    # There is no previous result if ADD was interrupted; then the container had no time to change its addresses.
     _close(request, _addresses(result) if result else _addresses_inside(request))
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything is there, isolation too. Without a configured backend any of them may have it."""
+    """Raise CNIError unless all rules are in the backend, or in any of them if none is configured."""
     request.require_prev_result(_NO_RESULT)
     failures = []
     for backend in _possible(request):
@@ -81,9 +81,9 @@ def check(request: Request[Conf]) -> None:
 
 
 def gc(request: Request[Conf]) -> None:
-    """Take back the elements of nftables' sets whose attachments are gone.
+    """Remove the elements of stale attachments from nftables' sets.
 
-    Rules of iptables and sources of a zone don't tell whose they are: they go by the runtime's DEL.
+    Rules of iptables and sources of a zone do not name their attachment: the runtime's DEL removes them.
     """
     valid = request.valid_attachments
     if valid is not None:
@@ -91,15 +91,15 @@ def gc(request: Request[Conf]) -> None:
 
 
 def status(request: Request[Conf]) -> None:
-    """The backend, one of them where none is configured, can be used."""
+    """Raise CNIError unless the configured backend is usable, or any of them if none is configured."""
     backends = _possible(request)
     if not any(_is_usable(request, backend) for backend in backends):
-        raise CNIError(f"{' and '.join(backends)} can't be used on this node", PLUGIN_NOT_AVAILABLE)
-    _refuse_unknown_policy(request)
+        raise CNIError(f"{' and '.join(backends)} cannot be used on this node", PLUGIN_NOT_AVAILABLE)
+    _policy(request)
 
 
 def rules(request: Request[Conf], ruleset: Ruleset) -> None:
-    """What the attachment has in the firewall."""
+    """Describe the attachment's rules."""
     _describe(request, ruleset, _possible(request, ruleset.default_backend)[0])
 
 
@@ -107,7 +107,7 @@ def rules(request: Request[Conf], ruleset: Ruleset) -> None:
 
 
 def _possible(request: Request[Conf], default: str = "iptables") -> list[str]:
-    """The configured backend, or else all that it may be, the likeliest first."""
+    """Return the configured backend, or else all possible ones, the preferred one first."""
     conf = request.config
     if conf.backend in _BACKENDS:
         return [conf.backend]
@@ -121,25 +121,25 @@ def _is_usable(request: Request[Conf], backend: str) -> bool:
     return Nft(request.host).usable() if backend == "nftables" else Iptables(4, request.host).usable()
 
 
-# ---- what there has to be ----
+# ---- the rules ----
 
 
 def _describe(request: Request[Conf], ruleset: Ruleset, backend: str) -> None:
     conf = request.config
     result = request.require_prev_result(_NO_RESULT)
     addresses = _addresses(result)
-    whose = (conf.name, request.ifname, request.container_id)
+    attachment = (conf.name, request.ifname, request.container_id)
     if backend == "firewalld":
         firewalld.describe(ruleset, addresses, conf.firewalldZone or _ZONE, request.environ)
     elif backend == "nftables":
-        nftables.describe(ruleset, addresses, whose)
+        nftables.describe(ruleset, addresses, attachment)
     else:
         iptables.describe(ruleset, addresses, conf.iptablesAdminChainName or _ADMIN_CHAIN)
     bridge = _isolated_bridge(request, result)
     if not bridge:
         return
     isolated = conf.ingressPolicy == "isolated"
-    # firewalld has nothing of the kind.
+    # firewalld cannot isolate bridges.
     if (ruleset.default_backend if backend == "firewalld" else backend) == "nftables":
         nftables.isolate(ruleset, bridge, isolated=isolated)
     else:
@@ -147,8 +147,8 @@ def _describe(request: Request[Conf], ruleset: Ruleset, backend: str) -> None:
 
 
 def _isolated_bridge(request: Request[Conf], result: Result) -> str:
-    """The bridge that the ingress policy is for; "" where it restricts nothing."""
-    policy = _refuse_unknown_policy(request)
+    """Return the bridge that the ingress policy applies to, "" if it restricts nothing. Raises CNIError."""
+    policy = _policy(request)
     if policy == "open":
         return ""
     if not result.interfaces:
@@ -162,12 +162,12 @@ def _isolated_bridge(request: Request[Conf], result: Result) -> str:
 
 
 def validate(request: Request[Conf]) -> None:
-    """The policy is one."""
-    _refuse_unknown_policy(request)
+    """Raise CNIError for an unknown ingress policy."""
+    _policy(request)
 
 
-def _refuse_unknown_policy(request: Request[Conf]) -> str:
-    """The policy. DEL doesn't ask: what is wrong with the configuration must not keep it from its work."""
+def _policy(request: Request[Conf]) -> str:
+    """Return the ingress policy. Raises CNIError if it is unknown; DEL does not call this, as it must not fail then."""
     conf = request.config
     policy = conf.ingressPolicy or "open"
     if policy not in ("open", "same-bridge", "isolated"):
@@ -188,16 +188,16 @@ def _missing(request: Request[Conf], backend: str) -> list[str]:
         return [str(error)]
 
 
-# ---- taking back ----
+# ---- cleanup ----
 
 
 def _close(request: Request[Conf], addresses: list[IP]) -> None:
     conf = request.config
-    whose = (conf.name, request.ifname, request.container_id)
+    attachment = (conf.name, request.ifname, request.container_id)
     steps = [
         lambda: in_both_backends(
             lambda backend: iptables.remove(backend, addresses),
-            lambda backend: nftables.remove(backend, whose),
+            lambda backend: nftables.remove(backend, attachment),
             request.host,
         )
     ]
@@ -207,7 +207,7 @@ def _close(request: Request[Conf], addresses: list[IP]) -> None:
 
 
 def _addresses_inside(request: Request[Conf]) -> list[IP]:
-    """The addresses of the container's interface, as far as it is still there."""
+    """Return the addresses of the container's interface, [] if it is gone."""
     if not request.netns:
         return []
     try:

@@ -1,10 +1,10 @@
-"""D-Bus, as much of it as a plugin needs to ask a system service: method calls whose arguments are strings.
+"""A minimal D-Bus client for calls of a system service's methods: all arguments are strings.
 
     with Bus("unix:path=/run/dbus/system_bus_socket") as bus:
         (answer,) = bus.call("org.example", "/org/example", "org.example.Interface", "Method", "argument")
 
-The libraries that exist cost more to import than a whole plugin (decision 6). The protocol is that of the D-Bus
-specification, version 1; addresses of the kinds unix:path= and unix:abstract= are understood.
+The existing libraries cost more to import than a whole plugin (decision 6). The protocol is that of the D-Bus
+specification, version 1; addresses of the kinds unix:path= and unix:abstract= are supported.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
     Value = str | int | bool
 
-_TIMEOUT = 25.0  # seconds; libdbus waits as long for an answer
-_LARGEST = 1 << 20  # bytes; the answers we want are a few hundred
-_NO_AUTO_START = 0x2  # nobody's service is started because a container is
+_TIMEOUT = 25.0  # seconds, as in libdbus
+_MAX_MESSAGE = 1 << 20  # bytes; the expected answers have a few hundred
+_NO_AUTO_START = 0x2  # a container's start must not start a service
 
 _CALL, _RETURN, _ERROR = 1, 2, 3  # kinds of messages
 _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SIGNATURE = 1, 2, 3, 4, 5, 6, 8  # header fields
 
 
 class DBusError(CNIError):
-    """A call was refused, by the bus or by the service. `name` is the error's on the bus, "" where it is not theirs."""
+    """A call failed. `name` is the D-Bus name of an error of the bus or the service, "" for other failures."""
 
     def __init__(self, msg: str, name: str = "") -> None:
         super().__init__(msg)
@@ -38,7 +38,7 @@ class DBusError(CNIError):
 
 
 class Bus:
-    """A connection to a message bus. Raises DBusError where there is none, or it does not take us."""
+    """A connection to a message bus. Raises DBusError if there is none, or it rejects the connection."""
 
     __slots__ = ("_buffer", "_serial", "_socket")
 
@@ -53,7 +53,7 @@ class Bus:
             self.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello")
         except OSError as error:
             self.close()
-            raise DBusError(f"connecting to the message bus at {address}: {error}") from error
+            raise DBusError(f"cannot connect to the message bus at {address}: {error}") from error
         except BaseException:
             self.close()
             raise
@@ -65,11 +65,11 @@ class Bus:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def call(self, destination: str, path: str, interface: str, member: str, *arguments: str) -> list[Value]:
-        """Call a method and return what it answers, as far as that is strings, numbers of 32 bits and booleans.
+        """Call a method and return its answer, up to the first value that is no string, 32-bit integer or boolean.
 
         Raises DBusError.
         """
@@ -89,52 +89,52 @@ class Bus:
         try:
             self._socket.sendall(_message(self._serial, fields, arguments))
             while True:
-                kind, answered, error, values = self._receive()
-                if answered == self._serial and kind in (_RETURN, _ERROR):
+                kind, reply_to, error, values = self._receive()
+                if reply_to == self._serial and kind in (_RETURN, _ERROR):
                     break
         except (OSError, ValueError) as problem:
-            raise DBusError(f"calling {interface}.{member}: {problem}") from problem
+            raise DBusError(f"cannot call {interface}.{member}: {problem}") from problem
         if kind == _ERROR:
-            words = f": {values[0]}" if values else ""
-            raise DBusError(f"{interface}.{member}: {error}{words}", error)
+            reason = f": {values[0]}" if values else ""
+            raise DBusError(f"{interface}.{member}: {error}{reason}", error)
         return values
 
     def _authenticate(self) -> None:
-        """By who we are, which the socket says: all else is for others."""
+        """Authenticate by the user id, which the bus reads from the socket. Other mechanisms are not needed."""
         self._socket.sendall(b"\0AUTH EXTERNAL " + str(posix.geteuid()).encode().hex().encode() + b"\r\n")
         while b"\r\n" not in self._buffer:
             self._fill()
         answer, _, self._buffer = self._buffer.partition(b"\r\n")
         if not answer.startswith(b"OK "):
-            raise DBusError(f"the message bus refuses us: {answer.decode(errors='replace')}")
+            raise DBusError(f"the message bus rejects the connection: {answer.decode(errors='replace')}")
         self._socket.sendall(b"BEGIN\r\n")
 
     def _receive(self) -> tuple[int, int, str, list[Value]]:
-        """The next message: its kind, which call it answers, its error's name and its values."""
+        """Receive a message. Returns its kind, the serial number of its call, the error's name and the values."""
         head = self._bytes(16)
         order = "little" if head[:1] == b"l" else "big"
         body, fields = _number(head, 4, order), _number(head, 12, order)
         size = 16 + _aligned(fields, 8) + body
-        if size > _LARGEST:
-            raise ValueError(f"a message of {size} bytes")
+        if size > _MAX_MESSAGE:
+            raise ValueError(f"the message has {size} bytes, the limit is {_MAX_MESSAGE}")
         message = _Reader(self._bytes(size), order)
         self._buffer = self._buffer[size:]
-        answered, error, signature = 0, "", ""
+        reply_to, error, signature = 0, "", ""
         message.position = 16
         while message.position < 16 + fields:
             message.align(8)
             field, value = message.byte(), message.variant()
             if field == _REPLY_SERIAL:
-                answered = int(value)
+                reply_to = int(value)
             elif field == _ERROR_NAME:
                 error = str(value)
             elif field == _SIGNATURE:
                 signature = str(value)
         message.align(8)
-        return head[1], answered, error, message.values(signature)
+        return head[1], reply_to, error, message.values(signature)
 
     def _bytes(self, count: int) -> bytes:
-        """What has come, at least so much of it."""
+        """Return the received bytes, at least this many."""
         while len(self._buffer) < count:
             self._fill()
         return self._buffer
@@ -142,12 +142,12 @@ class Bus:
     def _fill(self) -> None:
         received = self._socket.recv(65536)
         if not received:
-            raise OSError("the message bus hung up")
+            raise OSError("the message bus closed the connection")
         self._buffer += received
 
 
 def _socket_address(addresses: str) -> bytes:
-    """Of several addresses the first that is one of ours."""
+    """Return the first of several addresses that is supported."""
     for address in addresses.split(";"):
         transport, _, rest = address.partition(":")
         if transport != "unix":
@@ -158,7 +158,7 @@ def _socket_address(addresses: str) -> bytes:
                 return _unescaped(value)
             if key == "abstract":
                 return b"\0" + _unescaped(value)
-    raise DBusError(f"the message bus's address is of no kind that is known: {addresses}")
+    raise DBusError(f"unsupported address of the message bus: {addresses}; only unix:path= and unix:abstract= are")
 
 
 def _unescaped(text: str) -> bytes:
@@ -166,7 +166,7 @@ def _unescaped(text: str) -> bytes:
     try:
         return first + b"".join(bytes((int(part[:2], 16),)) + part[2:] for part in rest)
     except ValueError:
-        raise DBusError(f"the message bus's address is malformed: {text}") from None
+        raise DBusError(f"malformed address of the message bus: {text}") from None
 
 
 # ---- messages ----
@@ -188,7 +188,7 @@ def _message(serial: int, fields: list[tuple[int, str, str]], arguments: tuple[s
 
 def _string(text: str) -> bytes:
     if "\0" in text:
-        raise ValueError("a string on the message bus can't hold NUL")
+        raise ValueError("a string with a NUL cannot be sent")
     data = fsencode(text)
     return _u32(len(data)) + data + b"\0"
 
@@ -207,12 +207,12 @@ def _aligned(position: int, to: int) -> int:
 
 def _number(data: bytes, position: int, order: str) -> int:
     if len(data) < position + 4:
-        raise ValueError("a message that ends too early")
+        raise ValueError("the message is truncated")
     return int.from_bytes(data[position : position + 4], "little" if order == "little" else "big")
 
 
 class _Reader:
-    """Reads values off a message. Raises ValueError where it is not what it should be."""
+    """A parser of a message's values. Raises ValueError for a malformed message."""
 
     __slots__ = ("data", "order", "position")
 
@@ -222,18 +222,18 @@ class _Reader:
         self.position = 0
 
     def values(self, signature: str) -> list[Value]:
-        """As many as are of a kind we know."""
-        found: list[Value] = []
+        """Parse the values up to the first of an unsupported type."""
+        parsed: list[Value] = []
         for kind in signature:
             if kind not in "sogub":
                 break
-            found.append(self.value(kind))
-        return found
+            parsed.append(self.value(kind))
+        return parsed
 
     def variant(self) -> Value:
         kind = self.signature()
         if len(kind) != 1 or kind not in "sogub":
-            raise ValueError(f"a header field of type {kind}")
+            raise ValueError(f"a header field has the unsupported type {kind}")
         return self.value(kind)
 
     def value(self, kind: str) -> Value:
@@ -246,7 +246,7 @@ class _Reader:
 
     def byte(self) -> int:
         if self.position >= len(self.data):
-            raise ValueError("a message that ends too early")
+            raise ValueError("the message is truncated")
         self.position += 1
         return self.data[self.position - 1]
 
@@ -261,7 +261,7 @@ class _Reader:
     def text(self, length: int) -> str:
         start, self.position = self.position, self.position + length + 1
         if self.position > len(self.data):
-            raise ValueError("a message that ends too early")
+            raise ValueError("the message is truncated")
         return fsdecode(self.data[start : start + length])
 
     def align(self, to: int) -> None:

@@ -1,6 +1,6 @@
 """The backend firewalld: each address becomes a source of a zone, in the running configuration.
 
-firewalld is asked over the system bus. It forgets the sources when it is reloaded or restarted.
+The calls go over the system bus. firewalld loses the sources when it is reloaded or restarted.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _SOCKET = "/run/dbus/system_bus_socket"
 _SERVICE, _OBJECT = "org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1"
 _EXCEPTION = f"{_SERVICE}.Exception"
-# Nobody is there to know of the address.
+# Errors if firewalld is not running.
 _ABSENT = ("org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner")
 
 
 def is_running(environ: Mapping[str, str]) -> bool:
-    """Whether firewalld is on the system bus; without a bus the answer costs next to nothing."""
+    """Return whether firewalld is on the system bus. Without a bus this takes hardly any time."""
     if not _address(environ):
         return False
     try:
@@ -37,12 +37,12 @@ def is_running(environ: Mapping[str, str]) -> bool:
 
 
 def describe(ruleset: Ruleset, addresses: list[IP], zone: str, environ: Mapping[str, str]) -> None:
-    """Each address is a source of the zone."""
+    """Add steps to the ruleset that make each address a source of the zone."""
     ruleset.afterwards(lambda: _add(addresses, zone, environ), lambda: _check(addresses, zone, environ))
 
 
 def remove(addresses: list[IP], zone: str, environ: Mapping[str, str]) -> None:
-    """The addresses are no sources of the zone any more, nor need they have been. Raises CNIError."""
+    """Remove the addresses from the zone's sources, as far as they are there. Raises CNIError."""
     from cni_plugins.meta.firewall.dbus import DBusError
 
     if not is_running(environ):
@@ -50,7 +50,7 @@ def remove(addresses: list[IP], zone: str, environ: Mapping[str, str]) -> None:
     with _bus(environ) as bus:
         for address in addresses:
             try:
-                _ask(bus, "removeSource", zone, address)
+                _call(bus, "removeSource", zone, address)
             except DBusError as error:
                 if error.name not in (*_ABSENT, _EXCEPTION):
                     raise error.prefixed(f"failed to remove the address {address} from {zone} zone: ") from error
@@ -60,7 +60,7 @@ def _add(addresses: list[IP], zone: str, environ: Mapping[str, str]) -> None:
     with _bus(environ) as bus:
         for address in addresses:
             try:
-                _ask(bus, "addSource", zone, address)
+                _call(bus, "addSource", zone, address)
             except CNIError as error:
                 if "ZONE_ALREADY_SET" not in str(error):
                     raise error.prefixed(f"failed to add the address {address} to {zone} zone: ") from error
@@ -71,14 +71,14 @@ def _check(addresses: list[IP], zone: str, environ: Mapping[str, str]) -> None:
         for address in addresses:
             failure = f"failed to find the address {address} in {zone} zone"
             try:
-                found = _ask(bus, "querySource", zone, address)
+                answer = _call(bus, "querySource", zone, address)
             except CNIError as error:
                 raise error.prefixed(f"{failure}: ") from error
-            if found != [True]:
+            if answer != [True]:
                 raise CNIError(failure)
 
 
-def _ask(bus: Bus, method: str, zone: str, address: IP) -> list[Value]:
+def _call(bus: Bus, method: str, zone: str, address: IP) -> list[Value]:
     return bus.call(_SERVICE, _OBJECT, f"{_SERVICE}.zone", method, zone, f"{address}/{address.bits}")
 
 
@@ -89,10 +89,10 @@ def _bus(environ: Mapping[str, str]) -> Bus:
 
 
 def _address(environ: Mapping[str, str]) -> str:
-    """Where the system bus is; "" where there seems to be none."""
-    named = environ.get("DBUS_SYSTEM_BUS_ADDRESS", "")
-    if named:
-        return named
+    """Return the address of the system bus, "" if there seems to be none."""
+    address = environ.get("DBUS_SYSTEM_BUS_ADDRESS", "")
+    if address:
+        return address
     try:
         posix.stat(_SOCKET)
     except OSError:

@@ -1,7 +1,7 @@
 """The backend iptables: two rules for each address, and a few for each isolated bridge.
 
-The layout is the Go plugin's, to the letter, so that theirs and ours remove each other's: table `filter`, entered from
-FORWARD. A rule that says whose it is would be none that the Go plugin knows, so none does.
+The layout is exactly that of Go's plugin, so that either's DEL removes the other's rules: table `filter`, entered from
+FORWARD. Go's plugin would not recognise a rule with a comment that names its attachment, so there is none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STAGE_1, _STAGE_2 = "CNI-ISOLATION-STAGE-1", "CNI-ISOLATION-STAGE-2"
 
 
 def describe(ruleset: Ruleset, addresses: list[IP], admin_chain: str) -> None:
-    """What `addresses` send is accepted, and what comes back to them; before that go the user's rules."""
+    """Add rules to the ruleset that accept packets from `addresses` and replies to them, after the admin chain."""
     shared = [
         ["-N", _CHAIN],
         ["-N", admin_chain],
@@ -34,19 +34,19 @@ def describe(ruleset: Ruleset, addresses: list[IP], admin_chain: str) -> None:
 
 
 def isolate(ruleset: Ruleset, bridge: str, versions: Iterable[int], *, isolated: bool) -> None:
-    """Isolated bridges don't reach one another; where the policy is `isolated`, their containers neither.
+    """Add rules to the ruleset that isolate the bridge, and with `isolated` its containers from each other.
 
-    After describe(), as the entry goes before its: what is accepted there would not come here.
+    To be called after describe(): the entry must precede that one's, which accepts packets.
     """
     of_bridge = _comment(f"CNI firewall plugin rules (ingressPolicy: {'isolated' if isolated else 'same-bridge'})")
     of_all = _comment("CNI firewall plugin rules (ingressPolicy: same-bridge|isolated)")
-    among_its_own = [["-I", _STAGE_1, "-i", bridge, "-o", bridge, *of_bridge, "-j", "DROP"]] if isolated else []
+    within_bridge = [["-I", _STAGE_1, "-i", bridge, "-o", bridge, *of_bridge, "-j", "DROP"]] if isolated else []
     shared = [
         ["-N", _STAGE_1],
         ["-N", _STAGE_2],
         ["-I", "FORWARD", *of_all, "-j", _STAGE_1],
         ["-I", _STAGE_1, "-i", bridge, "!", "-o", bridge, *of_bridge, "-j", _STAGE_2],
-        *among_its_own,
+        *within_bridge,
         ["-A", _STAGE_1, *of_all, "-j", "RETURN"],
         ["-I", _STAGE_2, "-o", bridge, *of_all, "-j", "DROP"],
         ["-A", _STAGE_2, *of_all, "-j", "RETURN"],
@@ -56,12 +56,12 @@ def isolate(ruleset: Ruleset, bridge: str, versions: Iterable[int], *, isolated:
 
 
 def remove(iptables: Iptables, addresses: list[IP]) -> None:
-    """Delete what is there of the rules for `addresses`. Raises IptablesError, also where someone else was faster."""
+    """Delete the existing rules for `addresses`. Raises IptablesError, also if another process was faster."""
     rules = _accepting(addresses, iptables.version)
     if not rules or iptables.lacks(_TABLE, _CHAIN):
         return
     try:
-        # Nearly always all are there.
+        # Nearly always all of them exist.
         iptables.change(_TABLE, _deletions(rules))
     except IptablesError:
         present = [rule for rule in iptables.rules(_TABLE, _CHAIN) if rule in rules]

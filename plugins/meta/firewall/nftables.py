@@ -1,10 +1,10 @@
 """The backend nftables: a table of our own in which containers and isolated bridges are elements of sets.
 
-What a packet costs so does not grow with their number. The comment of a container's element says whose it is.
+So the cost per packet does not grow with their number. The comment of a container's element names its attachment.
 
-An `accept` of this table ends nothing but this table: what other tables drop stays dropped. A `drop` is final. So what
-the accepting rules are for is an administrator's `policy drop` for the chain `forward`, which stays as it was set; and
-the chain `admin` is the administrator's alone.
+An `accept` is final for this table only: packets that other tables drop stay dropped. A `drop` is final. So the
+accepting rules matter if an administrator sets `policy drop` for the chain `forward`; the plugin keeps that policy. The
+chain `admin` belongs to the administrator.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LAYOUT = Layout(
             ],
         ),
         "forward": (
-            "type filter hook forward priority 0",  # and no policy: an administrator's stays
+            "type filter hook forward priority 0",  # without a policy, so that an administrator's stays
             "",
             [
                 "jump admin",
@@ -65,31 +65,31 @@ _LAYOUT = Layout(
 _UNQUOTABLE = '"\\*'  # nft would end a string there, or take the name for a pattern
 
 
-def describe(ruleset: Ruleset, addresses: list[IP], whose: Names) -> None:
-    """What `addresses` send is accepted, and what comes back to them."""
-    comment = owner_comment(*whose)
+def describe(ruleset: Ruleset, addresses: list[IP], attachment: Names) -> None:
+    """Add elements to the ruleset so that packets from `addresses` and replies to them are accepted."""
+    comment = owner_comment(*attachment)
     elements = [(_CONTAINERS[address.version], str(address), comment) for address in addresses]
     ruleset.ensure_nftables(_LAYOUT, [], elements=elements)
 
 
 def isolate(ruleset: Ruleset, bridge: str, *, isolated: bool) -> None:
-    """Isolated bridges don't reach one another; where the policy is `isolated`, their containers neither."""
+    """Add elements to the ruleset that isolate the bridge, and with `isolated` its containers from each other."""
     check_ifname(bridge)
     if any(character in bridge for character in _UNQUOTABLE):
-        raise CNIError(f"nftables can't be told a bridge of the name {quote(bridge)}")
+        raise CNIError(f"cannot isolate bridge {quote(bridge)}: nftables does not accept a name with these characters")
     name = f'"{bridge}"'
     own = ("closed", name, "") if isolated else ("same_bridge", f"{name} . {name}", "")
     ruleset.ensure_nftables(_LAYOUT, [], elements=[("isolated", name, ""), own])
 
 
-def remove(nft: Nft, whose: Names) -> None:
-    """Delete the elements of an attachment. Raises NftError, also where someone else was faster."""
-    start = owner(*whose)
+def remove(nft: Nft, attachment: Names) -> None:
+    """Delete the elements of an attachment. Raises NftError, also if another process was faster."""
+    start = owner(*attachment)
     _delete(nft, lambda comment: comment.startswith(start))
 
 
 def collect(network: str, valid: Iterable[tuple[str, str]], nft: Nft) -> None:
-    """Delete the elements of a network's attachments but for those of `valid`, pairs of container id and interface."""
+    """Delete the elements of a network's attachments that are not in `valid`, pairs of container id and interface."""
     ours = owner(network)
     owners = tuple(owner(network, ifname, container_id) for container_id, ifname in valid)
     try:
@@ -99,13 +99,13 @@ def collect(network: str, valid: Iterable[tuple[str, str]], nft: Nft) -> None:
             raise
 
 
-def _delete(nft: Nft, is_over: Callable[[str], bool]) -> None:
+def _delete(nft: Nft, is_deleted: Callable[[str], bool]) -> None:
     present = nft.table(_FAMILY, _TABLE)
     commands = [
         f"delete element {_FAMILY} {_TABLE} {name} {{ {element.text} }}"
         for name in _CONTAINERS.values()
         for element in present.get(name, ())
-        if is_over(element.comment)
+        if is_deleted(element.comment)
     ]
     if commands:
         nft.run("\n".join(commands))
