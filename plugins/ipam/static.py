@@ -1,9 +1,9 @@
-"""static: addresses, routes and resolver settings that somebody else has chosen.
+"""static: addresses, routes and resolver settings from the configuration.
 
-ADD answers with what the `ipam` section says. Addresses may also come with the call: those of CNI_ARGS are further
-ones, those of `args.cni.ips` stand in for all before them, and the runtime's, `runtimeConfig.ips`, for all others.
+ADD returns those of the `ipam` section. Addresses may also come with the call: those of CNI_ARGS are added, those of
+`args.cni.ips` replace both, and the runtime's, `runtimeConfig.ips`, replace all others.
 
-Nothing is kept, so DEL and GC have nothing to do.
+The plugin has no state, so DEL and GC have nothing to do.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _BAD_IP = "the 'ip' field is expected to be in CIDR notation, got: '{}'"
 _BAD_IPS = "an entry in the 'ips' field is NOT in CIDR notation, got: '{}'"
 
 
-def _cidr(complaint: str, meaning: str = "") -> Field[CIDR, CIDR | None]:
-    """A CIDR, whose host part is the address; a wrong one is complained of in Go's words for the place it is in."""
+def _cidr(error: str, meaning: str = "") -> Field[CIDR, CIDR | None]:
+    """Return a field for a CIDR whose host part is the address. `error` is Go's message for an invalid one there."""
 
     def read(value: Any, path: str) -> CIDR:
         try:
             return CIDR.parse(value)
         except (AttributeError, ValueError):
-            raise ConfigError(path, complaint.format(value)) from None
+            raise ConfigError(path, error.format(value)) from None
 
     return Field(read, "CIDR", lambda: None, meaning)
 
@@ -42,7 +42,7 @@ class AddressConf(Settings):
     """One address."""
 
     address = _cidr(_BAD_ADDRESS, "the address, with the length of its network's prefix")
-    gateway = Address(None, "the gateway told to the container")
+    gateway = Address(None, "the gateway for the result")
 
 
 class IPAMConf(Settings):
@@ -50,18 +50,18 @@ class IPAMConf(Settings):
 
     type = Text("", "static")
     addresses = ListOf(Table(AddressConf), "the container's addresses")
-    routes = ListOf(RouteTo(), "the container's routes, for the result as they are")
-    dns = Resolver("settings for the container's resolver, for the result as they are")
+    routes = ListOf(RouteTo(), "the container's routes, copied to the result")
+    dns = Resolver("settings for the container's resolver, copied to the result")
 
 
 class RuntimeConf(Settings):
-    """What the runtime adds."""
+    """The capabilities that the runtime passes."""
 
     ips = ListOf(_cidr(_BAD_IPS), "the container's addresses, instead of all others")
 
 
 class CNIArgs(Settings):
-    """What `args.cni` may hold."""
+    """The keys of `args.cni`."""
 
     ips = ListOf(_cidr(_BAD_IPS), "the container's addresses, instead of those in `ipam` and CNI_ARGS")
 
@@ -75,8 +75,8 @@ class Args(Settings):
 class Conf(Config):
     """static's configuration; its own part is the `ipam` section."""
 
-    # The base class has these as any plugin reads them.
-    ipam = Table(IPAMConf, "what to tell")  # type: ignore[assignment]
+    # The base class has these keys in the form that all plugins read.
+    ipam = Table(IPAMConf, "the contents of the result")  # type: ignore[assignment]
     runtimeConfig = Section(RuntimeConf, "the value of the capability ips, put in by the runtime")
     args = Section(Args, "free metadata")
 
@@ -87,19 +87,19 @@ def add(request: Request[Conf]) -> Result:
 
 
 def check(request: Request[Conf]) -> None:
-    """As with Go, an address that the result lacks is no fault; one with another gateway is."""
+    """Raise CNIError if an address has another gateway in the result. As with Go, a missing address is no error."""
     addresses = _addresses(request)
     result = request.prev_result
     if result is None:
         raise CNIError("Required prevResult missing")
-    for ours in addresses:
-        told = next((ip for ip in result.ips if ip.address.ip == ours.address.ip), None)
-        if told and ours.gateway and told.gateway != ours.gateway:
-            raise CNIError(f"static: Failed to match addr {ours.address.ip} on interface {request.ifname}")
+    for expected in addresses:
+        reported = next((ip for ip in result.ips if ip.address.ip == expected.address.ip), None)
+        if reported and expected.gateway and reported.gateway != expected.gateway:
+            raise CNIError(f"static: Failed to match addr {expected.address.ip} on interface {request.ifname}")
 
 
 def status(request: Request[Conf]) -> None:
-    """Ready is whoever has a sound configuration: without addresses too, which may come with the call."""
+    """Raise CNIError if the configuration is invalid. It may be without addresses, as they may come with the call."""
     try:
         _addresses(request)
     except CNIError as error:
@@ -107,7 +107,7 @@ def status(request: Request[Conf]) -> None:
 
 
 def validate(request: Request[Conf]) -> list[str]:
-    """Every address is one; without any, and without a way for some to come with the call, there are none."""
+    """Raise CNIError for invalid addresses, and warn if there is neither an address nor the capability ips."""
     conf = request.config
     if _addresses(request) or conf.capabilities.get(RuntimeConf.ips.key):
         return []
@@ -121,12 +121,12 @@ def _ipam(conf: Conf) -> IPAMConf:
 
 
 def _addresses(request: Request[Conf]) -> list[IPConfig]:
-    """The container's addresses, from whichever source counts. Raises CNIError."""
+    """Return the container's addresses from the source that takes precedence. Raises CNIError."""
     conf = request.config
-    own = [_configured(index, one) for index, one in enumerate(_ipam(conf).addresses)]
-    further = _from_cni_args(request)
-    instead = conf.runtimeConfig.ips or conf.args.cni.ips
-    addresses = [IPConfig(cidr) for cidr in instead] or own + further
+    configured = [_configured(index, address) for index, address in enumerate(_ipam(conf).addresses)]
+    from_cni_args = _from_cni_args(request)
+    replacement = conf.runtimeConfig.ips or conf.args.cni.ips
+    addresses = [IPConfig(cidr) for cidr in replacement] or configured + from_cni_args
     families = [ip.address.version for ip in addresses]
     if max(families.count(4), families.count(6)) > 1 and not at_least(conf.cniVersion, "0.3.0"):
         raise CNIError(f"CNI version {conf.cniVersion} does not support more than 1 address per family")
@@ -140,7 +140,7 @@ def _configured(index: int, conf: AddressConf) -> IPConfig:
 
 
 def _from_cni_args(request: Request[Conf]) -> list[IPConfig]:
-    """IP's addresses, each with the last of GATEWAY's addresses that lies in its network."""
+    """Return IP's addresses, each with the last of GATEWAY's addresses that lies in its network. Raises CNIError."""
     args = request.cni_args("IP", "GATEWAY")
     addresses = [IPConfig(_parsed(text.strip())) for text in _items(args.get("IP", ""))]
     for text in _items(args.get("GATEWAY", "")):
