@@ -290,9 +290,10 @@ def test_the_lock_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pyt
         status, answer = pool.run(verb, **version)
         assert 0.2 <= time.monotonic() - begun < 2
         assert (status, answer["code"]) == (1, 50 if verb == "STATUS" else 11)
-        assert answer["msg"] == f"cannot lock {pool.folder}/lock: others have held it for 0.2 seconds"
+        reason = "another process has held the lock for 0.2 seconds; try again later"
+        assert answer["msg"] == f"cannot lock {pool.folder}/lock: {reason}"
         own = Path("/proc/self/comm").read_text().strip()
-        assert answer["details"] == f"it is process {os.getpid()} ({own}) that holds it"
+        assert answer["details"] == f"process {os.getpid()} ({own}) holds the lock"
     # Who gave up waiting takes nothing with it when the lock is free.
     deadline = time.monotonic() + 5
     while (sorted(os.listdir("/proc/self/fd")), pool.reservations()) != before and time.monotonic() < deadline:

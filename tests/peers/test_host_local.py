@@ -57,7 +57,7 @@ def reservations(folder: Path) -> dict[str, bytes]:
 def test_step_by_step(
     tmp_path: Path, go_plugins: Path, monkeypatch: pytest.MonkeyPatch, ranges: str, many: int
 ) -> None:
-    monkeypatch.setattr(store, "_MANY", many)
+    monkeypatch.setattr(store, "_CACHE_THRESHOLD", many)
     chance = random.Random(5)
     one, two = tmp_path / "ours", tmp_path / "gos"
     for _ in range(120):
@@ -71,7 +71,7 @@ def test_step_by_step(
 
 
 def test_side_by_side(tmp_path: Path, go_plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_MANY", 8)
+    monkeypatch.setattr(store, "_CACHE_THRESHOLD", 8)
     config = conf(tmp_path, [[{"subnet": "10.1.0.0/22"}]])
     given: list[str] = []
     failed: list[object] = []

@@ -276,9 +276,7 @@ def test_a_used_up_range_names_who_looks_dead(tmp_path: Path, results: Path) -> 
     for n in range(7):
         net.add(f"c{n}")
     details = json.loads(net.add("late").stdout)["details"]
-    assert details == (
-        f"all 7 addresses are reserved in {net.folder}, `cni ipam show net` lists for whom; no holder looks dead"
-    )
+    assert details == (f"all 7 addresses are reserved in {net.folder}, see `cni ipam show net`; no holder looks dead")
     (results / "net-c1-eth0").write_text(json.dumps({"netns": "/does/not/exist"}))
     (results / "net-c2-eth0").write_text(json.dumps({"netns": "/proc/self/ns/net"}))
     (results / "net-c3-eth0").write_text("{")
@@ -290,9 +288,9 @@ def test_a_used_up_range_names_who_looks_dead(tmp_path: Path, results: Path) -> 
     failed = net.add("late")
     assert failed.error == f"{FULL}10.0.0.1-10.0.0.6,10.0.1.1-10.0.1.2"
     details = json.loads(failed.stdout)["details"]
-    begin = f"all 7 addresses are reserved in {net.folder}, `cni ipam show net` lists for whom; "
-    assert details.startswith(f"{begin}these look dead, and `cni gc` releases what is: ")
-    assert sorted(details.partition("what is: ")[2].split("; ")) == [
+    begin = f"all 7 addresses are reserved in {net.folder}, see `cni ipam show net`; "
+    assert details.startswith(f"{begin}these holders look dead, `cni gc` releases the stale ones: ")
+    assert sorted(details.partition("stale ones: ")[2].split("; ")) == [
         "10.0.0.3 (c1 eth0: its namespace /does/not/exist is gone)",
         "10.0.0.5 (its file is torn)",
         "10.0.0.6 (c4 eth0: reserved before this boot)",
@@ -784,7 +782,7 @@ def test_foreign_things_are_harmless(net: Net, name: str) -> None:
 WORKER = """
 import json, sys
 from cni_plugins.ipam.host_local import plugin, store
-store._MANY = {many}
+store._CACHE_THRESHOLD = {many}
 def call(verb, container):
     environ = dict(CNI_COMMAND=verb, CNI_CONTAINERID=container, CNI_IFNAME="eth0", CNI_NETNS="/none", CNI_PATH="/none")
     outcome = plugin.serve(environ, lambda: {conf!r}, print)
@@ -880,7 +878,7 @@ def test_a_small_pool_looks_as_go_leaves_it(net: Net) -> None:
 
 @pytest.fixture
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_MANY", 4)
+    monkeypatch.setattr(store, "_CACHE_THRESHOLD", 4)
 
 
 def is_current(net: Net) -> bool:
@@ -986,7 +984,7 @@ def test_a_big_pool_answers_as_a_small_one(tmp_path: Path, monkeypatch: pytest.M
         verb = chance.choices(["ADD", "ask", "DEL", "CHECK", "GC", "go+", "go-"], [30, 10, 25, 10, 1, 10, 6])[0]
         answers = []
         for net in (cached, plain):
-            monkeypatch.setattr(store, "_MANY", 3 if net is cached else 1000)
+            monkeypatch.setattr(store, "_CACHE_THRESHOLD", 3 if net is cached else 1000)
             if verb == "go+":
                 net.folder.mkdir(parents=True, exist_ok=True)
                 go_adds(net, address, owner)

@@ -1,8 +1,8 @@
-"""host-local: addresses from ranges that this host keeps for itself.
+"""host-local: addresses from ranges that this host allocates by itself.
 
-ADD gives the container one address out of every range set: the one that was asked for, or the next in turn that
-nobody holds. DEL gives back all that the container's interface holds. What is held stands in files below dataDir,
-which Go's plugin may use at the same time (store.py); what a range is, and whose turn it is, is in ranges.py.
+ADD reserves one address of every range set for the container: the requested one, or the next free one. DEL releases
+all addresses of the container's interface. The reservations are files below dataDir, which Go's plugin may use at the
+same time (store.py); ranges.py has the ranges and the order of allocation.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ _REQUESTED: Field[IP, None] = Field(_read_requested, "IP address or CIDR", lambd
 class RangeConf(Settings):
     """One range."""
 
-    subnet = Network(None, "the subnet that the addresses are part of; at most /30 or /126")
-    rangeStart = Address(None, "the first address given out; without it the subnet's first")
-    rangeEnd = Address(None, "the last address given out; without it the subnet's last, for IPv4 before the broadcast")
-    gateway = Address(None, "the gateway told to the container, never given out; without it the subnet's first address")
+    subnet = Network(None, "the subnet of the addresses; at most /30 or /126")
+    rangeStart = Address(None, "the first address to allocate; by default the subnet's first")
+    rangeEnd = Address(None, "the last address to allocate; by default the subnet's last, for IPv4 the last but one")
+    gateway = Address(None, "the gateway for the result, never allocated; by default the subnet's first address")
 
 
 class IPAMConf(RangeConf):
-    """The `ipam` section. With `subnet` it is a range itself, the old way to say `ranges`."""
+    """The `ipam` section. With `subnet` it is a range itself, the old form of `ranges`."""
 
     type = Text("", "host-local")
-    ranges = ListOf(ListOf(Table(RangeConf)), "range sets; one address is given out from each")
-    routes = ListOf(RouteTo(), "the container's routes, for the result as they are")
-    dataDir = Text("/var/lib/cni/networks", "where the reservations are kept, in a folder named after the network")
-    resolvConf = Text("", "a file as resolv.conf(5) that the result's resolver settings are read from")
+    ranges = ListOf(ListOf(Table(RangeConf)), "range sets; one address is allocated from each")
+    routes = ListOf(RouteTo(), "the container's routes, copied to the result")
+    dataDir = Text("/var/lib/cni/networks", "folder of the reservations, with a folder for each network")
+    resolvConf = Text("", "a file in the format of resolv.conf(5), with the resolver settings for the result")
 
 
 class RuntimeConf(Settings):
-    """What the runtime adds."""
+    """The capabilities that the runtime passes."""
 
     ipRanges = ListOf(ListOf(Table(RangeConf)), "further range sets, before all others")
-    ips = ListOf(_REQUESTED, "addresses to give out, from the range sets they lie in")
+    ips = ListOf(_REQUESTED, "addresses to allocate, from the range sets they lie in")
 
 
 class CNIArgs(Settings):
-    """What `args.cni` may hold."""
+    """The keys of `args.cni`."""
 
-    ips = ListOf(_REQUESTED, "addresses to give out, from the range sets they lie in")
+    ips = ListOf(_REQUESTED, "addresses to allocate, from the range sets they lie in")
 
 
 class Args(Settings):
@@ -75,23 +75,23 @@ class Args(Settings):
 class Conf(Config):
     """host-local's configuration; its own part is the `ipam` section."""
 
-    # The base class has these as any plugin reads them.
-    ipam = Table(IPAMConf, "the ranges, and what to tell of them")  # type: ignore[assignment]
+    # The base class has these keys in the form that all plugins read.
+    ipam = Table(IPAMConf, "the ranges, and further contents of the result")  # type: ignore[assignment]
     runtimeConfig = Section(RuntimeConf, "values of the capabilities ipRanges and ips, put in by the runtime")
     args = Section(Args, "free metadata")
 
 
 def add(request: Request[Conf]) -> Result:
-    ipam, sets, wanted = _ipam(request.config), range_sets(request.config), _wanted(request)
+    ipam, sets, unallocated = _ipam(request.config), range_sets(request.config), _requested(request)
     result = Result(routes=ipam.routes, dns=_resolver(ipam.resolvConf))
     with _store(request) as store:
         own, old = store.held(request.container_id, request.ifname)
         for number, ranges in enumerate(sets):
-            asked = next((ip for ip in wanted if ranges.find(ip)), None)
+            requested = next((ip for ip in unallocated if ranges.find(ip)), None)
             try:
-                if asked:
-                    wanted.remove(asked)
-                    address, source = _asked_for(asked, ranges, store)
+                if requested:
+                    unallocated.remove(requested)
+                    address, source = _check_requested(requested, ranges, store)
                 else:
                     _refuse_second(request.container_id, ranges, [*own, *old])
                     address, source = _next(request, number, ranges, store)
@@ -99,8 +99,8 @@ def add(request: Request[Conf]) -> Result:
             except CNIError as error:
                 raise error.prefixed(f"failed to allocate for range {number}: ") from None
             result.ips.append(IPConfig(CIDR(IP.parse(address), source.subnet.prefix), source.gateway))
-        if wanted:
-            raise CNIError(f"failed to allocate all requested IPs: {' '.join(map(str, wanted))}")
+        if unallocated:
+            raise CNIError(f"failed to allocate all requested IPs: {' '.join(map(str, unallocated))}")
     return result
 
 
@@ -120,9 +120,9 @@ def check(request: Request[Conf]) -> None:
 
 
 def gc(request: Request[Conf]) -> None:
-    """Release what no valid attachment holds, and the torn files that a crash left (plugins#498).
+    """Release the addresses of stale attachments, and the torn files that a crash left (plugins#498).
 
-    An empty list says that nothing is valid any more. Without any list nothing is known, and nothing is done.
+    An empty list means that all attachments are stale. Without a list nothing is released.
     """
     if request.valid_attachments is None:
         request.log(f"host-local: GC without {Conf.valid_attachments.key}: nothing is released")
@@ -140,12 +140,12 @@ def gc(request: Request[Conf]) -> None:
 
 
 def status(request: Request[Conf]) -> None:
-    """Ready is who could serve an ADD now: the files can be read and written, and every range set has an address."""
+    """Raise CNIError unless the next ADD can succeed: the files are accessible, and every range set has an address."""
     sets = range_sets(request.config)
     try:
         _resolver(_ipam(request.config).resolvConf)
         with _store(request) as store:
-            store.need_writable()
+            store.require_writable()
             for number, ranges in enumerate(sets):
                 _next(request, number, ranges, store)
     except CNIError as error:
@@ -153,7 +153,7 @@ def status(request: Request[Conf]) -> None:
 
 
 def validate(request: Request[Conf]) -> None:
-    """The ranges can be, beside each other too. They may come with the call, where there is the capability."""
+    """Raise CNIError for invalid or overlapping ranges. With the capability ipRanges they may come with the call."""
     conf = request.config
     ipam = _ipam(conf)
     if ipam.subnet or ipam.ranges or not conf.capabilities.get(RuntimeConf.ipRanges.key):
@@ -171,7 +171,7 @@ def _store(request: Request[Conf]) -> Store:
 
 
 def range_sets(conf: Conf) -> list[RangeSet]:
-    """All range sets in the order that numbers them; CNIError where one can't be, or not beside the others."""
+    """Return all range sets in the order of their numbers. Raises CNIError for an invalid or overlapping one."""
     global _latest
     latest = _latest
     if not (latest and latest[0] is conf.ipam and latest[1] is conf.runtimeConfig):
@@ -189,7 +189,7 @@ def _range_sets(conf: Conf) -> list[RangeSet]:
     sets = []
     for number, ranges in enumerate([*conf.runtimeConfig.ipRanges, *single, *ipam.ranges]):
         try:
-            sets.append(RangeSet([_range(one) for one in ranges]))
+            sets.append(RangeSet([_range(range_conf) for range_conf in ranges]))
         except ValueError as error:
             raise CNIError(f"invalid range set {number}: {error}") from None
     check_together(sets, conf.cniVersion)
@@ -202,18 +202,21 @@ def _range(conf: RangeConf) -> Range:
     return Range(conf.subnet, conf.rangeStart, conf.rangeEnd, conf.gateway)
 
 
-def _wanted(request: Request[Conf]) -> list[IP]:
-    """The addresses that were asked for, in any of three ways, each once: podman repeats them after a reload.
+def _requested(request: Request[Conf]) -> list[IP]:
+    """Return the requested addresses of three sources without duplicates: podman repeats them after a reload.
 
-    Only ADD looks at CNI_ARGS: a container that failed to come up because of them must still be deleted.
+    Only ADD reads CNI_ARGS: DEL must succeed for a container whose ADD failed because of them.
     """
     from_args = request.cni_args(IP=lambda text: requested_ip(text) if text else None)
-    wanted = [*from_args.values(), *request.config.args.cni.ips, *request.config.runtimeConfig.ips]
-    return [ip for ip in dict.fromkeys(wanted) if ip]
+    requested = [*from_args.values(), *request.config.args.cni.ips, *request.config.runtimeConfig.ips]
+    return [ip for ip in dict.fromkeys(requested) if ip]
 
 
-def _asked_for(ip: IP, ranges: RangeSet, store: Store) -> tuple[str, Range]:
-    """The address asked for, if it may be had. As with Go, who holds an address may ask for another one."""
+def _check_requested(ip: IP, ranges: RangeSet, store: Store) -> tuple[str, Range]:
+    """Return the requested address and its range. Raises CNIError if it is not available.
+
+    As with Go, a container that already has an address may request another one.
+    """
     source = ranges.find(ip)
     if source and ip == source.gateway:
         raise CNIError(f"requested ip {ip} is subnet's gateway")
@@ -229,26 +232,26 @@ def _refuse_second(container_id: str, ranges: RangeSet, held: list[str]) -> None
 
 
 def _next(request: Request[Conf], number: int, ranges: RangeSet, store: Store) -> tuple[str, Range]:
-    """The address whose turn it is."""
+    """Return the next free address and its range. Raises CNIError if there is none."""
     try:
         last = store.last_reserved(number)
     except OSError as error:
         request.log(f"Error retrieving last reserved ip: {error}")
         last = None
-    found = store.free(ranges.candidates(last))
-    if found is None:
-        raise _used_up(request.config.name, ranges, store)
-    return found
+    candidate = store.free(ranges.candidates(last))
+    if candidate is None:
+        raise _exhausted(request.config.name, ranges, store)
+    return candidate
 
 
-def _used_up(network: str, ranges: RangeSet, store: Store) -> CNIError:
-    from cni_plugins.ipam.host_local.holders import suspects  # not for those who get an address
+def _exhausted(network: str, ranges: RangeSet, store: Store) -> CNIError:
+    from cni_plugins.ipam.host_local.holders import suspects  # not imported by a successful ADD
 
     dead = "; ".join(suspects(network, ranges, store))
     return CNIError(
         f"no IP addresses available in range set: {ranges}",
-        details=f"all {ranges.size} addresses are reserved in {store.path}, `cni ipam show {network}` lists for whom; "
-        + (f"these look dead, and `cni gc` releases what is: {dead}" if dead else "no holder looks dead"),
+        details=f"all {ranges.size} addresses are reserved in {store.path}, see `cni ipam show {network}`; "
+        + (f"these holders look dead, `cni gc` releases the stale ones: {dead}" if dead else "no holder looks dead"),
     )
 
 
@@ -259,12 +262,12 @@ def _is_stale(owner: bytes, valid: set[tuple[str, str]]) -> bool:
     try:
         check_container_id(container_id)
     except CNIError:
-        return False  # no reservation: somebody blocks the address with a note of his own
+        return False  # no reservation: an administrator blocks the address with a file
     return (container_id, ifname) not in valid
 
 
 def _resolver(path: str) -> DNS:
-    """What the resolv.conf(5) there says; nothing without a path. Raises CNIError where it can't be read."""
+    """Read the settings of a resolv.conf(5); there are none without a path. Raises CNIError if it cannot be read."""
     if not path:
         return DNS()
     try:
@@ -272,13 +275,13 @@ def _resolver(path: str) -> DNS:
             lines = [line.split() for line in file.read().decode(errors="replace").split("\n")]
     except OSError as error:
         raise CNIError(f"cannot read resolvConf {path}: {error.strerror}", IO_FAILURE) from error
-    said: dict[str, list[str]] = {"nameserver": [], "domain": [""], "search": [], "options": []}
+    settings: dict[str, list[str]] = {"nameserver": [], "domain": [""], "search": [], "options": []}
     for keyword, *values in (line for line in lines if line):
         if keyword in ("search", "options"):
-            said[keyword] += values
-        elif keyword in said:  # one value; what follows it is a comment
-            said[keyword] += values[:1]
-    return DNS(said["nameserver"], said["domain"][-1], said["search"], said["options"])
+            settings[keyword] += values
+        elif keyword in settings:  # with one value; the rest of the line is a comment
+            settings[keyword] += values[:1]
+    return DNS(settings["nameserver"], settings["domain"][-1], settings["search"], settings["options"])
 
 
 plugin = Plugin(
@@ -292,5 +295,5 @@ plugin = Plugin(
     netconf_error="",
     place="ipam",
     validate=validate,
-    arguments={"IP": "an address to give out"},
+    arguments={"IP": "an address to allocate"},
 )

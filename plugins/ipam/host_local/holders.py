@@ -1,6 +1,6 @@
-"""Whether the holder of an address looks dead, by what can be known without asking every namespace.
+"""Tell whether the holder of an address looks dead, without opening every namespace.
 
-This is for a person who reads that a range is used up. What `cni gc` releases it decides with more care.
+This is for the error about an exhausted range. `cni gc` has stricter rules for what it releases.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ if TYPE_CHECKING:
     from cni_plugins.ipam.host_local.ranges import RangeSet
     from cni_plugins.ipam.host_local.store import Store
 
-RESULTS = "/var/lib/cni/results"  # where runtimes, by their library, remember what they attached
+RESULTS = "/var/lib/cni/results"  # the cache of runtimes that use libcni
 _BOOT = "/proc/stat"
-_NAMED = 8  # as many as a person wants to read
-_LOOKED_AT = 4096  # in a big pool, as others wait for the lock
+_MAX_SUSPECTS = 8  # in an error message
+_MAX_INSPECTED = 4096  # addresses of a big pool, as other calls wait for the lock
 
 
 def suspects(network: str, ranges: RangeSet, store: Store) -> list[str]:
-    """Holders of the ranges' addresses that look dead, each with the reason; only the first few. Raises CNIError."""
+    """Return the first few holders of the ranges' addresses that look dead, with reasons. Raises CNIError."""
     booted = boot_time()
-    found: list[str] = []
-    for address in store.addresses()[:_LOOKED_AT]:
-        if len(found) == _NAMED:
-            return [*found, "and perhaps more"]
+    holders: list[str] = []
+    for address in store.addresses()[:_MAX_INSPECTED]:
+        if len(holders) == _MAX_SUSPECTS:
+            return [*holders, "and perhaps more"]
         if not ranges.find(IP.parse(address)):
             continue
         try:
-            owner, made = store.look(address)
+            owner, created = store.look(address)
         except OSError:
             continue
-        reason = why_dead(network, owner, made, booted)
+        reason = why_dead(network, owner, created, booted)
         if reason:
-            found.append(f"{address} ({told(owner)}{reason})")
-    return found
+            holders.append(f"{address} ({_prefix(owner)}{reason})")
+    return holders
 
 
-def told(owner: bytes) -> str:
-    """The holder's name before a reason; none where the file does not tell."""
+def _prefix(owner: bytes) -> str:
+    """Return the holder's name to precede a reason, "" if the file is torn."""
     return "" if is_torn(owner) else f"{' '.join(filter(None, holder(owner)))}: "
 
 
-def why_dead(network: str, owner: bytes, made: int, booted: int) -> str:
-    """Why the reservation's holder looks dead, or "". `made` and `booted` are in nanoseconds of the epoch."""
+def why_dead(network: str, owner: bytes, created: int, booted: int) -> str:
+    """Return the reason why a reservation's holder looks dead, or "". The times are in nanoseconds of the epoch."""
     if is_torn(owner):
         return "its file is torn"
     path = _remembered_netns(network, *holder(owner))
     if path:
         return "" if is_netns(path) else f"its namespace {path} is gone"
-    return "reserved before this boot" if made < booted else ""
+    return "reserved before this boot" if created < booted else ""
 
 
 def is_netns(path: str) -> bool:
-    """Whether a network namespace is there; where that can't be told it is taken for one."""
+    """Return whether a network namespace exists; True if that is unknown."""
     try:
         NetNS.open(path).close()
     except (NetNSNotFound, NotANetNS):
@@ -68,14 +68,14 @@ def is_netns(path: str) -> bool:
 
 
 def boot_time() -> int:
-    """When the node was booted, in nanoseconds of the epoch."""
+    """Return the time of the node's boot, in nanoseconds of the epoch."""
     with open(_BOOT, "rb", buffering=0) as file:
         lines = (line.split() for line in file.read().splitlines())
     return next(int(line[1]) for line in lines if line[:1] == [b"btime"]) * 1_000_000_000
 
 
 def _remembered_netns(network: str, container_id: str, ifname: str) -> str:
-    """The attachment's namespace as its runtime noted it; "" where none has."""
+    """Return the attachment's namespace from the runtime's cache, "" if it is not there."""
     if "/" in container_id or "/" in ifname:
         return ""
     try:

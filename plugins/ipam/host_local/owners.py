@@ -1,14 +1,14 @@
-"""Who holds which address, for pools too big to be read through at every ADD and DEL.
+"""A cache of the owners of addresses, for pools that are too big to be read at every ADD and DEL.
 
-Go's plugin reads every reservation of the network to learn what one container holds, which takes 150 ms where a /16
-is full. Here the answer is kept in a folder of the network's own, `.owners`, spread over files by container id so
-that a lookup reads one small file. It is nothing but a cache: removed, it is made again from the reservations.
+Go's plugin reads every reservation of the network to find those of one container, which takes 150 ms for a full /16.
+Here they are cached in a folder of the network's own, `.owners`, distributed to files by container id, so that a lookup
+reads one small file. If the cache is removed, it is rebuilt from the reservations.
 
-Go's plugin may reserve and release between two calls of ours and knows nothing of this. Whatever it does changes the
-modification time of the network's folder, as every creation and removal in it does. So the last thing done here is to
-set that time to a moment that is past, and to note it: as long as the folder bears it, nothing has happened since.
-A plugin that is killed leaves another time there, hence a cache that is not believed. Nor is it after a boot, for
-the disk may not have got all that was written.
+Go's plugin may reserve and release between two of our calls, and does not update the cache. Whatever it does changes
+the modification time of the network's folder, as every creation and removal in it does. So each of our calls ends with
+setting that time to one in the past, and writing it to the seal: while the folder has that time, the cache is valid.
+A plugin that is killed leaves another time, and so an invalid cache. It is invalid after a boot, too, since the disk
+may have lost some of the writes.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 _FOLDER = ".owners"
 _SEAL = f"{_FOLDER}/seal"
 _BOOT = "/proc/sys/kernel/random/boot_id"
-# Files: few, as all are written when the cache is made, but enough for one to be small. A prime, so that no part of
-# an id drops out of the remainder.
+# Files: few, as all are written when the cache is built, but enough to be small. A prime, so that all parts of an id
+# count for the remainder.
 _PARTS = 61
-_PAST = 10_000_000_000  # ns: longer than any file system's clock ticks
-_END = b"\0"  # of a record; what a file system or a person put a NUL into is nobody's reservation
+_PAST = 10_000_000_000  # ns: longer than any file system's clock tick
+_END = b"\0"  # of a record; a file with a NUL is torn, and no reservation
 
 
 class Owners:
-    """The cache in one network's folder, given by descriptor. Whoever uses it holds the network's lock.
+    """The cache in one network's folder, given by descriptor. Callers hold the network's lock.
 
-    `current` says whether it may be believed. It ceases to be where it can't be written; that is no failure of the
-    call, which only has to read the reservations themselves.
+    `current` is True while the cache is valid. If it cannot be written it becomes False; that is no failure of the
+    call, which then reads the reservations themselves.
     """
 
     __slots__ = ("_changed", "_fd", "_records", "current")
@@ -52,7 +52,7 @@ class Owners:
             self.current = False
 
     def find(self, container_id: bytes) -> dict[str, bytes] | None:
-        """Reservations, as address -> owner, all of the container's among them; None where they are not known."""
+        """Return reservations as address -> owner, including all of the container's; None if the cache is not valid."""
         if not self.current:
             return None
         try:
@@ -64,7 +64,7 @@ class Owners:
         return {address.decode(): owner for address, _, owner in fields}
 
     def rebuild(self, reservations: dict[str, bytes]) -> None:
-        """Hold these, and no others."""
+        """Replace the cache's contents with these reservations."""
         self._records.clear()
         parts: dict[str, list[bytes]] = {_name(number): [] for number in range(_PARTS)}
         for address, owner in reservations.items():
@@ -77,7 +77,7 @@ class Owners:
             for part, records in parts.items():
                 write_file(self._fd, part, b"".join(records))
         except OSError:
-            self._discard(parts)  # what room there is on the disk is for reservations
+            self._discard(parts)  # to leave the disk's space to reservations
             return
         self.current = self._changed = True
 
@@ -112,7 +112,7 @@ class Owners:
             self.current = False
 
     def seal(self) -> None:
-        """Note that the cache is right as things stand; the last thing before the lock is given up."""
+        """Mark the cache as valid for the folder's present state. To be called last before the lock is released."""
         if not (self.current and self._changed):
             return
         past = time.time_ns() - _PAST
@@ -120,18 +120,18 @@ class Owners:
             posix.utime(self._fd, ns=(past, past))
             write_file(self._fd, _SEAL, self._stamp())
         except OSError:
-            pass  # not sealed, not believed
+            pass  # without a seal the cache is not valid
 
     def _stamp(self) -> bytes:
-        """What the seal says: this very folder (not what a backup restored), as it was left, since this boot."""
+        """Return the seal's contents: this folder (not a restored backup), its modification time, and this boot."""
         status = posix.fstat(self._fd)
         return b"%d %d %d %s" % (status.st_dev, status.st_ino, status.st_mtime_ns, _boot_id())
 
     def _read(self, part: str) -> list[bytes]:
-        """The records of a part. Raises OSError."""
+        """Return the records of a part. Raises OSError."""
         if part not in self._records:
             content = read_file(self._fd, part)
-            if content is None:  # somebody tidied up in here
+            if content is None:  # removed by someone
                 raise FileNotFoundError
             self._records[part] = content.split(_END)
         return self._records[part]

@@ -1,4 +1,4 @@
-"""Ranges of addresses: what a configuration may say of them, and the order in which they are given out."""
+"""Ranges of addresses: their validation, and the order of allocation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Range:
-    """The addresses from `start` to `end` of a subnet, both included, its gateway left out.
+    """The addresses from `start` to `end` of a subnet, both included, without its gateway.
 
-    What is not said follows from the subnet: the first address is the gateway and the start, the last one the end;
+    The defaults follow from the subnet: the first address is the gateway and the start, the last one the end;
     for IPv4 that is the one before the broadcast address, for IPv6 the address of all ones.
-    Raises ValueError, in Go's words, for a range that no address can be given from.
+    Raises ValueError, with Go's message, for a range from which no address can be allocated.
     """
 
-    __slots__ = ("end", "gateway", "high", "left_out", "low", "start", "subnet")
+    __slots__ = ("end", "excluded", "gateway", "high", "low", "start", "subnet")
 
     def __init__(
         self,
@@ -40,16 +40,16 @@ class Range:
             )
         self.subnet = subnet
         self.gateway = gateway or base + 1
-        # Go compares start with end before it looks at end itself, so a pair the wrong way round blames the start.
+        # Go compares start with end before it checks end itself, so the error for a reversed pair names the start.
         if start and not (start in subnet and (end is None or start <= end)):
             raise ValueError(f"RangeStart {start} not in network {subnet}")
         self.start = start or base + 1
         if end and not (end in subnet and self.start <= end):
             raise ValueError(f"RangeEnd {end} not in network {subnet}")
         self.end = end or subnet.broadcast + (-1 if subnet.version == 4 else 0)
-        # Numbers, as a nearly full range is walked through for one address.
+        # Numbers, as the search for a free address may iterate over a nearly full range.
         self.low, self.high = int(self.start), int(self.end)
-        self.left_out = int(self.gateway) if self.gateway.version == subnet.version else None
+        self.excluded = int(self.gateway) if self.gateway.version == subnet.version else None
 
     def overlaps(self, other: Range) -> bool:
         return self.subnet.version == other.subnet.version and self.start <= other.end and other.start <= self.end
@@ -62,9 +62,9 @@ class Range:
 
 
 class RangeSet:
-    """Ranges that stand in for each other: one address is given out of all of them together.
+    """Alternative ranges: one address is allocated from all of them together.
 
-    Raises ValueError, in Go's words, where they do not go together.
+    Raises ValueError, with Go's message, for ranges of several families, and for overlapping ones.
     """
 
     __slots__ = ("ranges",)
@@ -73,51 +73,51 @@ class RangeSet:
         if not ranges:
             raise ValueError("empty range set")
         self.ranges = ranges
-        if any(one.subnet.version != self.version for one in ranges):
+        if any(member.subnet.version != self.version for member in ranges):
             raise ValueError("mixed address families")
-        for index, one in enumerate(ranges):
+        for index, member in enumerate(ranges):
             for other in ranges[index + 1 :]:
-                if one.overlaps(other):
-                    raise ValueError(f"subnets {one} and {other} overlap")
+                if member.overlaps(other):
+                    raise ValueError(f"subnets {member} and {other} overlap")
 
     @property
     def version(self) -> int:
-        """4 or 6."""
+        """Return the ranges' IP version, 4 or 6."""
         return self.ranges[0].subnet.version
 
     @property
     def size(self) -> int:
-        """The number of addresses that can be given out."""
-        return sum(one.high - one.low + (one.gateway not in one) for one in self.ranges)
+        """Return the number of addresses that can be allocated."""
+        return sum(member.high - member.low + (member.gateway not in member) for member in self.ranges)
 
     def find(self, ip: IP) -> Range | None:
-        """The range that `ip` lies in."""
-        return next((one for one in self.ranges if ip in one), None)
+        """Return the range that `ip` lies in, None if there is none."""
+        return next((member for member in self.ranges if ip in member), None)
 
     def overlaps(self, other: RangeSet) -> bool:
-        return any(one.overlaps(another) for one in self.ranges for another in other.ranges)
+        return any(mine.overlaps(theirs) for mine in self.ranges for theirs in other.ranges)
 
     def candidates(self, last: IP | None) -> Iterator[tuple[str, Range]]:
-        """Every address of the set once, as its canonical text, beginning after `last`, the one given out last.
+        """Yield every address of the set once, as its canonical text, beginning after `last`, the last allocated one.
 
-        So `last` itself comes last, and an address that was given back rests until its turn comes round again.
-        A `last` that lies in none of the ranges (they were changed) counts as none.
-        Texts, not IPs: a nearly full /16 is walked through for one address.
+        So `last` itself comes last, and a released address is not allocated again before all others.
+        A `last` that lies in none of the ranges (they were changed) counts as None.
+        Texts, not IPs: the search for a free address may iterate over a nearly full /16.
         """
         width = self.ranges[0].subnet.ip.bits // 8
-        for one, low, high in self._rotation(last):
+        for member, low, high in self._rotation(last):
             for value in range(low, high + 1):
-                if value != one.left_out:
-                    yield format_ip(value.to_bytes(width, "big")), one
+                if value != member.excluded:
+                    yield format_ip(value.to_bytes(width, "big")), member
 
     def _rotation(self, last: IP | None) -> list[tuple[Range, int, int]]:
-        whole = [(one, one.low, one.high) for one in self.ranges]
+        whole = [(member, member.low, member.high) for member in self.ranges]
         if last is None or last.version != self.version:
             return whole
         begin = int(last)
-        for index, (one, low, high) in enumerate(whole):
+        for index, (member, low, high) in enumerate(whole):
             if low <= begin <= high:
-                return [(one, begin + 1, high), *whole[index + 1 :], *whole[:index], (one, low, begin)]
+                return [(member, begin + 1, high), *whole[index + 1 :], *whole[:index], (member, low, begin)]
         return whole
 
     def __str__(self) -> str:
@@ -125,20 +125,20 @@ class RangeSet:
 
 
 def check_together(sets: list[RangeSet], version: str) -> None:
-    """Raises CNIError, in Go's words, unless a configuration of this cniVersion may have all these sets."""
+    """Raise CNIError, with Go's message, unless a configuration of this cniVersion may have all these sets."""
     if not sets:
         raise CNIError("no IP ranges specified")
-    families = [one.version for one in sets]
+    families = [ranges.version for ranges in sets]
     if max(families.count(4), families.count(6)) > 1 and not at_least(version, "0.3.0"):
         raise CNIError(f"CNI version {version} does not support more than 1 address per family")
-    for index, one in enumerate(sets):
+    for index, ranges in enumerate(sets):
         for later, other in enumerate(sets[index + 1 :], index + 1):
-            if one.overlaps(other):
+            if ranges.overlaps(other):
                 raise CNIError(f"range set {index} overlaps with {later}")
 
 
 def requested_ip(text: str) -> IP:
-    """An address that is asked for. It may have a prefix, but the range's is what counts. Raises ValueError."""
+    """Parse a requested address. A prefix is ignored, as the range determines it. Raises ValueError."""
     if not text:
         raise ValueError("cannot understand ip: IP <nil> not v4 nor v6")
     try:

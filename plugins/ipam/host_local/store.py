@@ -2,11 +2,11 @@
 
     DATADIR/NETWORK/                      0755
     DATADIR/NETWORK/10.1.2.3              0600  container id CR LF ifname (old releases: the id alone)
-    DATADIR/NETWORK/last_reserved_ip.0    0600  the address given out last from range set 0
+    DATADIR/NETWORK/last_reserved_ip.0    0600  the last address allocated from range set 0
     DATADIR/NETWORK/lock                  0750  empty; locked with flock(2)
 
 Both plugins may work on one folder at the same time. Two names are ours: `.new`, a file about to be renamed, and
-`.owners` (see owners.py), made for big pools only. Go takes neither for a reservation.
+`.owners` (see owners.py), which only big pools have. Go takes neither for a reservation.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     from cni_plugins.ipam.host_local.ranges import Range
 
 _NEW = ".new"
-_BEGINNINGS = "0123456789abcdefABCDEF:"  # of addresses; a refusal by parse_ip takes longer than all the rest
-_MANY = 32  # reservations that are worth a cache
-_LOCK_TIMEOUT = 30.0  # seconds that others may keep the lock; Go's plugin waits for ever
-_TRIES = 1024  # candidates that are looked at singly: 2 ms, where listing the folder of a full /16 takes 20
+_FIRST_CHARACTERS = "0123456789abcdefABCDEF:"  # of addresses; an error of parse_ip takes longer than everything else
+_CACHE_THRESHOLD = 32  # reservations
+_LOCK_TIMEOUT = 30.0  # seconds; Go's plugin waits for ever
+_MAX_LOOKUPS = 1024  # single lookups, which take 2 ms, before the folder is listed, which takes 20 ms for a full /16
 
 
 class Store:
-    """A network's reservations, for who holds its lock: `with Store(data_dir, network) as store`.
+    """A network's reservations, locked in a with block: `with Store(data_dir, network) as store`.
 
-    The folder and its lock are made where missing, and stay. Raises CNIError where they can't be.
-    Go locks for each range set anew; the lock is taken once here, so nobody sees half of what a container is given.
-    If the block is left by an exception, what was reserved in it is released: that, not what its container has held
+    The folder and its lock file are created if missing, and stay. Raises CNIError if that fails.
+    Go locks for each range set anew; here the lock is taken once, so no call sees half of a container's reservations.
+    If the block raises an exception, the addresses reserved in it are released, but not those that the container had
     before, which Go would release too.
     """
 
-    __slots__ = ("_fd", "_listed", "_lock", "_made", "_owners", "path")
+    __slots__ = ("_fd", "_listed", "_lock", "_owners", "_reserved", "path")
 
     def __init__(self, data_dir: str, network: str) -> None:
-        check_network_name(network)  # a part of a path from here on (CVE-2021-20206's lesson)
+        check_network_name(network)  # it becomes part of a path (compare CVE-2021-20206)
         self.path = f"{data_dir.rstrip('/')}/{network}"
         try:
             self._fd = _open_folder(self.path)
@@ -68,16 +68,16 @@ class Store:
             self._close()
             raise
         self._owners = Owners(self._fd)
-        self._made: dict[str, bytes] = {}
-        self._listed: set[str] | None = None  # all names in the folder, while they are known
+        self._reserved: dict[str, bytes] = {}
+        self._listed: set[str] | None = None  # all names in the folder, after it was listed
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         try:
             if failure:
-                self.release(self._made)
+                self.release(self._reserved)
         except CNIError:
-            pass  # `failure` is what to report; the DEL after it finds what is left
+            pass  # the error to report is `failure`; the next DEL cleans up
         finally:
             self._owners.seal()
             self._close()
@@ -86,29 +86,29 @@ class Store:
         posix.close(self._fd)
         posix.close(self._lock)
 
-    def need_writable(self) -> None:
-        """Raises CNIError unless a reservation could be written."""
+    def require_writable(self) -> None:
+        """Raise CNIError unless a reservation can be written."""
         if not posix.access(self.path, posix.W_OK | posix.X_OK):
             raise CNIError(f"the folder of reservations {self.path} is not writable", IO_FAILURE)
 
     def held(self, container_id: str, ifname: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """What this interface of the container holds, and what an old release reserved without noting an interface.
+        """Return the interface's reservations, and those that an old release has written without an interface.
 
-        Both as address -> owner. A prevResult would name addresses sooner, but not whether there are others, and
-        all are to be freed, as Go does; so every reservation is read, or in a big pool looked up.
+        Both are address -> owner. A prevResult would have addresses without a search, but perhaps not all, and all must
+        be released, as with Go; so every reservation is read, or in a big pool looked up in the cache.
         """
         old = fsencode(container_id.strip())
         owner = _owner(container_id, ifname)
-        known = self._owners.find(old)
-        if known is None:
-            known, _ = self.reservations()
-            if len(known) >= _MANY:
-                self._owners.rebuild(known)
-        return self._held(owner, known), self._held(old, known)
+        reservations = self._owners.find(old)
+        if reservations is None:
+            reservations, _ = self.reservations()
+            if len(reservations) >= _CACHE_THRESHOLD:
+                self._owners.rebuild(reservations)
+        return self._held(owner, reservations), self._held(old, reservations)
 
     def reservations(self) -> tuple[dict[str, bytes], list[CNIError]]:
-        """All that is reserved, as address -> owner, and what went wrong with those that can't be read."""
-        found: dict[str, bytes] = {}
+        """Return all reservations as address -> owner, and the errors of those that cannot be read."""
+        reservations: dict[str, bytes] = {}
         errors = []
         with observed("file", f"read all of {self.path}"):
             for address in self.addresses():
@@ -119,37 +119,37 @@ class Store:
                     errors.append(CNIError(text, IO_FAILURE))
                     continue
                 if owner is not None:
-                    found[address] = owner.strip()
-        return found, errors
+                    reservations[address] = owner.strip()
+        return reservations, errors
 
     def addresses(self) -> list[str]:
-        """What is reserved, whoever holds it; raises CNIError."""
+        """Return all reserved addresses. Raises CNIError."""
         return [name for name in self._names() if is_address(name)]
 
     def look(self, address: str) -> tuple[bytes, int]:
-        """A reservation's owner, and when it was made, in nanoseconds of the epoch; raises OSError."""
-        made = posix.stat(address, dir_fd=self._fd, follow_symlinks=False).st_mtime_ns
-        return (read_file(self._fd, address) or b"").strip(), made
+        """Return a reservation's owner and time, in nanoseconds of the epoch. Raises OSError."""
+        created = posix.stat(address, dir_fd=self._fd, follow_symlinks=False).st_mtime_ns
+        return (read_file(self._fd, address) or b"").strip(), created
 
     def last_reserved(self, number: int) -> IP | None:
-        """The address given out last from range set `number`, if that is known; raises OSError."""
-        noted = read_file(self._fd, _last(number))
+        """Return the last address allocated from range set `number`, None if it is unknown. Raises OSError."""
+        text = read_file(self._fd, _last(number))
         try:
-            return IP.parse(noted.decode()) if noted else None
+            return IP.parse(text.decode()) if text else None
         except ValueError:
             return None
 
     def free(self, candidates: Iterable[tuple[str, Range]]) -> tuple[str, Range] | None:
-        """The first candidate that nobody holds."""
-        for tries, candidate in enumerate(candidates):
-            if tries == _TRIES:
+        """Return the first free candidate, None if there is none."""
+        for lookups, candidate in enumerate(candidates):
+            if lookups == _MAX_LOOKUPS:
                 self._names()
             if self.is_free(candidate[0]):
                 return candidate
         return None
 
     def is_free(self, address: str) -> bool:
-        """Whether nothing has the address's name: an empty file left by a crash blocks it too, as with Go."""
+        """Return whether no file has the address's name: an empty file left by a crash blocks it too, as with Go."""
         if self._listed is not None:
             return address not in self._listed
         try:
@@ -159,19 +159,19 @@ class Store:
         return False
 
     def reserve(self, address: str, container_id: str, ifname: str, number: int) -> None:
-        """Reserve what is_free() for the container, and note it as the last of range set `number`; raises CNIError."""
+        """Reserve a free address, and save it as the last one of range set `number`. Raises CNIError."""
         with observed("file", f"write {self.path}/{address}"):
             owner = _owner(container_id, ifname)
-            self._made[address] = owner
+            self._reserved[address] = owner
             self._listed = None
             self._write(address, owner)
             self._owners.add(address, owner)
             self._write(_last(number), address.encode())
 
     def release(self, reservations: dict[str, bytes]) -> None:
-        """Free every one of them, whatever becomes of the others; raises CNIError with all that failed."""
+        """Release all of these, also if some fail. Raises CNIError with all failures."""
         self._listed = None
-        gone, errors = {}, []
+        released, errors = {}, []
         for address, owner in reservations.items():
             try:
                 with observed("file", f"remove {self.path}/{address}"):
@@ -181,22 +181,22 @@ class Store:
             except OSError as error:
                 errors.append(CNIError(f"cannot release {self.path}/{address}: {error.strerror}", IO_FAILURE))
                 continue
-            gone[address] = owner
-        self._owners.remove(gone)
+            released[address] = owner
+        self._owners.remove(released)
         if errors:
             raise joined(errors, ";")
 
-    def _held(self, owner: bytes, known: dict[str, bytes]) -> dict[str, bytes]:
-        """Of the known reservations those of one owner, whose files still say so: a person may have edited one."""
-        mine = {}
-        for address in [address for address, other in known.items() if other == owner]:
+    def _held(self, owner: bytes, reservations: dict[str, bytes]) -> dict[str, bytes]:
+        """Return an owner's reservations, after comparing the files: they may have been edited by hand."""
+        held = {}
+        for address in [address for address, other in reservations.items() if other == owner]:
             try:
-                said = read_file(self._fd, address)
+                content = read_file(self._fd, address)
             except OSError:
                 continue
-            if said is not None and said.strip() == owner:
-                mine[address] = owner
-        return mine
+            if content is not None and content.strip() == owner:
+                held[address] = owner
+        return held
 
     def _names(self) -> list[str]:
         try:
@@ -207,9 +207,9 @@ class Store:
         return names
 
     def _write(self, name: str, data: bytes) -> None:
-        """Make the file appear whole or not at all, wherever this process is killed. Raises CNIError.
+        """Write the file atomically, even if this process is killed. Raises CNIError.
 
-        Under the lock one name for the new file does; what a killed process left there is overwritten.
+        Because of the lock one temporary name is enough; a file left there by a killed process is overwritten.
         """
         try:
             replace_file(self._fd, name, _NEW, data)
@@ -218,13 +218,13 @@ class Store:
 
 
 def holder(owner: bytes) -> tuple[str, str]:
-    """The container id and the interface of a reservation, "" for the interface where an old release wrote it."""
+    """Return the container id and the interface of a reservation, which is "" if an old release has written it."""
     container_id, _, ifname = fsdecode(owner).partition("\r\n")
     return container_id, ifname
 
 
 def is_torn(owner: bytes) -> bool:
-    """Whether this is what a crash leaves of a file: nothing, or zeros where words were to be."""
+    """Return whether a crash has interrupted the file's write: then it is empty, or has zeros."""
     return not owner or b"\0" in owner
 
 
@@ -237,8 +237,8 @@ def _last(number: int) -> str:
 
 
 def is_address(name: str) -> bool:
-    """Whether a file of that name is a reservation."""
-    if name[0] not in _BEGINNINGS:
+    """Return whether a file of that name is a reservation."""
+    if name[0] not in _FIRST_CHARACTERS:
         return False
     try:
         parse_ip(name)
@@ -248,27 +248,29 @@ def is_address(name: str) -> bool:
 
 
 def _open_folder(path: str) -> int:
-    """Open the folder, made where it is missing with all above it, of the mode that Go gives them."""
+    """Open the folder, which is created with its parents if it is missing, with Go's mode."""
     flags = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC
     try:
         return posix.open(path, flags)
     except FileNotFoundError:
+        from cni.system import files  # only needed once for a network
+
         files.make_folders(path, 0o755)
         return posix.open(path, flags)
 
 
 def _lock(fd: int, path: str) -> None:
-    """Lock the file, which Go's plugin may hold as well; raises CNIError where others do not let go of it in time."""
+    """Lock the file, which Go's plugin locks too. Raises CNIError, also if that takes too long."""
     try:
         if not files.lock(fd, _LOCK_TIMEOUT):
-            text = f"cannot lock {path}: others have held it for {_LOCK_TIMEOUT:g} seconds"
-            raise CNIError(text, TRY_AGAIN_LATER, _who_holds(fd))
+            reason = f"another process has held the lock for {_LOCK_TIMEOUT:g} seconds"
+            raise CNIError(f"cannot lock {path}: {reason}; try again later", TRY_AGAIN_LATER, _lock_holder(fd))
     except OSError as error:
         raise CNIError(f"cannot lock {path}: {error.strerror}", IO_FAILURE) from error
 
 
-def _who_holds(fd: int) -> str:
-    """The process that has the file locked, as far as /proc/locks tells (proc(5))."""
+def _lock_holder(fd: int) -> str:
+    """Return a sentence with the process that holds the lock, "" if /proc/locks (proc(5)) does not name it."""
     status = posix.fstat(fd)
     file = f"{posix.major(status.st_dev):02x}:{posix.minor(status.st_dev):02x}:{status.st_ino}"
     try:
@@ -276,6 +278,6 @@ def _who_holds(fd: int) -> str:
             lines = [line.split() for line in locks.read().decode().splitlines()]
         pid = next(fields[4] for fields in lines if fields[1] == "FLOCK" and fields[5] == file)
         with open(f"/proc/{pid}/comm", "rb", buffering=0) as comm:
-            return f"it is process {pid} ({fsdecode(comm.read()).strip()}) that holds it"
+            return f"process {pid} ({fsdecode(comm.read()).strip()}) holds the lock"
     except (OSError, StopIteration):
         return ""
