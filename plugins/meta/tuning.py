@@ -258,7 +258,7 @@ def _wanted(request: Request[Conf]) -> State:
     mac = conf.runtimeConfig.mac or request.cni_args("MAC").get("MAC") or conf.mac
     mac = _first(args.mac, mac)
     configured = {
-        "mac": hwaddr.asked(mac, f"invalid args {mac} for MAC addr") or None,
+        "mac": hwaddr.requested(mac, f"invalid args {mac} for MAC addr") or None,
         "promisc": _first(args.promisc, conf.promisc) or None,
         "mtu": _first(args.mtu, conf.mtu) or None,
         "allmulti": _first(args.allmulti, conf.allmulti),

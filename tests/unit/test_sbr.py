@@ -224,7 +224,7 @@ def test_status_tells_that_the_kernel_has_no_rules() -> None:
 
 
 def test_a_lock_that_another_process_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "locked", lambda fd, timeout: False)
+    monkeypatch.setattr(files, "lock", lambda fd, timeout: False)
     monkeypatch.setattr(sbr, "_LOCK_TIMEOUT", 0.0)
     with NetNS(_core.netns_current(), "/run/netns/x") as here, pytest.raises(sbr.CNIError) as refused:
         sbr._lock(here)
