@@ -236,7 +236,7 @@ def test_calls_at_once_do_not_get_each_others(node: Node, plugins: Path, tmp_pat
     config = {"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "cni0",
               "ipam": {"type": "host-local", "dataDir": str(tmp_path / "leases"), "subnet": "10.1.2.0/24"}}  # fmt: skip
     containers = [node.container() for _ in range(8)]
-    outcomes: list[tuple[int, str]] = []
+    outcomes: list[str] = []
 
     def serve(number: int, container: Node) -> None:
         environ = {
@@ -246,20 +246,17 @@ def test_calls_at_once_do_not_get_each_others(node: Node, plugins: Path, tmp_pat
         if number % 2:
             environ["TRACEPARENT"] = f"00-{number:032x}-{CALLER}-01"
         for verb in ("ADD", "DEL"):
-            said: list[str] = []
+            logged: list[str] = []
             with NetNS.open(node.path) as host:
-                status = bridge.run(
-                    {**environ, "CNI_COMMAND": verb}, json.dumps(config).encode, said.append, said.append, host
-                )
-            outcomes.append((status, "".join(said)))
+                outcome = bridge.serve({**environ, "CNI_COMMAND": verb}, json.dumps(config).encode, logged.append, host)
+            outcomes.append(f"{outcome.error or ''}{''.join(logged)}")
 
     threads = [threading.Thread(target=serve, args=each) for each in enumerate(containers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [said for status, said in outcomes if status] == []
-    assert len(outcomes) == 16
+    assert outcomes == [""] * 16
     assert {path.name for path in tmp_path.glob("*.jsonl")} == {"1.jsonl", "3.jsonl", "5.jsonl", "7.jsonl"}
     for number in (1, 3, 5, 7):
         roots = spans.trees(spans.read(tmp_path / f"{number}.jsonl"), trace=f"{number:032x}")
