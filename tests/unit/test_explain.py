@@ -42,7 +42,7 @@ def test_all_plugins_are_listed_by_their_place(capsys: pytest.CaptureFixture[str
         "Interface plugins", "IPAM plugins", "Chained plugins", "Others, which may stand anywhere",
     ]  # fmt: skip
     assert {line.split()[0] for line in lines if line.startswith(" ")} == set(NAMES)
-    assert "  host-local   addresses from ranges that this host keeps for itself" in lines
+    assert "  host-local   addresses from ranges that this host allocates by itself" in lines
     told = json.loads(run(capsys, "--json"))
     assert {one["name"]: one["place"] for one in told}["portmap"] == "chained"
     assert "- `vlan`: " in run(capsys, "--markdown")
