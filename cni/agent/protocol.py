@@ -6,7 +6,7 @@
     agent       answer: the exit code, and the output for stdout and for stderr
 
 Whichever side seals that file owns the call: the agent when it begins; or the launcher, which then runs the plugin
-itself, when it has waited for a second or the agent has hung up. So a call is never executed twice, and always once.
+itself, when it has waited for CNI_AGENT_TIMEOUT (1 second) or the agent has hung up. So a call is executed exactly once.
 """
 
 from __future__ import annotations

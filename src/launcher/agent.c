@@ -13,7 +13,7 @@
 #include <sys/un.h>
 
 #define AGENT_SOCKET "/run/cni/agent.sock"
-#define START_TIMEOUT 1 /* seconds until the agent has begun with the call; an agent that takes longer is stuck */
+#define START_TIMEOUT 1 /* seconds until the agent has begun with the call, if CNI_AGENT_TIMEOUT does not say */
 #define LARGEST_ENVIRONMENT (128 << 10)
 #define DECLINED 256
 
@@ -160,11 +160,25 @@ static int claim(long input)
     return !call(SYS_fcntl, input, F_ADD_SEALS, F_SEAL_SEAL, 0, 0);
 }
 
+/* The seconds that CNI_AGENT_TIMEOUT sets: a positive number of at most five digits. */
+static long start_timeout(char **environment)
+{
+    const char *text = variable(environment, "CNI_AGENT_TIMEOUT");
+    long seconds = 0;
+
+    for (int i = 0; text && text[i]; i++) {
+        if (text[i] < '0' || text[i] > '9' || i == 5)
+            return START_TIMEOUT;
+        seconds = seconds * 10 + (text[i] - '0');
+    }
+    return seconds ? seconds : START_TIMEOUT;
+}
+
 /* Read the head of the answer, or claim the call. Return 0; -ETIME if the call is claimed, -ECONNRESET if the agent
  * exited while serving it. */
-static long await_answer(long fd, long input, struct answer *answer)
+static long await_answer(long fd, long input, struct answer *answer, long seconds)
 {
-    struct __kernel_timespec timeout = {START_TIMEOUT, 0};
+    struct __kernel_timespec timeout = {seconds, 0};
     struct pollfd readable = {.fd = (int)fd, .events = POLLIN};
 
     if (call(SYS_ppoll, (long)&readable, 1, (long)&timeout, 0, 0) != 1 && claim(input))
@@ -199,7 +213,7 @@ static int ask_agent(char *folders, char **environment)
         return -1;
     code_length = (size_t)(next(next(folders)) - folders);
     if (!send_request(fd, input, folders, code_length, environment, length))
-        status = await_answer(fd, input, &answer);
+        status = await_answer(fd, input, &answer, start_timeout(environment));
     if (status == -ECONNRESET)
         return fail("the agent at ", path, " exited while serving this call", "delete the attachment and try again");
     if (!status && answer.status != DECLINED) {
