@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import pytest
 
 from cni.invoke import launcher
 from cni.kernel.netns import NetNS
+from tests.waiting import LIMIT, is_listening, until
 
 if TYPE_CHECKING:
     from tests.lan import Lan
@@ -29,6 +29,9 @@ pytest.register_assert_rewrite("tests.networks")
 
 # Python's `-c` and `-m` would import from the current folder, which is the tree and not what is installed.
 os.environ["PYTHONSAFEPATH"] = "1"
+# Executables wait for the agent, however slow the machine is, instead of doing its work.
+AGENT_TIMEOUT = {"CNI_AGENT_TIMEOUT": str(LIMIT)}
+os.environ.update(AGENT_TIMEOUT)
 
 PATH = os.environ["PATH"]
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "recipes"
@@ -61,12 +64,11 @@ class Node:
         stdin: str | None = None,
         env: dict[str, str] | None = None,
         check: bool = True,
-        timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in the node; `env` is added to this process's. A failure shows what it said."""
         command = [_program("nsenter"), f"--net={self.path}", *self._enter_mounts(), *argv]
         environ = {**self._environ, **(env or {})}
-        done = subprocess.run(command, input=stdin, env=environ, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, input=stdin, env=environ, capture_output=True, text=True, timeout=LIMIT)
         if check and done.returncode:
             pytest.fail(f"{argv} ended with {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}")
         return done
@@ -290,12 +292,10 @@ def _asking(request: pytest.FixtureRequest) -> Iterator[Call]:
     command = [sys.executable, "-m", "cni", "agent", "--socket", address]
     environment = {**os.environ, "PYTHONPATH": launcher.PACKAGES}
     with subprocess.Popen(command, cwd="/", env=environment) as agent:
-        while not os.path.exists(address):
-            assert agent.poll() is None
-            time.sleep(0.01)
+        until(lambda: is_listening(address) or agent.poll() is not None, "the agent")
 
         def call(module: str, netns: str, environ: dict[str, str], config: str) -> dict[str, Any]:
-            variables = {"PATH": os.environ["PATH"], **environ, "CNI_AGENT_SOCKET": address}
+            variables = {"PATH": os.environ["PATH"], **environ, **AGENT_TIMEOUT, "CNI_AGENT_SOCKET": address}
             entered = [_program("nsenter"), f"--net={netns}", str(plugins / names[module])]
             done = subprocess.run(entered, input=config, env=variables, capture_output=True, text=True, check=False)
             return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}

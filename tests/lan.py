@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cni.kernel.netns import NetNS
 from cni_plugins.ipam.dhcp.message import Message
+from tests.waiting import LIMIT, is_listening, until
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
 SERVER = "10.80.0.1"
 RANGE = "10.80.0.50,10.80.0.99"
 ETH_P_ALL = 3
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10) -> Any:
-    """What the condition is, once it is something."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"no {what} (within {seconds} seconds)"
-        time.sleep(0.02)
-    return found
 
 
 class Capture:
@@ -106,7 +98,7 @@ class Lan:
         ]  # fmt: skip
         began = self.log.count("IP range")
         self._dnsmasq = self._started.enter_context((node or self.node).start(command))
-        wait_for(lambda: self.log.count("IP range") > began, "dnsmasq")
+        until(lambda: self.log.count("IP range") > began, "dnsmasq")
 
     def stop_serving(self) -> None:
         if self._dnsmasq:
@@ -126,7 +118,7 @@ class Lan:
         return {line.split()[2]: bytes.fromhex(line.split()[4].replace(":", ""))[1:].decode() for line in lines}
 
     def was_given_back(self, address: str) -> None:
-        wait_for(lambda: address not in self.given, f"release of {address}: {self.daemon_log}", 3)
+        until(lambda: address not in self.given, f"the release of {address}: {self.daemon_log}")
 
     # ---- the daemon ----
 
@@ -136,19 +128,18 @@ class Lan:
             # The log goes to a file, or the daemon would wait for who reads it.
             shell = ["sh", "-c", 'exec "$@" 2>>"$0"', log.name, *command]
             self._daemon = self._started.enter_context(self.node.start(shell))
-        wait_for(self._is_listening, f"daemon: {self.daemon_log}")
+        until(self._is_listening, "the daemon")
         return self._daemon
 
     def stop_daemon(self, by: int = signal.SIGTERM) -> int:
         assert self._daemon
         self._daemon.send_signal(by)
-        return self._daemon.wait(10)
+        return self._daemon.wait(LIMIT)
 
     def _is_listening(self) -> bool:
         assert self._daemon
         assert self._daemon.poll() is None, self.daemon_log
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket)) == 0
+        return is_listening(self.socket)
 
     @property
     def daemon_log(self) -> str:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.waiting import LIMIT
+
 if TYPE_CHECKING:
     from tests.conftest import Call, Node
 
@@ -181,8 +183,8 @@ class Attachment:
         """The result's address of a family, without its prefix."""
         return next(ip.partition("/")[0] for ip in self.addresses if (":" in ip) == (family == 6))
 
-    def reaches(self, address: str, within: int = 3) -> bool:
-        """A ping is answered, in this many seconds."""
+    def reaches(self, address: str, within: int = LIMIT) -> bool:
+        """Return whether a ping is answered, within so many seconds: few only where no answer is expected."""
         ping = ["ping", "-n", "-c1", "-i0.2", f"-w{within}", address]
         return self.container.run(ping, check=False).returncode == 0
 
@@ -237,6 +239,6 @@ def setting(node: Node, name: str, value: str | None = None) -> str:
     return value
 
 
-def pings(source: Node, address: str, seconds: float = 1) -> bool:
-    """Whether the first packet is answered."""
+def pings(source: Node, address: str, seconds: float = LIMIT) -> bool:
+    """Return whether the first packet is answered, within so many seconds: few only where no answer is expected."""
     return source.run(["ping", "-n", "-c1", f"-W{seconds}", address], check=False).returncode == 0

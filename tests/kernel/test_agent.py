@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from cni.agent import protocol
 from cni.agent.server import Agent
 from cni.invoke import launcher
 from tests.kernel.conftest import links
+from tests.waiting import LIMIT, until
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -56,7 +58,7 @@ class Site:
         path = os.pathsep.join(filter(None, sys.path))
         with subprocess.Popen(entered, env={**os.environ, "PYTHONPATH": path, **environ}) as agent:
             try:
-                until(lambda: self.answers() or agent.poll() is not None)
+                until(lambda: self.answers() or agent.poll() is not None, "the agent")
                 yield agent
             finally:
                 agent.kill()
@@ -69,7 +71,7 @@ class Site:
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(10)
+        connection.settimeout(LIMIT)
         try:
             connection.connect(str(self.socket))
         except OSError:
@@ -109,15 +111,21 @@ class Site:
         path.write_text(f"#!/bin/sh -e\n{script}\n")
         path.chmod(0o755)
 
+    def blocking_program(self) -> Path:
+        """An IPAM plugin whose ADD waits until something is written to the FIFO that is returned."""
+        fifo = self.work / "fifo"
+        os.mkfifo(fifo)
+        self.program(f"[ $CNI_COMMAND != ADD ] || read line <{fifo}\n{ANSWER}")
+        return fifo
+
 
 ANSWER = """[ $CNI_COMMAND != ADD ] || echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.9/16"}]}'"""
 
 
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def await_asking(launcher: subprocess.Popen[str]) -> None:
+    """Wait until the launcher has sent its request. It sleeps for nothing but the answer."""
+    stat = Path(f"/proc/{launcher.pid}/stat")
+    until(lambda: "(bridge) S " in stat.read_text(), "the launcher to wait for the answer")
 
 
 def error(done: Done) -> Json:
@@ -235,7 +243,7 @@ def test_many_at_once_leave_nothing(site: Site) -> None:
             assert all(done.returncode == 0 for done in threads.map(lambda each: site.run("DEL", each), containers))
             descriptors.append(len(list(files.iterdir())))
         # A call's are closed after its answer.
-        until(lambda: len(list(files.iterdir())) <= min(descriptors[1:]))
+        until(lambda: len(list(files.iterdir())) <= min(descriptors[1:]), "the calls' descriptors to be closed")
     assert links(site.node) == {"lo", "cni0"}
     assert not list(site.state.glob("net/10.*"))
 
@@ -296,17 +304,18 @@ def stop(agent: subprocess.Popen[bytes]) -> None:
     """It takes connections and requests, as its kernel does that, but does not look at them."""
     os.kill(agent.pid, signal.SIGSTOP)
     threads = [task / "stat" for task in Path(f"/proc/{agent.pid}/task").iterdir()]
-    until(lambda: all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in threads))
+    until(lambda: all(stat.read_text().rpartition(") ")[2][0] == "T" for stat in threads), "all threads to stop")
 
 
-def test_an_agent_that_is_stuck(site: Site) -> None:
+@pytest.mark.parametrize("timeout", ["", "0", "soon", "100000", "1"])
+def test_an_agent_that_is_stuck(site: Site, timeout: str) -> None:
     """The launcher does the work after a second, and the agent does not do it again once it goes on."""
     container = site.node.container()
     with site.agent() as agent:
         stop(agent)
         began = time.monotonic()
-        assert site.run("ADD", container, site.cold).returncode == 0
-        assert time.monotonic() - began < 5
+        assert site.run("ADD", container, site.cold, CNI_AGENT_TIMEOUT=timeout).returncode == 0
+        assert time.monotonic() - began >= 1
         os.kill(agent.pid, signal.SIGCONT)
         assert site.run("VERSION").returncode == 0  # it is through with what came before
         assert site.run("DEL", container).returncode == 0
@@ -320,9 +329,7 @@ def test_a_caller_that_is_killed_before_it_is_served(site: Site) -> None:
     with site.agent() as agent:
         stop(agent)
         asking = site.start("ADD", container, site.config())
-        queue = ["ss", "--unix", "--no-header", "--listening", "--numeric", "src", str(site.socket)]
-        until(lambda: " 1 " in site.node.run(queue).stdout)
-        time.sleep(0.2)  # for the request
+        await_asking(asking)
         asking.kill()
         asking.communicate()
         os.kill(agent.pid, signal.SIGCONT)
@@ -335,7 +342,7 @@ def test_an_agent_that_stops_before_it_has_begun(site: Site) -> None:
     """It hangs up, and the call is its launcher's."""
     with site.agent() as agent, site.connect() as early:
         agent.terminate()
-        assert agent.wait(10) == 0
+        assert agent.wait(LIMIT) == 0
         assert early.recv(100) == b""
 
 
@@ -373,15 +380,19 @@ def test_other_users(site: Site) -> None:
 
 
 def test_stuck_clients_block_nobody(site: Site) -> None:
-    with site.agent(), contextlib.ExitStack() as stack:
-        stuck = [stack.enter_context(site.connect()) for _ in range(40)]
-        for connection in stuck[::2]:
-            connection.send(b"cni agent 2\n")
-        began = time.monotonic()
-        assert site.run("VERSION").returncode == 0
-        assert time.monotonic() - began < 1
-        assert stuck[0].recv(100) == b""  # time is up
-        assert stuck[1].recv(100) == b""
+    def is_served_beside_them() -> bool:
+        with contextlib.ExitStack() as stack:
+            silent, halting = ([stack.enter_context(site.connect()) for _ in range(20)] for _ in range(2))
+            for connection in halting:
+                connection.send(b"cni agent 2\n")
+            assert site.run("VERSION").returncode == 0
+            timed_out, _, _ = select.select(silent, [], [], 0)
+            assert silent[0].recv(100) == b""
+            assert halting[0].recv(100) == b""
+            return not timed_out
+
+    with site.agent():
+        until(is_served_beside_them, "an answer before the stuck clients time out")
 
 
 @pytest.mark.parametrize(
@@ -402,7 +413,7 @@ def test_what_is_no_request(site: Site, data: bytes, descriptors: int) -> None:
             socket.send_fds(connection, [data], [null.fileno()] * descriptors)
             assert connection.recv(100) == b""
         assert site.run("VERSION").returncode == 0
-        until(lambda: len(list(files.iterdir())) <= before)
+        until(lambda: len(list(files.iterdir())) <= before, "the descriptors to be closed")
 
 
 # ---- ends ----
@@ -411,11 +422,11 @@ def test_what_is_no_request(site: Site, data: bytes, descriptors: int) -> None:
 def test_an_agent_that_dies_at_work(site: Site) -> None:
     """The call gets an error, and a later DEL clears what it left."""
     container = site.node.container()
-    site.program(f"[ $CNI_COMMAND != ADD ] || sleep 30\n{ANSWER}")
+    site.blocking_program()
     config = site.config(ipam={"type": "program"})
     with site.agent() as agent:
         asking = site.start("ADD", container, config)
-        until(lambda: bool(children(agent.pid)))
+        until(lambda: children(agent.pid), "the program")
         program = children(agent.pid)
         agent.kill()
         answer, _ = asking.communicate()
@@ -431,14 +442,18 @@ def test_an_agent_that_dies_at_work(site: Site) -> None:
 def test_a_caller_that_is_killed(site: Site) -> None:
     """A runtime that has lost patience asks for DEL, which waits for what is still at work."""
     container = site.node.container()
-    site.program(f"[ $CNI_COMMAND != ADD ] || sleep 1\n{ANSWER}")
+    fifo = site.blocking_program()
     config = site.config(ipam={"type": "program"})
     with site.agent() as agent:
         asking = site.start("ADD", container, config)
-        until(lambda: bool(children(agent.pid)))
+        until(lambda: children(agent.pid), "the program")
         asking.kill()
         asking.communicate()
-        assert site.run("DEL", container, config=config).returncode == 0
+        deleting = site.start("DEL", container, config)
+        await_asking(deleting)
+        fifo.write_text("\n")
+        deleting.communicate()
+        assert deleting.returncode == 0
         assert links(container) == {"lo"}
         time.sleep(0.2)
         assert links(container) == {"lo"}
@@ -446,21 +461,23 @@ def test_a_caller_that_is_killed(site: Site) -> None:
 
 def test_it_finishes_what_it_is_at(site: Site) -> None:
     container = site.node.container()
-    site.program(f"[ $CNI_COMMAND != ADD ] || sleep 1\n{ANSWER}")
+    fifo = site.blocking_program()
     with site.agent() as agent:
         asking = site.start("ADD", container, site.config(ipam={"type": "program"}))
-        until(lambda: bool(children(agent.pid)))
+        until(lambda: children(agent.pid), "the program")
         agent.terminate()
+        until(lambda: not site.answers(), "the agent to take no more calls")
+        fifo.write_text("\n")
         answer, _ = asking.communicate()
         assert asking.returncode == 0
         assert "10.1.0.9" in answer
-        assert agent.wait(10) == 0
+        assert agent.wait(LIMIT) == 0
     assert not site.socket.exists()
 
 
 def test_two_of_them(site: Site) -> None:
     with site.agent(), site.agent() as second:
-        assert second.wait(10) == 1
+        assert second.wait(LIMIT) == 1
         assert site.run("VERSION").returncode == 0
 
 
@@ -476,14 +493,14 @@ def test_a_folder_where_others_may_write(site: Site) -> None:
     site.socket.parent.mkdir()
     site.socket.parent.chmod(0o777)
     with site.agent() as agent:
-        assert agent.wait(10) == 1
+        assert agent.wait(LIMIT) == 1
 
 
 def test_as_a_service_of_systemd(site: Site) -> None:
     """The socket is passed and stays, and it is told when the agent is ready."""
     ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ready.bind(str(site.work / "notify"))
-    ready.settimeout(10)
+    ready.settimeout(LIMIT)
     site.socket.parent.mkdir(mode=0o700)
     passed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     passed.bind(str(site.socket))
@@ -505,7 +522,7 @@ os.execv(sys.executable, [sys.executable, "-m", "cni", "agent"])
             assert site.run("VERSION").returncode == 0
             agent.terminate()
             assert ready.recv(100) == b"STOPPING=1"
-            assert agent.wait(10) == 0
+            assert agent.wait(LIMIT) == 0
         finally:
             agent.kill()
     assert site.socket.exists()

@@ -15,6 +15,7 @@ import pytest
 from cni.spec import version
 from cni.spec.errors import CNIError
 from cni_plugins.meta.bandwidth import plugin, shaping
+from tests.waiting import until
 
 from .conftest import Attachment, Network, Refused, links, pings
 
@@ -621,7 +622,7 @@ address, source, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
 connection = socket.socket(family, socket.SOCK_STREAM)
 connection.bind((source, 0))
-connection.settimeout(30)
+connection.settimeout(600)
 connection.connect((address, 5001))
 begun = time.monotonic()
 connection.sendall(bytes(size))
@@ -678,15 +679,11 @@ def bridged(make_network: Callable[..., Network], node: Node) -> Callable[..., A
 def test_throughput(bridged: Callable[..., Attachment], node: Node) -> None:
     """In both directions, with and without limits."""
     limited, free = bridged(**LIMITS), bridged()
-    took = {}
     with receiving(node, limited.container, free.container):
-        for name, one in (("limited", limited), ("free", free)):
-            took[f"{name}, egress"] = seconds(one.container, "10.1.2.1")
-            took[f"{name}, ingress"] = seconds(node, one.address(4))
-    print(took)
-    for direction in ("ingress", "egress"):
-        assert AT_LEAST < took[f"limited, {direction}"] < 20
-        assert took[f"free, {direction}"] < took[f"limited, {direction}"] / 3
+        assert seconds(limited.container, "10.1.2.1") > AT_LEAST
+        assert seconds(node, limited.address(4)) > AT_LEAST
+        until(lambda: seconds(free.container, "10.1.2.1") < AT_LEAST, "a transfer without limit, egress")
+        until(lambda: seconds(node, free.address(4)) < AT_LEAST, "a transfer without limit, ingress")
 
 
 @pytest.mark.slow
@@ -696,19 +693,18 @@ def test_throughput_by_subnets(bridged: Callable[..., Attachment], node: Node, k
     attachment = bridged(**LIMITS, **{kind: ["10.0.0.0/8", "fd01::/64"]})
     inside, outside = ("10.1.2.1", "fd01::1"), ("192.0.2.1", "2001:db8::1")
     limited, free = (inside, outside) if kind == "shapedSubnets" else (outside, inside)
-    took = {}
+
+    def egress(address: str) -> float:
+        return seconds(attachment.container, address)
+
+    def ingress(address: str) -> float:
+        return seconds(node, attachment.address(6 if ":" in address else 4), source=address)
+
     with receiving(node, attachment.container):
-        for address in (*limited, *free):
-            own = attachment.address(6 if ":" in address else 4)
-            took[f"{address}, egress"] = seconds(attachment.container, address)
-            took[f"{address}, ingress"] = seconds(node, own, source=address)
-    print(took)
-    for address in limited:
-        for direction in ("ingress", "egress"):
-            assert AT_LEAST < took[f"{address}, {direction}"] < 20
-    for address in free:
-        for direction in ("ingress", "egress"):
-            assert took[f"{address}, {direction}"] < AT_LEAST / 2
+        for direction in (egress, ingress):
+            assert all(direction(address) > AT_LEAST for address in limited)
+            for address in free:
+                until(lambda: direction(address) < AT_LEAST, f"a transfer without limit, {address}")  # noqa: B023
 
 
 def test_a_container_that_outlives_del_is_not_cut_off(bridged: Callable[..., Attachment], node: Node) -> None:

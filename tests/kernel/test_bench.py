@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.invoke import launcher
+from tests.waiting import LIMIT, until
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -38,7 +39,7 @@ def bench(node: Node) -> Bench:
     """Run it; what it prints, decoded."""
 
     def run(*words: str, status: int = 0) -> Any:
-        done = node.run(command(*words, "--json"), env=environ(), check=False, timeout=120)
+        done = node.run(command(*words, "--json"), env=environ(), check=False)
         assert done.returncode == status, done.stderr
         return json.loads(done.stdout) if status == 0 else done.stderr
 
@@ -75,9 +76,12 @@ def test_every_mode(bench: Bench, concurrency: int) -> None:
 
 @pytest.mark.slow
 def test_the_agent_is_what_answers(bench: Bench) -> None:
-    times = by_subject(bench("--mode", "exec,agent", "--plugins", "ours=", "--verbs", "version"), "VERSION")
-    # A cold one starts an interpreter.
-    assert times["ours agent"]["p50"] < 0.7 * times["ours exec"]["p50"]
+    def is_quicker() -> bool:
+        times = by_subject(bench("--mode", "exec,agent", "--plugins", "ours=", "--verbs", "version"), "VERSION")
+        return bool(times["ours agent"]["p50"] < 0.7 * times["ours exec"]["p50"])
+
+    # A cold one starts an interpreter. Other work on the machine may hit either.
+    until(is_quicker, "the agent to be quicker than an interpreter's start")
 
 
 def test_others_that_are_alive(bench: Bench) -> None:
@@ -246,7 +250,7 @@ class Running:
 
     def assert_nothing_is_left(self) -> None:
         if self._namespace:
-            _until(lambda: not self.processes)
+            until(lambda: not self.processes, "the processes to end")
         assert self._files() == self.files
         assert self._links() == self.links
 
@@ -271,13 +275,6 @@ def _namespace(pid: int | str) -> str | None:
         return None
 
 
-def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def running(node: Node, tmp_path: Path) -> Iterator[Running]:
     running = Running(node, tmp_path)
@@ -298,7 +295,7 @@ def test_interrupted_at_the_beginning(running: Running, delay: float) -> None:
     time.sleep(delay)
     running.find_namespace()
     running.process.send_signal(signal.SIGINT)
-    out, err = running.process.communicate(timeout=20)
+    out, err = running.process.communicate(timeout=LIMIT)
     # Python itself may not be up yet.
     assert running.process.returncode in (130, -signal.SIGINT) or "import" in err, err
     assert out == ""
@@ -311,7 +308,7 @@ def test_interrupted_in_the_middle(running: Running, delay: float) -> None:
     running.await_work()
     time.sleep(delay)
     running.process.send_signal(signal.SIGINT)
-    out, err = running.process.communicate(timeout=20)
+    out, err = running.process.communicate(timeout=LIMIT)
     # It has waited for the last of them.
     assert running.processes == []
     assert (running.process.returncode, out, err) == (130, "", "cni bench: interrupted\n")
@@ -323,7 +320,7 @@ def test_interrupted_in_the_middle(running: Running, delay: float) -> None:
 def test_killed_in_the_middle(running: Running, number: signal.Signals) -> None:
     running.await_work()
     running.process.send_signal(number)
-    running.process.communicate(timeout=20)
+    running.process.communicate(timeout=LIMIT)
     assert running.process.returncode == -number
     running.assert_nothing_is_left()
 
@@ -333,7 +330,7 @@ def test_what_measures_is_killed(running: Running) -> None:
     first = running.await_namespace()
     running.await_work()
     os.kill(int(first), signal.SIGKILL)
-    _, err = running.process.communicate(timeout=20)
+    _, err = running.process.communicate(timeout=LIMIT)
     assert (running.process.returncode, err) == (1, "cni bench: the process that measures exited too early\n")
     running.assert_nothing_is_left()
 

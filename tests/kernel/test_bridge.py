@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,8 @@ from cni.kernel.netns import NetNS
 from cni.netfilter.naming import chain_name
 from cni.spec import version
 from cni_plugins.main.bridge import plugin
+from tests.kernel.conftest import pings
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import Call, Node
@@ -197,11 +198,6 @@ def setting(node: Node, name: str, value: str | None = None) -> str:
         return node.run(["cat", f"/proc/sys/net/{name}"]).stdout.strip()
     node.run(["sh", "-c", f"echo {value} >/proc/sys/net/{name}"])
     return value
-
-
-def pings(source: Node, address: str, seconds: float = 1) -> bool:
-    """Whether the first packet is answered."""
-    return source.run(["ping", "-n", "-c1", f"-W{seconds}", address], check=False).returncode == 0
 
 
 def mac_of(address: str) -> str:
@@ -447,7 +443,7 @@ def test_isolated_containers_reach_the_node_but_not_one_another(network: Network
     network.config.update(isGateway=True, portIsolation=True)
     first, second = network.attach(), network.attach()
     neighbour = network.attach(portIsolation=False)
-    assert not pings(first.container, second.address(4))
+    assert not pings(first.container, second.address(4), 1)
     assert pings(first.container, neighbour.address(4))
     assert pings(first.container, "10.1.2.1")
 
@@ -774,8 +770,8 @@ def outside(network: Network) -> Node:
         setting(node, f"ipv6/conf/{name}/accept_dad", "0")
         node.run(["ip", "address", "add", f"2001:db8:ffff::{number}/64", "dev", name])
         node.run(["ip", "link", "set", name, "up"])
-    for address in ("192.0.2.2", "2001:db8:ffff::2"):  # the kernel takes up to a second to notice the carrier
-        assert any(pings(network.node, address, 0.1) for _ in range(50))
+    for address in ("192.0.2.2", "2001:db8:ffff::2"):
+        until(lambda: pings(network.node, address, 0.1), "the kernel to notice the carrier")  # noqa: B023
     return outside
 
 
@@ -788,7 +784,7 @@ def test_masqueraded_packets_get_an_answer(network: Network, outside: Node, back
     one = network.attach(ipMasq=True, **keys)
     for address in ("192.0.2.2", "2001:db8:ffff::2"):
         assert pings(one.container, address)
-    assert not pings(plain.container, "192.0.2.2")
+    assert not pings(plain.container, "192.0.2.2", 1)
     chains = [line for line in network.masquerading if line.startswith("iptables")]
     assert bool(chains) == (backend != "nftables")
     assert all(chain_name("net", one.id) in line for line in chains)
@@ -1267,9 +1263,7 @@ def test_gc_takes_back_what_gone_attachments_held(network: Network, backend: str
     alive.check()
     other_network.check()
     other_network.delete()
-    end = time.monotonic() + 10  # the kernel takes its time to clear a namespace
-    while network.ports != expected[2] and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: network.ports == expected[2], "the kernel to clear the namespace")
     assert (network.masquerading, network.reserved, network.ports) == expected
     network.gc()
     assert (network.masquerading, network.reserved) == ([], set())

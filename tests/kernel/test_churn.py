@@ -15,6 +15,7 @@ import pytest
 from cni.invoke import exec as invoke
 from cni.kernel.netns import NetNS
 from cni_plugins.main.bridge import plugin
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from tests.conftest import Call, Node
@@ -141,7 +142,7 @@ def test_64_at_once(network: Network) -> None:
 
     def all_at_once(command: str) -> list[str]:
         running = [network.start(command, container, id) for id, container in containers.items()]
-        answers = [process.communicate(timeout=120)[0] for process in running]
+        answers = [process.communicate(timeout=LIMIT)[0] for process in running]
         failed = [answer for process, answer in zip(running, answers, strict=True) if process.returncode]
         assert not failed, f"{len(failed)} failed: {failed[0]}"
         return answers
@@ -157,8 +158,8 @@ def test_64_at_once(network: Network) -> None:
         found = {f"{a['local']}/{a['prefixlen']}" for a in eth0["addr_info"] if a["scope"] == "global"}
         assert found == {ip["address"] for ip in result["ips"]}
     first, last = (list(containers.values())[number] for number in (0, -1))
-    assert first.run(["ping", "-n", "-c1", "-W1", results[-1]["ips"][0]["address"].partition("/")[0]])
-    assert last.run(["ping", "-n", "-c1", "-W1", "10.1.2.1"])
+    assert first.run(["ping", "-n", "-c1", f"-W{LIMIT}", results[-1]["ips"][0]["address"].partition("/")[0]])
+    assert last.run(["ping", "-n", "-c1", f"-W{LIMIT}", "10.1.2.1"])
 
     refused = network.run("ADD", network.node.container(), "one-too-many")
     assert "no IP addresses available in range set" in json.loads(refused["stdout"])["msg"]
@@ -181,23 +182,29 @@ def assert_that_del_makes_it_good(network: Network, container: Node, moment: str
 @pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
 def test_the_executable_killed_at_any_moment(network: Network) -> None:
     container = network.node.container()
+    moments, killed = 30, 0
+    while killed <= moments / 3:  # anew where the machine has become faster than it was
+        duration = shortest_add(network, container)
+        for number in range(moments + 1):
+            delay = duration * number / moments
+            with network.start("ADD", container) as running:
+                time.sleep(delay)
+                running.kill()
+                running.communicate()
+            killed += running.returncode == -signal.SIGKILL
+            assert_that_del_makes_it_good(network, container, f"killed after {delay:.4f} s")
+    assert network.left_over == []
+
+
+def shortest_add(network: Network, container: Node) -> float:
+    """Return the seconds that the fastest of three ADDs took."""
     durations = []
     for _ in range(3):
         started = time.monotonic()
         assert network.start("ADD", container).communicate()[0]
         durations.append(time.monotonic() - started)
         network.delete(container)
-    moments, killed = 30, 0
-    for number in range(moments + 1):
-        delay = min(durations) * number / moments
-        with network.start("ADD", container) as running:
-            time.sleep(delay)
-            running.kill()
-            running.communicate()
-        killed += running.returncode == -signal.SIGKILL
-        assert_that_del_makes_it_good(network, container, f"killed after {delay:.4f} s")
-    assert killed > moments / 3
-    assert network.left_over == []
+    return min(durations)
 
 
 def moments_of_an_add(network: Network, container: Node, number: int) -> range:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import pytest
 from cni.install import units
 from cni.invoke import launcher
 from tests.kernel.conftest import links
+from tests.waiting import is_listening, until
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -77,9 +77,7 @@ def test_everything_works(node: Node, warm: Path, tmp_path: Path, backend: str) 
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(["nsenter", f"--net={node.path}", *command], env=environ) as agent:
         try:
-            while not address.exists():
-                assert agent.poll() is None
-                time.sleep(0.01)
+            until(lambda: is_listening(address) or agent.poll() is not None, "the agent")
             result: Any = None
             for entry in chain:
                 result = json.loads(call("ADD", entry, result))

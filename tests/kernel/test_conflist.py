@@ -18,6 +18,7 @@ import pytest
 
 from cni.invoke import launcher
 from cni.kernel.netns import NetNS
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -99,14 +100,14 @@ def server(container: Node) -> Iterator[list[str]]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("", 80))
         listener.listen()
-        listener.settimeout(20)
+        listener.settimeout(LIMIT)
 
         def serve() -> None:
             with contextlib.suppress(OSError):
                 while True:
                     client, (address, _) = listener.accept()
                     with client:
-                        client.settimeout(20)
+                        client.settimeout(LIMIT)
                         seen.append(address)
                         size = int(client.recv(10))
                         client.sendall(bytes(size))
@@ -126,7 +127,7 @@ def server(container: Node) -> Iterator[list[str]]:
 def exchange(client: Node, address: str, port: int, size: int = 10) -> tuple[float, float]:
     """The seconds that it took to get that many bytes, and to send them."""
     with NetNS.open(client.path) as netns, socket.socket(fileno=netns.socket(2, 1)) as ours:
-        ours.settimeout(20)
+        ours.settimeout(LIMIT)
         ours.connect((address, port))
         began = time.monotonic()
         ours.sendall(b"%10d" % size)
@@ -186,8 +187,8 @@ def test_everything_chained(node: Node, beyond: Node, cnitool: Cnitool, tmp_path
         with pytest.raises(OSError):
             exchange(node, "127.0.0.1", 8081)
         got, sent = exchange(beyond, NODE, 8080, SIZE)
-        assert 0.5 < got < 8
-        assert 0.5 < sent < 8
+        assert got > 0.5
+        assert sent > 0.5
     # And on its way out it bears the node's address.
     with server(beyond) as seen:
         exchange(container, BEYOND, 80)

@@ -20,6 +20,7 @@ import pytest
 from cni.invoke import launcher
 from cni_plugins.ipam.dhcp import message
 from cni_plugins.ipam.dhcp.message import ACK, DISCOVER, NAK, OFFER, RELEASE, REQUEST, Message
+from tests.waiting import LIMIT, until
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -27,14 +28,6 @@ if TYPE_CHECKING:
 
 SERVER = "10.80.0.1"
 QUICK = ("-timeout", "300ms", "-resendmax", "2s")
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 10) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
-    return found
 
 
 def times(renewal: int, rebinding: int = 100) -> list[str]:
@@ -73,7 +66,7 @@ class TestAttachment:
             assert gateway == SERVER
             assert addresses(container) == [ip]
             assert container.ip("route", "show", "default")[0]["gateway"] == SERVER
-            container.run(["ping", "-c", "1", "-W", "5", SERVER])
+            container.run(["ping", "-c", "1", "-W", str(LIMIT), SERVER])
             plain = ip.removesuffix("/24")
             assert lan.given == {plain: f"{container.name}/lan/eth0"}
             if version >= "0.4.0":
@@ -126,11 +119,16 @@ class TestAttachment:
         lan.serve(range="10.80.0.50,10.80.0.50")
         lan.start_daemon("-timeout", "500ms", "-resendmax", "8s", "--resendtimeout", "2s")
         one, other = lan.node.container(), lan.node.container()
-        lan.add(one)
+
+        def added(container: Node) -> dict[str, Any] | None:
+            status, result = lan.call("ADD", container)
+            return None if status else result
+
+        until(lambda: added(one), "an answer within two seconds")
         assert lan.call("ADD", other) == (1, {"code": 999, "msg": "error calling DHCP.Allocate: no more tries"})
         assert [link["ifname"] for link in other.ip("link")] == ["lo"]
         lan.delete(one)
-        assert address(lan.add(other)) == "10.80.0.50/24"
+        assert address(until(lambda: added(other), "an answer within two seconds")) == "10.80.0.50/24"
 
     def test_what_can_not_be(self, lan: Lan) -> None:
         lan.start_daemon()
@@ -252,16 +250,16 @@ class TestKeeping:
         with lan.capture() as capture:
             ip = address(lan.add(lan.node.container())).removesuffix("/24")
             begin = capture.seen[-1][0]
-            eventually(lambda: len(capture.of(ACK)) == 2)
+            until(lambda: len(capture.of(ACK)) >= 2, "a renewal")
             renewal = capture.of(REQUEST)[1]
             assert str(renewal.client) == ip
-            assert 2.8 < next(at for at, found in capture.seen if found is renewal) - begin < 4
+            assert next(at for at, found in capture.seen if found is renewal) - begin > 2.8
             lan.stop_serving()
             asked, seen = len(capture.of(REQUEST)), len(capture.seen)
-            eventually(lambda: len(capture.of(REQUEST)) >= asked + 4)
+            until(lambda: len(capture.of(REQUEST)) >= asked + 4, "requests in vain")
             assert capture.of(ACK, since=seen) == []
             lan.serve(*times(3))
-            eventually(lambda: capture.of(ACK, since=seen))
+            until(lambda: capture.of(ACK, since=seen), "another ACK")
             assert {kind for _, found in capture.seen[seen:] for kind in [found.kind]} == {REQUEST, ACK}
         assert "lease renewed" in lan.daemon_log
         assert set(lan.given) == {ip}
@@ -274,15 +272,17 @@ class TestKeeping:
         with lan.capture() as capture:
             ip = address(lan.add(container))
             lan.serve(*times(3), range="10.80.0.100,10.80.0.110", forget=True)
-            eventually(lambda: capture.of(NAK))
-            offers = eventually(lambda: [offer for offer in capture.of(OFFER) if str(offer.yours) != ip[:-3]])
+            until(lambda: capture.of(NAK), "a NAK")
+            offers = until(
+                lambda: [offer for offer in capture.of(OFFER) if str(offer.yours) != ip[:-3]], "another offer"
+            )
             assert str(offers[0].yours).startswith("10.80.0.1")
             time.sleep(0.5)
             assert lan.given == {}
             assert addresses(container) == [ip]
             seen = len(capture.seen)
             lan.serve(*times(3))
-            eventually(lambda: capture.of(ACK, since=seen))
+            until(lambda: capture.of(ACK, since=seen), "another ACK")
         assert lan.given == {ip[:-3]: f"{container.name}/lan/eth0"}
         assert f"but the interface has {ip[:-3]}" in lan.daemon_log
         lan.delete(container)
@@ -297,11 +297,11 @@ class TestKeeping:
             ip = address(lan.add(container))
             lan.stop_serving()
             seen = len(capture.seen)
-            eventually(lambda: capture.of(DISCOVER, since=seen))
+            until(lambda: capture.of(DISCOVER, since=seen), "another DISCOVER")
             assert capture.of(DISCOVER, since=seen)[0].options[message.REQUESTED_ADDRESS] == socket.inet_aton(ip[:-3])
             lan.serve(*times(20), forget=True)
-            eventually(lambda: capture.of(ACK, since=seen))
-        eventually(lambda: "lease rebound" in lan.daemon_log)
+            until(lambda: capture.of(ACK, since=seen), "another ACK")
+        until(lambda: "lease rebound" in lan.daemon_log, "the lease to be rebound")
         assert lan.given == {ip[:-3]: f"{container.name}/lan/eth0"}
 
     def test_expired(self, lan: Lan) -> None:
@@ -312,9 +312,9 @@ class TestKeeping:
             capture.on_message = lambda found: capture.send(reply(found, lease=2)) if not found.is_reply else None
             lan.add(container)
             assert container.ip("link", "show", "eth0")[0]["operstate"] == "UP"
-            eventually(lambda: len(capture.of(REQUEST)) > 1)
+            until(lambda: len(capture.of(REQUEST)) > 1, "a renewal")
             capture.on_message = lambda found: None
-            eventually(lambda: container.ip("link", "show", "eth0")[0]["operstate"] == "DOWN")
+            until(lambda: container.ip("link", "show", "eth0")[0]["operstate"] == "DOWN", "the interface to go down")
             assert "lease expired, bringing interface DOWN" in lan.daemon_log
             capture.on_message = lambda found: capture.send(reply(found, lease=60)) if not found.is_reply else None
             assert lan.call("CHECK", container, type="dhcp") == (0, None)
@@ -327,13 +327,13 @@ class TestKeeping:
         daemon = lan.start_daemon(*QUICK)
         with lan.capture() as capture, ThreadPoolExecutor(1) as thread:
             adding = thread.submit(lan.add, container, type="dhcp")
-            eventually(lambda: capture.of(DISCOVER))
+            until(lambda: capture.of(DISCOVER), "a DISCOVER")
             daemon.send_signal(signal.SIGTERM)
             lan.serve()
             ip = address(adding.result())
-        assert daemon.wait(10) == 0
+        assert daemon.wait(LIMIT) == 0
         lan.start_daemon(*QUICK)
-        eventually(lambda: "picked up" in lan.daemon_log)
+        until(lambda: "picked up" in lan.daemon_log, "the lease to be picked up")
         lan.delete(container, type="dhcp")
         lan.was_given_back(ip.partition("/")[0])
 
@@ -352,18 +352,19 @@ class TestKeeping:
         assert len(list(folder.glob("*.json"))) == 3
         with lan.capture() as capture:
             lan.stop_daemon(by)
+            seen = len(capture.seen)
             assert lan.socket.exists() == (by == signal.SIGKILL)
             gone.run(["ip", "link", "delete", "eth0"])
             lan.start_daemon(*QUICK)
-            eventually(lambda: "the lease is dropped: error looking up" in lan.daemon_log)
-            eventually(lambda: lan.daemon_log.count("picked up") == 2)
+            until(lambda: "the lease is dropped: error looking up" in lan.daemon_log, "a lease to be dropped")
+            until(lambda: lan.daemon_log.count("picked up") == 2, "two leases to be picked up")
             assert len(list(folder.glob("*.json"))) == 2
             assert lan.call(
                 "CHECK", container, prevResult={"cniVersion": "1.0.0", "ips": [{"address": ip}]}, type="dhcp"
             ) == (0, None)
-            renewed = eventually(lambda: capture.of(ACK) and capture.of(REQUEST))
+            renewed = until(lambda: capture.of(ACK, seen) and capture.of(REQUEST, seen), "a renewal")
             assert {str(request.client) for request in renewed} < set(lan.given)
-            assert {kind for _, found in capture.seen for kind in [found.kind]} == {REQUEST, ACK}
+            assert {found.kind for _, found in capture.seen[seen:]} == {REQUEST, ACK}
             lan.delete(container)
             lan.was_given_back(ip[:-3])
             assert len(list(folder.glob("*.json"))) == 1
@@ -374,7 +375,10 @@ class TestKeeping:
         for _ in range(3):
             lan.add(lan.node.container())
         # No namespace, and of sockets the one to listen on and the loop's own two.
-        eventually(lambda: descriptors(daemon.pid, "net:") == 0 and descriptors(daemon.pid, "socket:") == 3)
+        until(
+            lambda: descriptors(daemon.pid, "net:") == 0 and descriptors(daemon.pid, "socket:") == 3,
+            "the descriptors to be closed",
+        )
         with open(f"/proc/{daemon.pid}/status") as status:
             threads = next(int(line.split()[1]) for line in status if line.startswith("Threads:"))
         assert threads <= 9  # the loop's, and those that close sockets
@@ -484,7 +488,9 @@ class TestDaemon:
         ],
     )
     def test_misuse(self, plugins: Path, flags: str, status: int, said: str) -> None:
-        done = subprocess.run([plugins / "dhcp", "daemon", *flags.split()], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            [plugins / "dhcp", "daemon", *flags.split()], capture_output=True, text=True, timeout=LIMIT
+        )
         assert (done.returncode, done.stderr[: len(said)]) == (status, said)
 
     def test_hostprefix(self, lan: Lan) -> None:
@@ -519,12 +525,12 @@ class TestDaemon:
             with subprocess.Popen(command, pass_fds=[fd], stderr=subprocess.PIPE, text=True) as daemon:
                 assert daemon.stderr
                 if number == 2:
-                    assert daemon.wait(10) == 1
+                    assert daemon.wait(LIMIT) == 1
                     assert daemon.stderr.read() == "Too many (2) FDs passed through socket activation\n"
                     return
                 assert lan.call("STATUS", lan.node, cniVersion="1.1.0") == (0, None)
                 daemon.terminate()
-                assert daemon.wait(10) == 0
+                assert daemon.wait(LIMIT) == 0
             assert lan.socket.exists()
 
     def test_strangers(self, lan: Lan) -> None:

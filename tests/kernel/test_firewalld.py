@@ -93,7 +93,7 @@ def test_isolation_beside_firewalld_is_iptables(network: Network, firewalld: Fir
     assert [line for line in attachment_lines if "-i cni0 -o cni0 " in line]
     assert [line for line in attachment_lines if "CNI-FORWARD" in line] == []
     one.check()
-    assert not pings(one.container, other.address(4))
+    assert not pings(one.container, other.address(4), 1)
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +18,7 @@ import pytest
 from cni.kernel.netns import NetNS
 from cni.node import leftovers, namespaces
 from cni.node.collect import collect
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -304,17 +305,23 @@ def test_a_killed_add(host: Host) -> None:
     conf = json.loads((host.conf / "pods.conflist").read_text())
     text = json.dumps({**conf["plugins"][0], "name": "pods", "cniVersion": "1.0.0"}).encode()
     environ = {"CNI_COMMAND": "ADD", "CNI_IFNAME": "eth0", "CNI_NETNS": "/none", "CNI_PATH": "/none"}
-    for number in range(40):
-        victim = subprocess.Popen(
-            [plugin], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**environ, "CNI_CONTAINERID": f"c{number}"}
-        )
-        assert victim.stdin
-        victim.stdin.write(text)
-        victim.stdin.close()
-        time.sleep(number / 2000)
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-    assert host.held()
+
+    @contextlib.contextmanager
+    def adding(number: int) -> Iterator[None]:
+        environ["CNI_CONTAINERID"] = f"c{number}"
+        with subprocess.Popen([plugin], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ) as victim:
+            assert victim.stdin
+            victim.stdin.write(text)
+            victim.stdin.close()
+            yield
+            victim.kill()
+
+    for number in range(40):  # at whatever moment of its work that is
+        with adding(number):
+            time.sleep(number / 2000)
+    before = host.held()
+    with adding(40):
+        until(lambda: host.held() != before, "a reservation")
     assert host.gc()[0] == [f"0 addresses released, {len(host.held())} stay reserved"]  # they are young
     host.gc("--grace", "0", "--trust-cache")
     assert host.held() == []

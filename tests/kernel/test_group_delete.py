@@ -19,6 +19,7 @@ from cni.kernel.netns import Home, NetNS
 from cni.runtime import group_delete
 from cni.runtime.group_delete import GroupDeleter
 from tests.kernel.conftest import links
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -191,9 +192,8 @@ def test_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         threads = [threading.Thread(target=many, daemon=True) for _ in range(6)]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + 20
         for thread in threads:
-            thread.join(max(end - time.monotonic(), 0))
+            thread.join(LIMIT)
     finally:
         sys.setswitchinterval(before)
     assert not any(thread.is_alive() for thread in threads)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.spec import version
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from tests.conftest import Call, Node
@@ -60,7 +61,7 @@ def test_up_and_down_in_every_version(loopback: Loopback, spec: str) -> None:
     else:
         assert (result["ip4"]["ip"], result["ip6"]["ip"]) == ("127.0.0.1/8", "::1/128")
     assert loopback.run("ADD", spec) == result
-    assert loopback.container.run(["ping", "-n", "-c1", "-W1", "127.0.0.1"], check=False).returncode == 0
+    assert loopback.container.run(["ping", "-n", "-c1", f"-W{LIMIT}", "127.0.0.1"], check=False).returncode == 0
     assert loopback.run("DEL", spec) is None
     assert not loopback.is_up()
     assert loopback.run("DEL", spec) is None

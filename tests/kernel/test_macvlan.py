@@ -13,6 +13,7 @@ import pytest
 from cni.kernel.netns import NetNS
 from cni.spec import version
 from cni_plugins.main.macvlan import plugin
+from tests.waiting import LIMIT
 
 from .conftest import Attachment, Network, Refused, addresses, links, pings, setting
 
@@ -170,7 +171,7 @@ def test_modes(network: Network, mode: str) -> None:
     one, other = network.attach(), network.attach()
     assert kind(one) == ("macvlan", mode or "bridge")
     assert pings(one.container, GATEWAY[4])
-    assert pings(one.container, other.address(4), 1 if MODES[mode] else 0.2) == MODES[mode]
+    assert pings(one.container, other.address(4), LIMIT if MODES[mode] else 0.2) == MODES[mode]
     one.check()
     one.delete()
 
@@ -273,7 +274,7 @@ def test_a_master_in_the_container(network: Network, named: bool) -> None:
         container.run(["ip", "route", "add", "default", "dev", "up0"])
     one.add()
     assert one.link["link"] == "up0"
-    assert pings(container, GATEWAY[4], seconds=5)  # up0's other end hears of its return when the kernel gets to it
+    assert pings(container, GATEWAY[4])
     one.check()
     network.status()
     one.delete()

@@ -452,7 +452,7 @@ def test_what_the_world_sees(node: Node, backend: str) -> None:
 import socket, sys
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind(("0.0.0.0", 7777))
-server.settimeout(10)
+server.settimeout(60)
 print(server.recvfrom(9)[1][0])
 """
         send = f"while :; do echo x > /dev/udp/{address}/7777; sleep 0.05; done"

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.spec import version
+from tests.waiting import LIMIT, lock_waiters, until
 
 from .conftest import Attachment, Network, Refused
 
@@ -556,17 +556,14 @@ def test_check_names_what_is_missing(one: Attachment, container: Node, case: str
 def test_an_add_waits_for_who_holds_the_namespace(one: Attachment, container: Node) -> None:
     with open(container.path, "rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        released: list[float] = []
 
         def release() -> None:
-            time.sleep(0.4)
-            released.append(time.monotonic())
+            until(lambda: lock_waiters(container.path), "the ADD to wait for the lock")
             fcntl.flock(held, fcntl.LOCK_UN)
 
         thread = threading.Thread(target=release)
         thread.start()
         one.add(prevResult=BOTH)
-        assert time.monotonic() >= released[0]
         thread.join()
 
 
@@ -654,7 +651,7 @@ def test_answers_leave_by_the_interface_that_they_are_from(
 
     def ways(address: str) -> tuple[bool, bool]:
         """Whether pings are answered by net1, and whether what is sent from there leaves by it."""
-        far.run(["ping", "-n", "-c", "1", "-i", "0.1", "-w", "5", address])  # till neighbours are found
+        far.run(["ping", "-n", "-c", "1", "-i", "0.1", "-w", str(LIMIT), address])  # till neighbours are found
         before = packets_sent(container, "net1"), packets_sent(container, "eth0")
         far.run(["ping", "-n", "-c", "20", "-i", "0.002", "-W", "1", address])
         answered = packets_sent(container, "net1"), packets_sent(container, "eth0")

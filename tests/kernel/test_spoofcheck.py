@@ -14,6 +14,7 @@ from cni.kernel.netns import NetNS
 from cni.netfilter import nftables
 from cni.spec.errors import CNIError
 from cni_plugins.main.bridge import spoofcheck
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from tests.conftest import Call, Node
@@ -338,7 +339,7 @@ def rules_of(container: Node, result: Json) -> list[Json]:
     return protected(port["name"], inside["mac"], container.name, "eth0")
 
 
-def pings(source: Node, result: Json, seconds: float = 1) -> bool:
+def pings(source: Node, result: Json, seconds: float = LIMIT) -> bool:
     address = result["ips"][0]["address"].partition("/")[0]
     return source.run(["ping", "-n", "-c1", f"-W{seconds}", address], check=False).returncode == 0
 
@@ -355,7 +356,7 @@ def test_what_comes_from_another_mac(network: Network, spoofcheck: bool) -> None
         one.run(["ip", "link", "set", "eth0", "address", mac])
         one.run(["ip", "neigh", "flush", "dev", "eth0"])
         other.run(["ip", "neigh", "flush", "dev", "eth0"])
-        assert pings(one, others, 1 if passes else 0.3) == passes
+        assert pings(one, others, LIMIT if passes else 0.3) == passes
     # The other's MAC is no better.
     one.run(["ip", "link", "set", "eth0", "address", others["interfaces"][2]["mac"]])
     learned = network.node.run(["bridge", "fdb", "show", "dev", result["interfaces"][1]["name"]]).stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,10 +132,10 @@ def network(node: Node, call: Call, plugins: Path, tmp_path: Path) -> Network:
 def test_life_of_an_attachment_in_every_version(network: Network, family: str, spec: str) -> None:
     network.config["cniVersion"] = spec
     network.ipam(FAMILIES[family], routes=ROUTES[family])
-    start = time.monotonic()
     result = network.add()
-    # Nobody has opened the device, so it has no carrier; nothing was waited for.
-    assert time.monotonic() - start < 3
+    # Nobody has opened the device, so it has no carrier; duplicates are not looked for in vain.
+    (eth0,) = network.container.ip("address", "show", "dev", "eth0")
+    assert not any(address.get("tentative") for address in eth0["addr_info"])
     assert result["cniVersion"] == spec
     assert network.device["linkinfo"]["info_kind"] == "tun"
     assert network.info["type"] == "tap"
@@ -208,7 +207,7 @@ def frames(kind):
         if frame[12:14] == kind:
             yield frame
 
-ping = subprocess.Popen(["ping", "-n", "-c1", "-W5", "10.1.2.77"], stdout=subprocess.DEVNULL)
+ping = subprocess.Popen(["ping", "-n", "-c1", "-W600", "10.1.2.77"], stdout=subprocess.DEVNULL)
 for frame in frames(b"\\x08\\x06"):
     if frame[20:22] == b"\\0\\1" and frame[38:42] == ipv4:
         print("ARP request from", frame[6:12].hex(":"))
@@ -223,7 +222,7 @@ for frame in frames(b"\\x08\\0"):
         break
 print("ping ended with", ping.wait())
 
-ping = subprocess.Popen(["ping", "-n", "-c1", "-W5", "2001:db8:1::77"], stdout=subprocess.DEVNULL)
+ping = subprocess.Popen(["ping", "-n", "-c1", "-W600", "2001:db8:1::77"], stdout=subprocess.DEVNULL)
 for frame in frames(b"\\x86\\xdd"):
     if frame[54] == 135 and frame[62:78] == ipv6:
         print("solicitation from", frame[6:12].hex(":"))
@@ -583,7 +582,7 @@ import fcntl, os, struct, time
 tap = os.open("/dev/net/tun", os.O_RDWR)
 fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"eth0", 0x1002))
 print(flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 
 from cni.invoke import launcher
 from tests.kernel.conftest import links
+from tests.waiting import LIMIT, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ class Service:
         self._listener.listen(256)
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.bind(str(path.with_name("notify")))
-        self._notified.settimeout(30)
+        self._notified.settimeout(LIMIT)
         self._agent: subprocess.Popen[bytes] | None = None
 
     def restart(self, release: Release) -> None:
@@ -83,7 +83,7 @@ class Service:
 
     def stop(self) -> None:
         if self._agent:
-            assert self.terminate().wait(30) == 0
+            assert self.terminate().wait(LIMIT) == 0
             assert self._notified.recv(100) == b"STOPPING=1"
 
     def close(self) -> None:
@@ -112,6 +112,7 @@ def attach(node: Node, tmp_path: Path) -> Callable[..., subprocess.CompletedProc
             "CNI_IFNAME": "eth0",
             "CNI_PATH": str(folder),
             "CNI_AGENT_SOCKET": str(tmp_path / "run" / "agent.sock"),
+            "CNI_AGENT_TIMEOUT": "",  # the usual one, for both to serve calls
         }
         return node.run([str(folder / "bridge")], stdin=json.dumps({**config, **more}), env=variables, check=False)
 
@@ -144,13 +145,13 @@ def test_no_call_fails(
     for number in range(ROUNDS):
         release = releases[1 - number % 2]
         release.install(tmp_path / "bin")
-        time.sleep(0.1)
+        until(lambda: failures or min(calls) > number, "a call of each caller")  # noqa: B023
         service.restart(release)
     is_over.set()
     for caller in callers:
         caller.join()
     assert failures == []
-    assert min(calls) > ROUNDS
+    assert min(calls) >= ROUNDS
     # The container that ran all the time is as it was, and what the new release detaches is gone.
     assert attach("CHECK", running, prevResult=before).returncode == 0
     assert attach("DEL", running).returncode == 0
@@ -175,9 +176,7 @@ def test_a_call_that_runs_is_finished(
     answers: list[subprocess.CompletedProcess[str]] = []
     caller = threading.Thread(target=lambda: answers.append(attach("ADD", container, ipam={"type": "slow"})))
     caller.start()
-    while not (tmp_path / "asked").exists():
-        assert caller.is_alive()
-        time.sleep(0.01)
+    until(lambda: (tmp_path / "asked").exists() or not caller.is_alive(), "the IPAM plugin")
     service.stop()
     caller.join()
     (answer,) = answers
