@@ -23,6 +23,7 @@ from cni.bench.worker import Spec, usage_of
 from cni.cli import bench
 from cni.cli.main import main
 from cni.node import scratch
+from tests.waiting import LIMIT
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -115,7 +116,7 @@ def test_slots_are_different_ones(many: Run) -> None:
     barrier = threading.Barrier(3) if many is parallel.threads else scratch._fork.Barrier(3)
 
     def job(slot: int, _: int) -> int:
-        barrier.wait(20)
+        barrier.wait(LIMIT)
         return slot
 
     assert sorted(many(3, 3, job)[1]) == [0, 1, 2]

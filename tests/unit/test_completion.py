@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cni.cli.main import COMMANDS, main
+from tests.waiting import LIMIT
 
 ROOT = Path(__file__).parents[2]
 MAN = ROOT / "docs/man"
@@ -46,7 +47,7 @@ def script(shell: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Path
 
 def run(*argv: str | Path, stdin: str = "") -> str:
     assert shutil.which(str(argv[0])), f"{argv[0]} is not installed"
-    done = subprocess.run(list(map(str, argv)), input=stdin, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(list(map(str, argv)), input=stdin, capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -364,21 +364,21 @@ def sound(number: int, payload: bytes) -> None:
         assert not complaint or complaint.startswith("malformed netlink message: ")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(SAMPLES), st.integers(0, 2**32))
 def test_damaged_messages(sample: tuple[int, bytes], seed: int) -> None:
     number, payload = sample
     sound(number, messages.damaged(payload, random.Random(seed)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from([messages.NEWLINK, messages.NEWADDR, messages.NEWROUTE]), st.binary(max_size=120))
 def test_random_messages(number: int, payload: bytes) -> None:
     sound(number, payload)
     sound(number, b"\2" + payload)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32))
 def test_damaged_messages_of_this_kernel(seed: int) -> None:
     chance = random.Random(seed)

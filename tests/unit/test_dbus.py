@@ -14,6 +14,7 @@ import pytest
 
 from cni_plugins.meta.firewall import dbus
 from cni_plugins.meta.firewall.dbus import Bus, DBusError
+from tests.waiting import LIMIT
 
 DBUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 CONFIG = """
@@ -150,12 +151,12 @@ def answering(tmp_path: Path) -> Iterator[Callable[[bytes], str]]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{tmp_path}/bus")
     listener.listen()
-    listener.settimeout(10)
+    listener.settimeout(LIMIT)
 
     def serve(answer: bytes) -> None:
         connection, _ = listener.accept()
         with connection:
-            connection.settimeout(10)
+            connection.settimeout(LIMIT)
             connection.recv(4096)
             connection.sendall(b"OK 1234")
             connection.sendall(b"deadbeef\r\n")

@@ -278,7 +278,7 @@ def look_at_all(data: bytes) -> None:
         found.number(code)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.sampled_from(SAMPLES),
     st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), max_size=10),
@@ -292,7 +292,7 @@ def test_mutated_packets(packet: bytes, changes: list[tuple[int, bytes]], size: 
     look_at_all(udp(bytes(changed[28:size])))  # with sound headers
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200), st.binary(max_size=192))
 def test_any_options(options: bytes, overloaded: bytes) -> None:
     data = bytearray(ack(OVERLOAD=b"\3").encode()[:246] + options)
@@ -300,7 +300,7 @@ def test_any_options(options: bytes, overloaded: bytes) -> None:
     look_at_all(udp(bytes(data)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=600))
 def test_any_bytes(data: bytes) -> None:
     look_at_all(data)

@@ -208,7 +208,7 @@ STREAMS = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(STREAMS), st.lists(st.tuples(st.integers(0, 1 << 16), st.binary(max_size=3)), max_size=8), st.data()
 )
@@ -226,7 +226,7 @@ def test_mutated_streams(stream: bytes, changes: list[tuple[int, bytes]], data: 
         pass
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_any_bytes(data: bytes) -> None:
     try:

@@ -11,6 +11,7 @@ import pytest
 
 import cni
 from cni.invoke import bundle
+from tests.waiting import LIMIT
 
 Foreign = Callable[[set[str]], set[str]]
 
@@ -42,7 +43,7 @@ def hot_modules() -> list[str]:
 def imported_by(module: str) -> set[str]:
     """What a fresh interpreter, started as plugins start theirs, has after importing ``module``."""
     command = [sys.executable, "-I", "-S", "-E", "-c", PROGRAM, str(FOLDER), module]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT)
     return set(done.stdout.split())
 
 

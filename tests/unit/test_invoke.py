@@ -96,6 +96,7 @@ def test_environment_sets_all_six(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CNI_IFNAME", "stale")
     monkeypatch.setenv("CNI_ARGS", "stale")
     monkeypatch.setenv("OTHER", "kept")
+    monkeypatch.delenv("CNI_AGENT_TIMEOUT")  # the tests' own
     environ = invoke.environment("ADD", container_id="c", netns="/n", ifname="eth0", paths=["/a", "/b"])
     assert environ["OTHER"] == "kept"
     assert {key: value for key, value in environ.items() if key.startswith("CNI_")} == {

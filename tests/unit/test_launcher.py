@@ -18,6 +18,7 @@ import pytest
 from cni.invoke import launcher
 from cni.invoke.launcher import MAGIC, PACKAGES, TRAILER_SIZE, Trailer
 from cni.spec import version
+from tests.waiting import LIMIT
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(PACKAGES) / "cni" / "_launcher"
@@ -48,7 +49,7 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
     )
 
 
@@ -284,7 +285,7 @@ def install(folder: Path, *packages: Path) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([*map(str, packages), PACKAGES, *filter(None, sys.path)])
     command = [sys.executable, "-m", "cni", "install", "--dir", str(folder)]
     return subprocess.run(
-        command, cwd="/", env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+        command, cwd="/", env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=LIMIT
     )
 
 

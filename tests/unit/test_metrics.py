@@ -29,6 +29,7 @@ from cni.node import pools
 from cni.runtime.group_delete import GroupDeleter
 from cni.spec import errors
 from cni.spec.errors import CNIError
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from cni.agent.protocol import Request
@@ -326,7 +327,7 @@ def address(metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def get(address: Address, request: bytes) -> bytes:
-    with address.connect(10) as connection:
+    with address.connect(LIMIT) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
@@ -349,9 +350,10 @@ def test_metrics_and_nothing_else(metrics: Metrics, address: Address) -> None:
         assert b"200" not in get(address, b"GET /metrics HTTP/1.0\r\nX: " + b"x" * 10_000)[:15]
 
 
-def test_slow_clients_go_away(address: Address) -> None:
+def test_slow_clients_go_away(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of them than there are threads, at their first byte or somewhere in the middle: all are hung up on."""
-    slow = [address.connect(10) for _ in range(12)]
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    slow = [address.connect(LIMIT) for _ in range(12)]
     for number, connection in enumerate(slow):
         connection.sendall(b"GET /metrics HTTP/1.0\r\n"[:number])
     assert b"200 OK" in get(address, b"GET /metrics HTTP/1.0\r\n\r\n")

@@ -7,7 +7,6 @@ import contextvars
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from cni.runtime import CNI, AsyncCNI, DeadlineExceeded, Exec, NetworkConfigList, RuntimeConf
 from cni.spec.errors import CNIError
 from cni.spec.version import PluginInfo
+from tests.waiting import LIMIT
 
 RT = RuntimeConf("cid", "/run/netns/x", "eth0")
 
@@ -33,7 +33,7 @@ class Folder:
         self.path = path
         self.plugin("answers", 'echo \'{"ips":[{"address":"10.1.2.3/24"}]}\'')
         self.plugin("fails", 'echo \'{"code": 11, "msg": "busy"}\'; exit 1')
-        self.plugin("lasts", f"echo $$ > {path}/pid; exec sleep 60")
+        self.plugin("lasts", f"echo $$ > {path}/pid; exec sleep 3600")
         self.cni = AsyncCNI([str(path)], str(path))
 
     def plugin(self, name: str, script: str) -> None:
@@ -94,7 +94,7 @@ def test_errors(folder: Folder) -> None:
 
 def test_side_by_side(folder: Folder) -> None:
     many = 40  # more than the threads that asyncio has of its own, on however many processors
-    meeting = threading.Barrier(many, timeout=10)
+    meeting = threading.Barrier(many, timeout=LIMIT)
 
     class Meets(Exec):
         def find(self, plugin_type: str, path: object) -> str:
@@ -160,11 +160,9 @@ def test_cancelling_kills_the_plugin(folder: Folder, operation: str) -> None:
         }
         task = asyncio.create_task(calls[operation]())
         pid = await folder.started()
-        begin = time.monotonic()
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert time.monotonic() - begin < 5
+        await asyncio.wait([task], timeout=LIMIT)
+        assert task.cancelled()
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
@@ -209,7 +207,9 @@ def test_cancelled_before_it_began(folder: Folder) -> None:
     asyncio.run(work())
 
 
-def test_an_own_exec_starts_nothing_more(tmp_path: Path) -> None:
+def test_an_own_exec_starts_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = threading.Event()
+
     class Slow(Exec):
         calls = 0
 
@@ -218,13 +218,15 @@ def test_an_own_exec_starts_nothing_more(tmp_path: Path) -> None:
 
         def execute(self, path: str, config: bytes, environ: Mapping[str, str], timeout: float | None) -> bytes:
             self.calls += 1
-            time.sleep(0.2)
+            failing.wait(LIMIT)
             raise CNIError("failed")
 
         def probe_version(self, path: str, timeout: float | None) -> PluginInfo:
             raise AssertionError
 
     exec = Slow()
+    # It fails once the operation knows that it is cancelled.
+    monkeypatch.setattr("cni.runtime.aio._StoppableExec.kill", lambda _: failing.set())
 
     async def work() -> None:
         task = asyncio.create_task(AsyncCNI([], str(tmp_path), exec).gc(config_list("a", "b"), []))

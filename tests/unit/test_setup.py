@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT
+
 SETUP = Path(__file__).parents[2] / "scripts" / "setup"
 
 
@@ -34,7 +36,7 @@ class Machine:
     def set_up(self, what: str = "demo") -> tuple[int, str, list[str]]:
         """The exit status, what it said, and what apt-get was asked."""
         done = subprocess.run(
-            ["/bin/sh", str(SETUP), what], env={"PATH": str(self.folder)}, capture_output=True, text=True, timeout=60
+            ["/bin/sh", str(SETUP), what], env={"PATH": str(self.folder)}, capture_output=True, text=True, timeout=LIMIT
         )
         asked = self.asked.read_text().splitlines() if self.asked.exists() else []
         return done.returncode, done.stdout + done.stderr, asked

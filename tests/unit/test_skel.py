@@ -21,6 +21,7 @@ from cni.spec.errors import CNIError
 from cni.spec.ip import CIDR
 from cni.spec.result import IPConfig, Result
 from cni.system import process
+from tests.waiting import LIMIT
 
 ENVIRON = {
     "CNI_CONTAINERID": "some-container-id",
@@ -798,7 +799,7 @@ def script(tmp_path: os.PathLike[str]) -> str:
 def start(script: str, redirections: str = "", config: object = CONFIG, **environ: str) -> process.Completed:
     variables = {**ENVIRON, "PYTHONPATH": os.pathsep.join(sys.path), "CNI_COMMAND": "ADD", **environ}
     command = ["sh", "-c", f'exec "$0" "$1" {redirections}', sys.executable, script]
-    return process.run(command, json.dumps(config).encode(), {**os.environ, **variables}, timeout=60)
+    return process.run(command, json.dumps(config).encode(), {**os.environ, **variables}, timeout=LIMIT)
 
 
 def test_a_process_that_succeeds(script: str) -> None:

@@ -28,6 +28,7 @@ from cni.system import files, process, tracing
 from cni.system.undo import Undo
 from tests import spans
 from tests.spans import CALLER, TRACE, TRACEPARENT
+from tests.waiting import LIMIT, lock_waiters, until
 
 CONFIG = json.dumps({"cniVersion": "1.1.0", "name": "net", "type": "x"}).encode()
 LINE = re.compile(r"cni x ADD: +\d+\.\d\d +\+\d+\.\d\d ms  (.*)")
@@ -176,6 +177,10 @@ class TestSpans:
         path = tmp_path / "lock"
         held, wanted = (os.open(path, os.O_CREAT | os.O_RDWR) for _ in range(2))
         fcntl.flock(held, fcntl.LOCK_EX)
+
+        def release() -> None:
+            until(lambda: lock_waiters(path), "a caller that waits for the lock")
+            os.close(held)
 
         def wait(request: Request) -> Result:
             threading.Timer(0.05, os.close, [held]).start()
