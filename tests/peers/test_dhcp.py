@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.waiting import LIMIT
+
 if TYPE_CHECKING:
     from tests.lan import Lan
 
@@ -70,6 +72,6 @@ def test_under_the_bridge_of_the_reference(
     (tmp_path / "bridge").symlink_to(go_plugins / "bridge")
     (tmp_path / "dhcp").symlink_to(folders[client] / "dhcp")
     command = [recipes / "check-dhcp", tmp_path, folders[daemon]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert done.stdout.rstrip().endswith("PASS"), done
     assert ("lease given back" in done.stdout) == (daemon == "ours"), done.stdout

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.waiting import LIMIT
+
 if TYPE_CHECKING:
     from tests.conftest import Node
 
@@ -69,7 +71,7 @@ def test_either_s_delegates(adds: str, deletes: str, flannel: Flannel) -> None:
     result = flannel.call("ADD", container, adds)
     assert [ip["address"] for ip in result["ips"]] == ["10.1.17.2/24", "2001:db8:0:1::2/64"]
     assert container.ip("link", "show", "dev", "eth0")[0]["mtu"] == 1450
-    container.run(["ping", "-n", "-c1", "-W1", "10.1.17.1"])
+    container.run(["ping", "-n", "-c1", f"-W{LIMIT}", "10.1.17.1"])
     # Debian's Go bridge of 1.1 doesn't find routes again that leave the gateway to it, as flannel's do.
     assert flannel.call("CHECK", container, "ours", prevResult=result) is None
     for _ in range(2):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.waiting import is_listening, until
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -202,7 +203,7 @@ def test_macvlan_with_their_dhcp(network: Callable[..., Network], node: Node, go
         gateway.start(["dnsmasq", *options]),
         node.start([str(go_plugins / "dhcp"), "daemon", "-socketpath", str(socket)]),
     ):
-        await_(lambda: socket.exists() and leases.exists())
+        until(lambda: is_listening(socket) and leases.exists(), "the daemon and the server")
         result = net.add(container)
         [[family, address, *_]] = addresses(container, "eth0")
         assert (family, f"{address}/24") == ("inet", result["ips"][0]["address"])
@@ -210,12 +211,5 @@ def test_macvlan_with_their_dhcp(network: Callable[..., Network], node: Node, go
         ping(container, "10.1.2.1")
         net.check(container, result)
         net.delete(container)
-        await_(lambda: address not in leases.read_text())
+        until(lambda: address not in leases.read_text(), "the address to be given back")
     assert [link["ifname"] for link in container.ip("link")] == ["lo"]
-
-
-def await_(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)

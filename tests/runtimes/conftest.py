@@ -10,12 +10,13 @@ import select
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.waiting import LIMIT, until
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -26,7 +27,7 @@ IMAGE = "localhost/test/busybox:1"
 def run(*argv: str | Path, check: bool = True) -> str:
     """A command's stdout; a failure shows what it said. Without `check`, all that it said."""
     command = [str(word) for word in argv]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL)
     if check and done.returncode:
         pytest.fail(f"{command} ended with {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}")
     return done.stdout if check else done.stdout + done.stderr
@@ -44,10 +45,7 @@ def nothing_left(folder: Path) -> Iterator[None]:
     """No process, mount or socket of the test's runtime is there after it."""
     shims = _entries("/run/containerd/s")
     yield
-    deadline = time.monotonic() + 10
-    while (left := _processes_of(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left == []
+    until(lambda: _processes_of(folder) == [], "the runtime's processes to end")
     if "PYTEST_XDIST_WORKER" not in os.environ:  # else a neighbour's come and go
         assert _entries("/run/containerd/s") <= shims
 
@@ -250,7 +248,7 @@ class Containerd:
         run(self._recipes / "containerd-up", "-d", self.folder)
         _await_end(daemon)
         for job in self._jobs:
-            job.communicate(timeout=30)
+            job.communicate(timeout=LIMIT)
 
 
 @pytest.fixture
@@ -273,6 +271,6 @@ def _await_end(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         fd = os.pidfd_open(pid)
         try:
-            assert select.select([fd], [], [], 10)[0], f"process {pid} of the runtime does not end"
+            assert select.select([fd], [], [], LIMIT)[0], f"process {pid} of the runtime does not end"
         finally:
             os.close(fd)

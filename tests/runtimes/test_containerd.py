@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.waiting import LIMIT
+
 if TYPE_CHECKING:
     from tests.conftest import Node
     from tests.runtimes.conftest import Containerd, Logged
@@ -53,7 +55,7 @@ def test_ctr_run(
     assert c.ctr_state.rules()
 
     c.kill("one")
-    job.wait(30)  # it has called DEL then
+    job.wait(LIMIT)  # it has called DEL then
     c.ctr_state.nothing_left()
     for plugin in ("bridge", "host-local"):
         assert [call.result["cniVersion"] for call in wrapped.calls(plugin, "ADD")] == [version, version]
@@ -74,10 +76,10 @@ def test_pods_reach_each_other(
     v4, v6 = web_ips.split(",")
     assert (v4.startswith("10.71.0."), v6.startswith("fd71::"), v4 in client_ips) == (True, True, False)
     for address in (v4, v6):
-        c.cri("exec", box, "/bin/ping", "-c", "1", "-W", "2", address)
+        c.cri("exec", box, "/bin/ping", "-c", "1", "-W", str(LIMIT), address)
     for host in (v4, f"[{v6}]"):
         assert c.cri("exec", box, "/bin/wget", "-qO-", f"http://{host}/") == PAGE
-    assert c.cri("exec", box, "/bin/ping", "-c", "1", "-W", "2", "127.0.0.1")
+    assert c.cri("exec", box, "/bin/ping", "-c", "1", "-W", str(LIMIT), "127.0.0.1")
 
     for pod in (web, client):
         c.cri("stop", pod)

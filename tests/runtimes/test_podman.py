@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.runtime.cache import ResultCache
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from tests.runtimes.conftest import Logged, Podman
@@ -102,7 +103,7 @@ def test_on_a_network_of_our_plugins_alone(podman: Callable[[Path], Podman], plu
     addresses = [_addresses(p, name, "own") for name in names]
     assert len({address for pair in addresses for address in pair}) == 8
     for address in addresses[1]:
-        p("exec", "c0", "ping", "-c", "1", "-W", "2", address)
+        p("exec", "c0", "ping", "-c", "1", "-W", str(LIMIT), address)
     assert p("exec", "c2", "wget", "-qO-", f"http://{addresses[3][0]}/") == PAGE
     assert len(p.state.ports()) == len(p.state.results()) == 4
     assert p.state.rules()
@@ -122,7 +123,7 @@ def test_a_full_range_is_podmans_error_and_leaves_nothing(podman: Callable[[Path
     assert "no IP addresses available in range set: 10.73.0.1-10.73.0.2" in said
     assert (len(p.state.ports()), p.state.addresses(), len(p.state.results())) == (1, ["10.73.0.2"], 1)
     p("rm", "-f", "-t", "0", "first")
-    p("run", "--rm", "--network", "own", IMAGE, "ping", "-c", "1", "-W", "2", "10.73.0.1")
+    p("run", "--rm", "--network", "own", IMAGE, "ping", "-c", "1", "-W", str(LIMIT), "10.73.0.1")
     p("rm", "second")
     p.state.nothing_left()
 

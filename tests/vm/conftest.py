@@ -28,11 +28,12 @@ from typing import Any
 import pytest
 
 from tests.networks import Attachment, Network, Refused, addresses, links, make_network, pings, setting
+from tests.waiting import LIMIT
 
 __all__ = ["Attachment", "Network", "Refused", "addresses", "links", "make_network", "pings", "setting"]
 
 HERE = Path(__file__).parent
-TIME_LIMIT = 300  # seconds for one file's guest
+TIME_LIMIT = 3 * LIMIT  # seconds for one file's guest
 
 # Set in the guest: the file to which its pytest writes what became of each test, a line of JSON each phase.
 REPORTS = os.environ.get("CNI_GUEST_REPORTS")

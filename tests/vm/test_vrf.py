@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from cni.kernel.netns import NetNS
 from cni.spec import version
 from cni_plugins.meta import vrf as module
+from tests.waiting import LIMIT, lock_waiters, until
 
 from .conftest import Attachment, Network, Refused, addresses, links, pings, setting
 
@@ -377,7 +377,7 @@ def test_addresses_are_kept_and_not_probed_again(network: Network, container: No
     setting(container, "ipv6/conf/all/keep_addr_on_down", everywhere)
     setting(container, "ipv6/conf/eth2/keep_addr_on_down", here)
     change(container, *(f"address add {words} dev eth2" for words in ADDRESSES))
-    eventually(lambda: not tentative(container, "eth2"))
+    until(lambda: not tentative(container, "eth2"), "the end of the probing")
     before = described(container, "eth2")
     one = Vrf(network, container, "eth2")
     one.add()
@@ -396,13 +396,6 @@ def described(container: Node, name: str) -> list[Json]:
     """A link's addresses in order, but for their sign that they are not to be probed, which they get."""
     found = state(container)["addresses"][name]
     return [{key: value for key, value in one.items() if key != "nodad"} for one in found]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -554,14 +547,15 @@ def test_the_same_addresses_in_two_vrfs(network: Network, node: Node, family: in
         add_route(container, default, dev=name)
         Vrf(network, container, name, own).add(vrfname=f"red{number}")
 
-    def reaches(vrf: str, address: str) -> bool:
-        return container.run(["ping", "-n", "-c1", "-W1", "-I", vrf, address], check=False).returncode == 0
+    def reaches(vrf: str, address: str, seconds: float = LIMIT) -> bool:
+        return container.run(["ping", "-n", "-c1", f"-W{seconds}", "-I", vrf, address], check=False).returncode == 0
 
     for number in (1, 2):
         assert reaches(f"red{number}", common)
         for other in (1, 2):
-            assert reaches(f"red{number}", far.format(other).partition("/")[0]) == (number == other)
-    assert not pings(container, common)
+            address, is_own = far.format(other).partition("/")[0], number == other
+            assert reaches(f"red{number}", address, LIMIT if is_own else 1) == is_own
+    assert not pings(container, common, 1)
 
 
 PREFIXES = [[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00:1::/64"}]]
@@ -589,8 +583,8 @@ def test_a_list(make_network: Callable[..., Network], node: Node, plugin: str) -
     assert table_of(one.container, "blue") == 1
     assert addresses(one.container, "eth0") == set(one.addresses)
     for address in ("203.0.113.1", "2001:db8::1"):
-        assert one.container.run(["ping", "-n", "-c1", "-W2", "-I", "blue", address]).returncode == 0
-        assert not pings(one.container, address)
+        assert one.container.run(["ping", "-n", "-c1", f"-W{LIMIT}", "-I", "blue", address]).returncode == 0
+        assert not pings(one.container, address, 1)
     for address in one.addresses if plugin == "ptp" else ():
         assert pings(node, address.partition("/")[0])
     one.check()
@@ -829,7 +823,7 @@ def test_at_the_same_time(eth0: Vrf, eth1: Vrf, plugins: Path) -> None:
     for names in (("blue", "blue"), ("blue", "red")):
         with locked(eth0.container):
             started = [start(one, plugins, "ADD", vrfname=name) for one, name in zip((eth0, eth1), names, strict=True)]
-            time.sleep(0.5)
+            until(lambda: lock_waiters(eth0.container.path) == 2, "both to wait for the lock")
             assert vrfs(eth0.container) == set()
         finish(*started)
         assert (master(eth0.container), master(eth0.container, "eth1")) == names
