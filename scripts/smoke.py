@@ -67,7 +67,7 @@ def reaches(one, other, address) -> bool:
         listener.bind(("", 8080))
         listener.listen()
         with socket.socket(fileno=one.socket(socket.AF_INET, socket.SOCK_STREAM)) as client:
-            client.settimeout(10)
+            client.settimeout(60)
             client.connect((address, 8080))
     return True
 

@@ -15,6 +15,7 @@ import pytest
 from tests.docs import runtimes
 from tests.docs.blocks import Page
 from tests.docs.node import Node, Shell
+from tests.waiting import LIMIT
 from tests.wheels.conftest import OLD_GLIBC, interpreter, run, workshop
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Desk:
             self.program(name, f'exec {sys.executable} -P {arguments} "$@"')
         path = [str(self.bin), *("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")]
         environ = {
+            "CNI_AGENT_TIMEOUT": str(LIMIT),
             "COLUMNS": "100",
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",

@@ -75,7 +75,7 @@ def _start(ask: Ask, container_id: str) -> int:
 
 
 def _exec(ask: Ask, container_id: str, *argv: str) -> int:
-    done = ask("ExecSync", container_id=container_id, cmd=list(argv), timeout=30)
+    done = ask("ExecSync", container_id=container_id, cmd=list(argv), timeout=600)
     sys.stdout.buffer.write(done.get("stdout", b""))
     sys.stderr.buffer.write(done.get("stderr", b""))
     return int(done.get("exit_code", 0))

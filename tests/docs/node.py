@@ -10,7 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
-COMMAND_LIMIT = 60.0  # seconds
+from tests.waiting import LIMIT
+
 _EMPTY = ("/etc/cni", "/etc/containers", "/opt/cni", "/var/lib/cni", "/var/lib/containers", "/run")
 _NAMESPACES = ("mount", "net", "pid", "uts", "ipc")
 # A page is root, and may remove what it likes: EVERY folder of the machine is covered. Of the kernel's own, devices
@@ -106,11 +107,11 @@ class Shell:
     def _read_until(self, mark: str) -> str:
         assert self._bash.stdout
         read = b""
-        deadline = time.monotonic() + COMMAND_LIMIT
+        deadline = time.monotonic() + LIMIT
         with selectors.DefaultSelector() as selector:
             selector.register(self._bash.stdout, selectors.EVENT_READ)
             while not (read.endswith(b"\n") and mark.encode() in read):
-                assert selector.select(deadline - time.monotonic()), f"no end after {COMMAND_LIMIT} s: {read.decode()}"
+                assert selector.select(deadline - time.monotonic()), f"no end after {LIMIT} s: {read.decode()}"
                 part = os.read(self._bash.stdout.fileno(), 65536)
                 assert part, f"the shell is gone: {read.decode()}"
                 read += part

@@ -65,7 +65,7 @@ def _start(unit: str) -> None:
     address.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, (PROCESSES / f"{unit}.log").open("a") as log:
         told.bind(str(address))
-        told.settimeout(30)
+        told.settimeout(600)
         started = subprocess.Popen(
             shlex.split(service["ExecStart"].replace("%%", "%").replace("$$", "$")),
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NOTIFY_SOCKET": str(address)},

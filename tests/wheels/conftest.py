@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT
+
 ROOT = Path(__file__).parents[2]
 ZIG = f"{sys.executable} -m ziglang"
 OLD_GLIBC = "manylinux_2_17"
@@ -28,7 +30,7 @@ def run(*argv: str | Path, cwd: Path | None = None, **environ: str) -> str:
         env={**os.environ, "PYTHONPATH": "", **environ},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, f"{argv} ended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout

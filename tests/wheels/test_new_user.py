@@ -24,6 +24,7 @@ import pytest
 
 from cni.invoke import launcher
 from tests.runtimes.conftest import IMAGE, Podman
+from tests.waiting import LIMIT
 from tests.wheels.conftest import run
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Box:
     def ask(self, command: str) -> tuple[int, str, str]:
         """Run a shell's command: its exit status, stdout and stderr."""
         with self.start(command, stdout=subprocess.PIPE) as process:
-            stdout, stderr = process.communicate(timeout=60)
+            stdout, stderr = process.communicate(timeout=LIMIT)
         assert "Traceback" not in stderr, stderr
         return process.returncode, stdout, stderr
 
@@ -408,7 +409,7 @@ def test_ctrl_c(box: Box, tmp_path: Path, command: str) -> None:
     with box.start(f"exec env {command.format(fifo)}") as process:
         writer = os.open(fifo, os.O_WRONLY)  # from now on it reads
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=10)
+        _, stderr = process.communicate(timeout=LIMIT)
         os.close(writer)
     assert (process.returncode, stderr) == (130, "")
 

@@ -17,6 +17,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from cni.invoke.launcher import Trailer
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from tests.wheels.conftest import Workshop
@@ -40,7 +41,7 @@ pytestmark = [
 def run(*argv: str | Path, **environ: str) -> str:
     command = list(map(str, argv))
     environ = {**os.environ, "PYTHONPATH": "", **environ}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, f"{argv} ended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 
