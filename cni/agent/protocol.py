@@ -5,8 +5,9 @@
                 the content of stdin
     agent       answer: the exit code, and the output for stdout and for stderr
 
-Whichever side seals that file owns the call: the agent when it begins; or the launcher, which then runs the plugin
-itself, when it has waited for CNI_AGENT_TIMEOUT (1 second) or the agent has hung up. So a call is executed exactly once.
+Whichever side seals that file owns the call: the agent when it begins; or the launcher, when it has waited for
+CNI_AGENT_TIMEOUT (1 second) or the agent has hung up, and then it runs the plugin itself. So a call is executed exactly
+once.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import os
 import posix
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from cni import _core
 from cni.system import files
+from tests.waiting import LIMIT, lock_waiters, until
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -239,12 +239,15 @@ def test_a_free_lock(opening: Opener) -> None:
 def test_a_lock_that_is_let_go_of(opening: Opener) -> None:
     first, second = opening(), opening()
     fcntl.flock(second, fcntl.LOCK_EX)
-    timer = threading.Timer(0.2, fcntl.flock, (second, fcntl.LOCK_UN))
-    timer.start()
-    begin = time.monotonic()
-    assert files.lock(first, 10)
-    assert 0.1 < time.monotonic() - begin < 5
-    timer.join()
+
+    def release() -> None:
+        until(lambda: lock_waiters(f"/proc/self/fd/{first}"), "a caller that waits for the lock")
+        fcntl.flock(second, fcntl.LOCK_UN)
+
+    thread = threading.Thread(target=release)
+    thread.start()
+    assert files.lock(first, LIMIT)
+    thread.join()
     assert is_locked(second)
 
 

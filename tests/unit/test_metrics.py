@@ -317,7 +317,7 @@ def test_another_s_file_stays(tmp_path: Path) -> None:
 
 @pytest.fixture
 def address(metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Address]:
-    monkeypatch.setattr(module, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "_TIMEOUT", LIMIT)
     address = Address(str(tmp_path / "run" / "metrics.sock"))
     with contextlib.closing(address.listen(16)) as listener:
         module.serve(listener, metrics.registry)
