@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _RTN_UNICAST = 1  # linux/rtnetlink.h
 
-# A link of these kinds whose master is of the same kind gets that one's master.
+# A link of these kinds that is created on a link of its own kind gets the parent of that link as its parent.
 _FLAT = ("ipvlan", "macvlan")
 
 
@@ -33,23 +33,23 @@ def place(request: Request[OnMaster], node: Netlink, inside: Netlink) -> Netlink
     return inside if request.config.linkInContainer else node
 
 
-def find(place: Netlink, name: str) -> Link:
-    """Return the master of that name in the namespace of ``place``. Raises CNIError."""
-    master = place.find_link(name)
+def find(netlink: Netlink, name: str) -> Link:
+    """Return the parent device of that name in the namespace of ``netlink``. Raises CNIError."""
+    master = netlink.find_link(name)
     if master is None:
         raise CNIError(f"failed to lookup master {quote(name)}: Link not found")
     return master
 
 
-def of_default_route(place: Netlink) -> Link:
+def of_default_route(netlink: Netlink) -> Link:
     """Return the device of the first default route of the main table, IPv4 before IPv6. Raises CNIError."""
-    for route in place.routes():
+    for route in netlink.routes():
         if route.prefix or route.type != _RTN_UNICAST:
             continue
-        # Of several next hops the first.
+        # A multipath route: the first next hop.
         index = route.index or (route.nexthops[0][0] if route.nexthops else 0)
         if index:
-            return place.link(index)
+            return netlink.link(index)
     raise CNIError("no default route interface found")
 
 
@@ -60,15 +60,15 @@ def expect_room(mtu: int, master: Link) -> None:
 
 
 def check(request: Request[OnMaster], kind: str, expect_kind: Callable[[Link], object]) -> None:
-    """Serve CHECK for a link of that kind: everything that ADD reported is still so.
+    """Serve CHECK for a link of that kind: compare it with the configuration and the result of ADD.
 
-    ``expect_kind`` raises CNIError if what is special about the kind is not as configured. Raises CNIError.
+    ``expect_kind`` raises CNIError unless the link's attributes of that kind are as configured. Raises CNIError.
     """
     conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
         result = request.require_prev_result()
-        # Without one in the configuration ADD chose the master, and the result does not tell which.
+        # If the configuration names none, ADD chose the master, and the result does not name it.
         master = find(place(request, node, inside), conf.master) if conf.master else None
         link = container_link(request, inside, result, kind)
         if master:
@@ -84,11 +84,11 @@ def _expect_master(link: Link, master: Link, *, inside: bool) -> None:
     if link.kind == master.kind and link.kind in _FLAT:
         return
     if link.link != master.index or (link.link_netnsid < 0) != inside:
-        raise CNIError(f"Container interface {link.name} does not stand on master {master.name}")
+        raise CNIError(f"Container interface {link.name} does not have master {master.name}")
 
 
 def status(request: Request[OnMaster], *, ipam_required: bool = False) -> None:
-    """Serve STATUS: the IPAM plugin is ready, and the master, if the node must have one of that name, is there.
+    """Serve STATUS: check that the IPAM plugin is ready, and that the configured master, if on the node, exists.
 
     Raises CNIError.
     """
