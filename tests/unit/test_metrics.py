@@ -352,7 +352,7 @@ def test_metrics_and_nothing_else(metrics: Metrics, address: Address) -> None:
 
 def test_slow_clients_go_away(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of them than there are threads, at their first byte or somewhere in the middle: all are hung up on."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(module, "_TIMEOUT", 0.2)
     slow = [address.connect(LIMIT) for _ in range(12)]
     for number, connection in enumerate(slow):
         connection.sendall(b"GET /metrics HTTP/1.0\r\n"[:number])

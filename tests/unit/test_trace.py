@@ -28,7 +28,7 @@ from cni.system import files, process, tracing
 from cni.system.undo import Undo
 from tests import spans
 from tests.spans import CALLER, TRACE, TRACEPARENT
-from tests.waiting import lock_waiters, until
+from tests.waiting import LIMIT, lock_waiters, until
 
 CONFIG = json.dumps({"cniVersion": "1.1.0", "name": "net", "type": "x"}).encode()
 LINE = re.compile(r"cni x ADD: +\d+\.\d\d +\+\d+\.\d\d ms  (.*)")
