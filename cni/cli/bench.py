@@ -18,6 +18,7 @@ from cni.bench.network import BUILT_IN, DEFAULT, Network
 from cni.bench.report import Report, measured
 from cni.bench.subjects import AGENT, EXEC, FLOOR, IN_PROCESS, LASTING, MODES, PYROUTE2, PYTHON, WITH_PLUGINS
 from cni.bench.worker import Spec
+from cni.cli.extras import require
 from cni.cli.terminal import print_table
 from cni.invoke import launcher
 from cni.node import scratch
@@ -122,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.svg:
-        from cni.bench import plot  # first of all, as matplotlib may not be installed
+        require("matplotlib")
     try:
         options = _options(arguments)
         bases = _bases(arguments.against, options.subjects)
@@ -135,8 +136,8 @@ def _run(arguments: argparse.Namespace) -> int:
             print(json.dumps(report.as_dict(), indent=2))
         else:
             _print(report)
-        for path in plot.write(report, arguments.svg) if arguments.svg else ():
-            print(path, file=sys.stderr)
+        if arguments.svg:
+            _draw(report, arguments.svg)
     except (Failed, OSError) as error:
         _warn(str(error))
         return 1
@@ -149,6 +150,13 @@ def _print(report: Report) -> None:
         print_table(report.table(), numbers=2)
     if report.soaks:
         print_table(report.soak_table(), numbers=2)
+
+
+def _draw(report: Report, folder: Path) -> None:
+    from cni.bench import plot  # a second of imports
+
+    for path in plot.write(report, folder):
+        print(path, file=sys.stderr)
 
 
 def _warn(text: str) -> None:

@@ -9,10 +9,10 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 
 from cni.cli.arguments import add_metrics_argument
+from cni.cli.extras import require
 from cni.install import executables, units
 from cni.install.steps import Step, Write
 from cni.runtime.conf import DEFAULT_PLUGIN_DIR
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("cni install: --metrics is the agent's, and goes with --agent", file=sys.stderr)
         return 2
     if arguments.metrics:
-        import_module("prometheus_client")  # here, where somebody reads that it is not installed
+        require("prometheus_client")
     folder, unit_dir, dry_run = Path(arguments.dir), Path(arguments.unit_dir), arguments.dry_run
     try:
         services = _services(arguments, folder, unit_dir)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 
+from cni.cli.extras import EXTRAS
 from cni.spec.errors import CNIError, describe
 
 # Name, module below cni.cli, what it does.
@@ -25,11 +26,8 @@ COMMANDS = (
     ("explain", "explain", "tell what a plugin's configuration may hold"),
     ("gc", "gc", "release what attachments left behind that no longer exist"),
     ("firewall", "firewall", "restore attachments' rules after the firewall was flushed"),
-    ("completion", "completion", "print what makes a shell complete these commands"),
+    ("completion", "completion", "print the script by which a shell completes these commands"),
 )
-
-# Packages that only the extras of pyproject.toml bring.
-EXTRAS = {"matplotlib": "bench", "prometheus_client": "metrics", "rich": "cli", "shtab": "cli"}
 
 # As shells have it: 128 and the signal's number.
 _INTERRUPTED, _UNREAD = 130, 141

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.cli.main import EXTRAS
+from cni.cli.extras import EXTRAS
 
 ROOT = Path(__file__).parents[2]
 CODE = "import sys; sys.modules.update(dict.fromkeys({absent!r})); from cni.cli.main import main; sys.exit(main())"
