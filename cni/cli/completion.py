@@ -76,7 +76,7 @@ def _cni() -> argparse.ArgumentParser:
 
 
 def _cnitool() -> argparse.ArgumentParser:
-    """The grammar of cnitool, which has no argparse parser: it starts faster without."""
+    """Return a parser with the grammar of cnitool, which itself starts faster without argparse."""
     parser = _Parser("cnitool", add_help=False)
     parser.add_argument("-h", "--help", action="store_true", help="print the usage")
     parser.add_argument("-i", "--ifname", metavar="IFNAME", help="the interface's name")
