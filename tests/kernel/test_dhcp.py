@@ -333,7 +333,7 @@ class TestKeeping:
             ip = address(adding.result())
         assert daemon.wait(LIMIT) == 0
         lan.start_daemon(*QUICK)
-        until(lambda: "picked up" in lan.daemon_log, "the lease to be picked up")
+        until(lambda: "resumed" in lan.daemon_log, "the lease to be resumed")
         lan.delete(container, type="dhcp")
         lan.was_given_back(ip.partition("/")[0])
 
@@ -357,7 +357,7 @@ class TestKeeping:
             gone.run(["ip", "link", "delete", "eth0"])
             lan.start_daemon(*QUICK)
             until(lambda: "the lease is dropped: error looking up" in lan.daemon_log, "a lease to be dropped")
-            until(lambda: lan.daemon_log.count("picked up") == 2, "two leases to be picked up")
+            until(lambda: lan.daemon_log.count("resumed") == 2, "two leases to be resumed")
             assert len(list(folder.glob("*.json"))) == 2
             assert lan.call(
                 "CHECK", container, prevResult={"cniVersion": "1.0.0", "ips": [{"address": ip}]}, type="dhcp"
@@ -418,7 +418,7 @@ def rubbish(discover: Message, mac: bytes, chance: random.Random) -> list[bytes]
     }
     options |= {message.OVERLOAD: b"\3", message.CLASSLESS_ROUTES: bytes(40)}
     offer = Message(discover.xid, mac, options, yours=message.IP(bytes((10, 80, 0, 200))), is_reply=True)
-    whole = bytearray(message.packet(offer.encode(), message.IP(bytes((10, 80, 0, 66))), message.EVERYBODY))
+    whole = bytearray(message.packet(offer.encode(), message.IP(bytes((10, 80, 0, 66))), message.BROADCAST))
     whole[20:24] = b"\0\x43\0\x44"
     frames = []
     for _ in range(100):
@@ -440,7 +440,7 @@ def reply(found: Message, lease: int) -> bytes:
         message.LEASE_TIME: lease.to_bytes(4, "big"),
     }
     answer = Message(found.xid, found.hwaddr, options, yours=message.IP(bytes((10, 80, 0, 77))), is_reply=True)
-    packet = bytearray(message.packet(answer.encode(), message.IP(bytes((10, 80, 0, 66))), message.EVERYBODY))
+    packet = bytearray(message.packet(answer.encode(), message.IP(bytes((10, 80, 0, 66))), message.BROADCAST))
     packet[20:24] = b"\0\x43\0\x44"
     return b"\xff" * 6 + bytes(6) + b"\x08\0" + bytes(packet)
 

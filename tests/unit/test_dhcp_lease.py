@@ -127,7 +127,7 @@ class Wire:
         pass
 
     def send(
-        self, sent: Message, *, source: IP = message.ANY, destination: IP = message.EVERYBODY, hwaddr: bytes = b""
+        self, sent: Message, *, source: IP = message.ANY, destination: IP = message.BROADCAST, hwaddr: bytes = b""
     ) -> None:
         if self.interface.is_broken:
             raise OSError(100, "Network is down")
@@ -179,7 +179,7 @@ class Client:
             log=self.said.append,
             clock=now,
         )
-        self.lease.kept = self.keep
+        self.lease.on_change = self.keep
 
     def keep(self) -> None:
         self.kept += 1
@@ -199,7 +199,7 @@ class Client:
 @pytest.fixture(autouse=True)
 def _strict_rhythm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cni_plugins.ipam.dhcp.lease._JITTER", 0.0)
-    monkeypatch.setattr("cni_plugins.ipam.dhcp.lease._NUDGES", ())
+    monkeypatch.setattr("cni_plugins.ipam.dhcp.lease._FIRST_RESENDS", ())
 
 
 class TestAcquiring:
@@ -213,7 +213,7 @@ class TestAcquiring:
         assert request.options == {53: b"\3", **common, 50: ADDRESS.packed, 54: SERVER.packed}
         assert discover.xid == request.xid
         assert (discover.hwaddr, discover.client, discover.broadcast) == (client.interface.hwaddr, message.ANY, False)
-        assert client.interface.sent == [(message.ANY, message.EVERYBODY, b"")] * 2
+        assert client.interface.sent == [(message.ANY, message.BROADCAST, b"")] * 2
         assert (client.lease.state, client.lease.since, client.lease.via, client.kept) == ("bound", 1000, VIA, 1)
         assert client.lease.result(7).encode("1.1.0") == {
             "cniVersion": "1.1.0",
@@ -265,7 +265,7 @@ class TestAcquiring:
     @pytest.mark.parametrize(("timeout", "waits"), [(10, [0, 0.1, 0.4, 1.4, 10, 30]), (0.3, [0, 0.1, 0.3, 0.9])])
     def test_nudges(self, monkeypatch: pytest.MonkeyPatch, timeout: float, waits: list[float]) -> None:
         """The first wait is as long as it was asked for, however often the message is sent in it."""
-        monkeypatch.setattr("cni_plugins.ipam.dhcp.lease._NUDGES", (0.1, 0.3, 1.0))
+        monkeypatch.setattr("cni_plugins.ipam.dhcp.lease._FIRST_RESENDS", (0.1, 0.3, 1.0))
         client = Client(Timing(timeout=timeout, resend_timeout=1.9 if timeout < 1 else 60))
         client.server.answers = False
         times: list[float] = []
@@ -398,7 +398,7 @@ class TestKeeping:
         renewal = client.server.sent[2]
         assert renewal.client == ADDRESS
         assert not {message.SERVER, message.REQUESTED_ADDRESS} & set(renewal.options)
-        assert client.interface.sent[2] == (message.ANY, message.EVERYBODY, b"")
+        assert client.interface.sent[2] == (message.ANY, message.BROADCAST, b"")
         assert (client.lease.state, client.kept) == ("bound", 4)
 
     def test_not_renewed_without_a_pause(self) -> None:
@@ -436,7 +436,7 @@ class TestKeeping:
         assert set(client.server.kinds(since=500)) == {DISCOVER, REQUEST}
         assert DISCOVER not in [kind for second, kind in client.server.seen if 0 < second < 850]
         assert client.server.sent[-2].options[message.REQUESTED_ADDRESS] == ADDRESS.packed
-        assert (client.lease.state, client.lease.agreed.server) == ("bound", OTHER)
+        assert (client.lease.state, client.lease.terms.server) == ("bound", OTHER)
         assert client.interface.is_up
 
     def test_expired(self) -> None:
@@ -485,7 +485,7 @@ class TestKeeping:
         assert run(main()) == 2000
         assert client.server.kinds(since=1) == [REQUEST] + [DISCOVER] * (len(client.server.seen) - 3)
         assert "the server 10.80.0.1 offers 10.80.0.2, but the interface has 10.80.0.51" in client.said
-        assert (client.interface.is_up, client.lease.agreed.yours) == (False, ADDRESS)
+        assert (client.interface.is_up, client.lease.terms.yours) == (False, ADDRESS)
 
     @pytest.mark.parametrize("answers", [True, False])
     def test_picked_up_after_its_end(self, answers: bool) -> None:
@@ -555,7 +555,7 @@ class TestRelease:
         assert client.server.kinds() == [DISCOVER, REQUEST, RELEASE]
         assert sent.options == {53: b"\7", 54: SERVER.packed, 61: b"\0c1/lan/eth0"}
         assert sent.client == ADDRESS
-        assert client.interface.sent[2] == (ADDRESS, SERVER, link.TO_EVERYBODY)
+        assert client.interface.sent[2] == (ADDRESS, SERVER, link.BROADCAST_MAC)
 
     def test_beyond_a_relay(self) -> None:
         client = Client()
@@ -588,7 +588,7 @@ class TestRelease:
             await client.lease.release()
 
         run(main())
-        assert client.said[-1] == "the lease of 10.80.0.51 could not be released: [Errno 100] Network is down"
+        assert client.said[-1] == "cannot release the lease of 10.80.0.51: [Errno 100] Network is down"
 
 
 # ---- all leases of a daemon ----
@@ -624,7 +624,7 @@ class House:
     def start(self) -> Leases:
         self.store = Store(str(self.folder), self.said.append)
         leases = Leases(self.store, Timing(timeout=1, resend_timeout=20), self.said.append, find=FakeLink.find)
-        leases.pick_up()
+        leases.resume()
         return leases
 
     async def stop(self, leases: Leases) -> None:
@@ -801,7 +801,7 @@ class TestLeases:
             waiting = asyncio.create_task(leases.allocate(arguments()))
             await at(1)
             await leases.release(arguments())
-            with pytest.raises(CNIError, match="given up"):
+            with pytest.raises(CNIError, match="was cancelled"):
                 await waiting
             assert len(leases) == 0
             await house.stop(leases)
@@ -920,7 +920,7 @@ class TestServer:
         return said
 
     def test_the_slow_keep_nobody_waiting(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("cni_plugins.ipam.dhcp.server._PATIENCE", 0.5)
+        monkeypatch.setattr("cni_plugins.ipam.dhcp.server._CLIENT_TIMEOUT", 0.5)
 
         async def converse(path: str) -> None:
             silent = [await asyncio.open_unix_connection(path) for _ in range(10)]
@@ -947,7 +947,7 @@ class TestServer:
             rpc.call(path, rpc.ALLOCATE, {"ContainerID": name})
 
         said = self.serve(whole, tmp_path)
-        assert said == ["a client did not say what it wants"] * 11
+        assert said == ["a client has not sent a complete call for 0.5 seconds"] * 11
 
     def test_faults(self, tmp_path: Path) -> None:
         async def converse(path: str) -> None:

@@ -106,7 +106,7 @@ class TestLayout:
 
     @pytest.mark.parametrize("options", ["35", "3502", "350205", "ff00"[2:] + "0cff61", "350105" + "0c"])
     def test_truncated_options(self, options: str) -> None:
-        with pytest.raises(ValueError, match="is not whole"):
+        with pytest.raises(ValueError, match="is incomplete"):
             Message.decode(ack().encode()[:240] + bytes.fromhex(options))
 
     @pytest.mark.parametrize(("at", "value"), [(0, 0), (0, 3), (1, 6), (2, 0), (2, 16), (2, 255), (236, 0), (239, 100)])
@@ -187,7 +187,7 @@ class TestMeaning:
 
 class TestPackets:
     def test_by_hand(self) -> None:
-        packet = message.packet(b"abc", message.ANY, message.EVERYBODY)
+        packet = message.packet(b"abc", message.ANY, message.BROADCAST)
         assert packet[:12].hex() == "4510001f0000000040117abf"
         assert packet[12:20].hex() == "00000000ffffffff"
         assert packet[20:26].hex() == "00440043000b"

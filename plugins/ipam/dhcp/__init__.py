@@ -1,10 +1,11 @@
-"""dhcp: addresses that a DHCP server of the network gives out.
+"""dhcp: addresses from a DHCP server of the network.
 
-The plugin only asks: `dhcp daemon`, the same executable as a service of the node, gets the lease for the container's
-interface, keeps it by renewing it, and gives it back. ADD and CHECK have the daemon find the attachment's lease, or
-get one; DEL has it given back. They talk as Go's plugin and daemon do (rpc.py), so either may be the other's.
+The plugin is only a client of `dhcp daemon`, the same executable as a service of the node. The daemon acquires the
+lease for the container's interface, renews it and releases it. ADD and CHECK call the daemon to return the attachment's
+lease, or acquire one; DEL calls it to release the lease. The protocol is that of Go's plugin and daemon (rpc.py), so
+ours work with Go's.
 
-The interface has to be there before the lease: interface plugins make it first where they are asked for dhcp.
+The interface must exist before the lease: with dhcp, interface plugins create it before they call this plugin.
 """
 
 from __future__ import annotations
@@ -34,46 +35,46 @@ class ProvideConf(Settings):
         "",
         "dhcp-client-identifier, subnet-mask, routers, host-name, user-class, vendor-class-identifier, or a number",
     )
-    value = Text("", "its value, as it is")
-    fromArg = Text("", "the key in CNI_ARGS that has the value; goes before `value`")
+    value = Text("", "its value, sent unchanged")
+    fromArg = Text("", "the key in CNI_ARGS that has the value; takes precedence over `value`")
 
 
 class RequestConf(Settings):
-    """An option to ask for."""
+    """An option to request."""
 
-    option = Text("", "its name or number, as in `provide`; without one only `skipDefault` counts")
-    skipDefault = Flag("do not ask for routers and subnet mask as well")
+    option = Text("", "its name or number, as in `provide`; if it is absent, only `skipDefault` is used")
+    skipDefault = Flag("do not request routers and subnet mask in addition")
 
 
 class IPAMConf(Settings):
     """The `ipam` section."""
 
     type = Text("", "dhcp")
-    daemonSocketPath = Text("", f"the daemon's socket; without one {SOCKET}")
+    daemonSocketPath = Text("", f"the daemon's socket; by default {SOCKET}")
     provide = ListOf(Table(ProvideConf), "the options to send to the server")
-    request = ListOf(Table(RequestConf), "the options to ask it for; routers and subnet mask are added")
+    request = ListOf(Table(RequestConf), "the options to request from the server; routers and subnet mask are added")
     priority = Integer(0, "the metric of the routes; 0 leaves it to the kernel")
 
 
 class Conf(Config):
     """dhcp's configuration; its own part is the `ipam` section."""
 
-    # The base class has it as any plugin reads it.
-    ipam = Section(IPAMConf, "the daemon, and what to tell and ask the server")  # type: ignore[assignment]
+    # The base class has this key in the form that all plugins read.
+    ipam = Section(IPAMConf, "the daemon, and the options to send and to request")  # type: ignore[assignment]
 
 
 def add(request: Request[Conf]) -> Result:
-    return rpc.to_result(_ask(request, rpc.ALLOCATE))
+    return rpc.to_result(_call(request, rpc.ALLOCATE))
 
 
 def delete(request: Request[Conf]) -> None:
-    """As with Go this needs the daemon, which alone can give the lease back; the runtime is to try again."""
-    _ask(request, rpc.RELEASE)
+    """Release the lease. As with Go, this fails without the daemon, and the runtime must retry."""
+    _call(request, rpc.RELEASE)
 
 
 def check(request: Request[Conf]) -> None:
-    """The daemon has the lease, or gets one; either is to be for the address that ADD reported."""
-    result = rpc.to_result(_ask(request, rpc.ALLOCATE))
+    """Raise CNIError unless the daemon has, or acquires, a lease for the address that ADD reported."""
+    result = rpc.to_result(_call(request, rpc.ALLOCATE))
     previous = request.prev_result
     reported = [ip.address for ip in previous.ips] if previous else []
     leased = [ip.address for ip in result.ips]
@@ -82,12 +83,12 @@ def check(request: Request[Conf]) -> None:
 
 
 def gc(request: Request[Conf]) -> None:
-    """Give back the network's leases that no valid attachment holds. Go's daemon does not know how to."""
+    """Release the leases of the network's stale attachments. Go's daemon does not support this."""
     if request.valid_attachments is None:
         request.log(f"dhcp: GC without {Conf.valid_attachments.key}: nothing is released")
         return
     try:
-        _ask(request, rpc.COLLECT)
+        _call(request, rpc.COLLECT)
     except CNIError as error:
         if rpc.UNKNOWN_METHOD not in error.msg:
             raise
@@ -101,7 +102,7 @@ def status(request: Request[Conf]) -> None:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
 
 
-def _ask(request: Request[Conf], method: str) -> dict[str, Any]:
+def _call(request: Request[Conf], method: str) -> dict[str, Any]:
     arguments = {
         "ContainerID": request.container_id,
         "Netns": _absolute(request.netns),
@@ -118,7 +119,7 @@ def _socket_path(request: Request[Conf]) -> str:
 
 
 def _absolute(path: str) -> str:
-    """The daemon works from another folder."""
+    """Return the absolute path, as the daemon's working directory is another one."""
     return path if path.startswith("/") else f"{posix.getcwd()}/{path}".rstrip("/")
 
 

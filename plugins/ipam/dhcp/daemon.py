@@ -1,7 +1,7 @@
-"""`dhcp daemon`: the service that gets and keeps the leases of a node's containers.
+"""`dhcp daemon`: the service that acquires and renews the leases of a node's containers.
 
-It listens where plugins look for it, or takes over a socket of systemd's. Its leases are kept in a folder beside the
-socket (SOCKET without `.sock`, and `.leases`): the next daemon goes on with them, and stopping releases none.
+It listens on the plugins' default socket, or takes over a socket of systemd's. The leases are saved in a folder beside
+the socket (SOCKET without `.sock`, and `.leases`): the next daemon resumes them, and stopping releases none.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 _FLAGS = {
     "broadcast": flags.switch("have servers broadcast their replies"),
-    "hostprefix": flags.text("what goes before the socket's path and those of namespaces"),
+    "hostprefix": flags.text("prefix of the paths of the socket and of namespaces"),
     "pidfile": flags.text("absolute path of a file to write the daemon's PID to"),
-    "resendmax": flags.duration("62s", "the longest pause between two tries"),
-    "resendtimeout": flags.duration("208s", "how long to try to get a lease"),
+    "resendmax": flags.duration("62s", "the longest pause between two attempts"),
+    "resendtimeout": flags.duration("208s", "the timeout for acquiring a lease"),
     "socketpath": flags.text(f"the socket to listen on, instead of {SOCKET}"),
-    "timeout": flags.duration("10s", "how long to wait for a server's reply, at first"),
+    "timeout": flags.duration("10s", "the timeout for a server's first reply"),
 }
-_SYSTEMD_FIRST = 3  # sd_listen_fds(3)
+_SYSTEMD_FD = 3  # the first of sd_listen_fds(3)
 _BACKLOG = 1024
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The daemon's process; returns its exit status."""
-    gc.enable()  # which plugins, started as they are, do without
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until somebody listens to them
+    """Run the daemon. Returns its exit status."""
+    gc.enable()  # a plugin's process is started without it
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until there are handlers
     try:
         settings = flags.parse(_FLAGS, arguments)
     except flags.Help:
@@ -63,16 +63,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def log(text: str) -> None:
-    """A line on stderr, where whoever started the daemon reads it, with the time there."""
+    """Write a line to stderr. The service manager adds the time."""
     try:
         sys.stderr.write(text.replace("\n", "\n\t") + "\n")
         sys.stderr.flush()
     except OSError:
-        pass  # nobody reads it
+        pass  # stderr has no reader
 
 
 class Daemon:
-    """What the daemon has on the node: its socket, the PID's file, the folder of leases. Raises CNIError."""
+    """The daemon and its files on the node: the socket, the PID's file, the folder of leases. Raises CNIError."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
@@ -95,25 +95,25 @@ class Daemon:
 
     def __exit__(self, *exc: object) -> None:
         self._listener.close()
-        if not self._is_handed_over:  # systemd's is there for the next daemon
+        if not self._is_handed_over:  # systemd keeps its socket for the next daemon
             _remove(self._path)
         self._remove_pid()
         self._store.close()
 
     async def run(self) -> None:
-        """Serve until a signal says that it is enough."""
-        enough = asyncio.Event()
+        """Serve until a signal stops the daemon."""
+        stopped = asyncio.Event()
         for number in _SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, enough.set)
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         settings = self._settings
         timing = Timing(settings["timeout"], settings["resendmax"], settings["resendtimeout"])
         leases = Leases(self._store, timing, log, broadcast=settings["broadcast"], prefix=settings["hostprefix"])
-        leases.pick_up()
+        leases.resume()
         methods = {rpc.ALLOCATE: leases.allocate, rpc.RELEASE: leases.release, rpc.COLLECT: leases.collect}
         server = Server(self._listener, methods, log)
         serving = asyncio.create_task(server.serve())
-        await enough.wait()
+        await stopped.wait()
         serving.cancel()
         await server.close()
         await leases.close()
@@ -124,8 +124,8 @@ class Daemon:
             raise CNIError(f"Too many ({number}) FDs passed through socket activation")
         if number == 1:
             self._is_handed_over = True
-            os.set_inheritable(_SYSTEMD_FIRST, False)
-            return socket.socket(fileno=_SYSTEMD_FIRST)
+            os.set_inheritable(_SYSTEMD_FD, False)
+            return socket.socket(fileno=_SYSTEMD_FD)
         try:
             return _bind(self._path)
         except OSError as error:
@@ -138,7 +138,7 @@ class Daemon:
 
 
 def _bind(path: str) -> socket.socket:
-    """A listening socket at `path`, in place of one that a daemon left without removing it."""
+    """Return a listening socket at `path`, which replaces a stale one."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o177)
     try:
@@ -165,14 +165,14 @@ def _make_folder(path: str) -> None:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether there is a socket at `path` that nobody listens to."""
+    """Return whether there is a socket at `path` on which no process listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
 def _handed_over() -> int:
-    """How many sockets systemd has opened for this process (sd_listen_fds(3))."""
+    """Return the number of sockets that systemd has opened for this process (sd_listen_fds(3))."""
     pid, number = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     return int(number) if pid == str(os.getpid()) and number.isdigit() else 0
@@ -193,10 +193,10 @@ def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
-        pass  # somebody else has tidied up
+        pass  # it is gone, or cannot be removed
 
 
 def _allow_many_files() -> None:
-    """A lease has a descriptor or two while it is being got, and many may be at once."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise the limit of open files: many leases may be acquired at once, with a descriptor or two each."""
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))

@@ -15,15 +15,15 @@ _BOOLEANS = {
 
 
 class Help(Exception):
-    """Somebody asks for the flags."""
+    """The flag -h or -help was given."""
 
 
 class Misuse(Exception):
-    """The flags can't be read."""
+    """The flags are invalid."""
 
 
 class Flag:
-    """One flag: how its text is read, its default and its meaning. `kind` names its value; "" is a switch."""
+    """A flag. `read` parses its text; `kind` names its value, "" is a switch; `shown` is the default's text."""
 
     __slots__ = ("default", "kind", "meaning", "read", "shown")
 
@@ -48,9 +48,9 @@ def duration(default: str, meaning: str) -> Flag:
 
 
 def parse(flags: dict[str, Flag], arguments: Sequence[str]) -> dict[str, Any]:
-    """The flags' values: -x, --x, -x=value, -x value; a switch takes its value after `=` only.
+    """Parse flags: -x, --x, -x=value, -x value; a switch takes its value after `=` only.
 
-    Reading ends at the first argument that is no flag. Raises Help and Misuse.
+    Parsing ends at the first argument that is no flag. Raises Help and Misuse.
     """
     values = {name: flag.default for name, flag in flags.items()}
     rest = list(arguments)
@@ -93,7 +93,7 @@ def _boolean(value: str) -> bool:
 
 
 def seconds(value: str) -> float:
-    """A duration such as 1h15m30.5s; raises ValueError."""
+    """Parse a duration such as 1h15m30.5s. Raises ValueError."""
     rest = value[1:] if value[:1] in ("+", "-") else value
     if rest == "0":
         return 0.0

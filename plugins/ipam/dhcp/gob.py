@@ -1,10 +1,10 @@
-"""Go's encoding/gob, as much of it as plain structs need: what our plugin and daemon say to Go's, and hear from it.
+"""Go's encoding/gob for plain structs: the encoding between our plugin and daemon, and Go's.
 
-A stream is a row of messages. Each begins with its length, and is either the definition of a type (a negative number,
-then a `wireType` value) or a value (its type's number, then the value). Structs are dicts here, slices lists; a field
-that has its type's zero value is left out.
+A stream is a sequence of messages. Each begins with its length, and is either the definition of a type (a negative
+number, then a `wireType` value) or a value (its type's number, then the value). Structs are dicts here, slices lists; a
+field that has its type's zero value is left out.
 
-What is read comes from elsewhere: every size and number in it is checked, and every step takes at least one byte.
+Received data is not trusted: every size and number in it is checked, and every step consumes at least one byte.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-_FIRST_NUMBER = 64  # below are the types that gob itself knows
+_FIRST_NUMBER = 64  # lower numbers are gob's predefined types
 
-# Far beyond what a configuration with its prevResult needs.
-_LONGEST_MESSAGE = 1 << 20  # bytes
-_MOST_TYPES = 64
-_DEEPEST = 16  # values within values
+# Far more than a configuration with its prevResult needs.
+_MAX_MESSAGE = 1 << 20  # bytes
+_MAX_TYPES = 64
+_MAX_DEPTH = 16  # of nested values
 
 
 class Type:
@@ -48,7 +48,7 @@ STRING = Type("string", 6)
 
 
 def struct(name: str, **fields: Type) -> Type:
-    """A struct; without a name where Go has a pointer to it."""
+    """Return a struct. `name` is empty if Go has a pointer to it."""
     return Type(name, fields=tuple(fields.items()))
 
 
@@ -57,17 +57,17 @@ def slice_of(name: str, element: Type) -> Type:
 
 
 def number(*types: Type) -> None:
-    """Give types that share a stream, and those they consist of, their numbers, in Go's order."""
+    """Assign numbers to the types of a stream, and to those that they consist of, in Go's order."""
     following = _FIRST_NUMBER
-    for one in types:
-        for part in _parts(one):
+    for whole in types:
+        for part in _parts(whole):
             if not part.number:
                 part.number = following
                 following += 1
 
 
 def _parts(whole: Type) -> Iterator[Type]:
-    """All that a type consists of, in the order in which Go numbers it."""
+    """Yield all types that a type consists of, in the order in which Go numbers them."""
     if whole.fields is not None:
         yield whole
     for _, field in whole.fields or ():
@@ -77,7 +77,7 @@ def _parts(whole: Type) -> Iterator[Type]:
         yield whole
 
 
-# How a type is defined: gob describes its own definitions by itself.
+# The types of type definitions, which gob encodes as any other values.
 _FIELD = Type("fieldType", 21, fields=(("Name", STRING), ("Id", INT)))
 _COMMON = Type("CommonType", 18, fields=(("Name", STRING), ("Id", INT)))
 _FIELDS = Type("[]fieldType", 22, element=_FIELD)
@@ -89,7 +89,7 @@ _WIRE_TYPE = Type("wireType", 16, fields=(("ArrayT", _ARRAY), ("SliceT", _SLICE)
 
 
 def _definition(of: Type) -> dict[str, Any]:
-    """The type as a value of wireType."""
+    """Return the type as a value of wireType."""
     common = {"Name": of.name, "Id": of.number}
     if of.element:
         return {"SliceT": {"CommonType": common, "Elem": of.element.number}}
@@ -98,20 +98,20 @@ def _definition(of: Type) -> dict[str, Any]:
 
 
 class Encoder:
-    """The writing end of a stream: it remembers which types the other end has been told."""
+    """The writing end of a stream: it remembers which types it has already defined."""
 
-    __slots__ = ("_told",)
+    __slots__ = ("_defined",)
 
     def __init__(self) -> None:
-        self._told: set[int] = set()
+        self._defined: set[int] = set()
 
     def encode(self, of: Type, value: dict[str, Any]) -> bytes:
-        """The messages that carry a struct: definitions of types that are new, then the value."""
+        """Return the messages with a struct: the definitions of new types, then the value."""
         return b"".join(self._definitions(of)) + _framed(_int(of.number) + _encoded(of, value))
 
     def _definitions(self, of: Type) -> Iterator[bytes]:
-        if of.number >= _FIRST_NUMBER and of.number not in self._told:
-            self._told.add(of.number)
+        if of.number >= _FIRST_NUMBER and of.number not in self._defined:
+            self._defined.add(of.number)
             yield _framed(_int(-of.number) + _encoded(_WIRE_TYPE, _definition(of)))
             for _, field in of.fields or ():
                 yield from self._definitions(field)
@@ -129,7 +129,7 @@ def _encoded(of: Type, value: Any) -> bytes:
 
 
 def _encoded_fields(fields: tuple[tuple[str, Type], ...], value: dict[str, Any]) -> bytes:
-    """Each field after how many fields further it is than the one before; a zero ends the struct."""
+    """Encode each field after its distance from the field before; a zero ends the struct."""
     out = bytearray()
     last = -1
     for index, (name, of) in enumerate(fields):
@@ -141,7 +141,7 @@ def _encoded_fields(fields: tuple[tuple[str, Type], ...], value: dict[str, Any])
 
 
 def _uint(value: int) -> bytes:
-    """Below 128 one byte; else its bytes, after their number negated."""
+    """Encode a number below 128 as one byte, others as the negated number of bytes and the bytes."""
     if value < 0x80:
         return bytes((value,))
     size = (value.bit_length() + 7) // 8
@@ -174,7 +174,7 @@ class Incomplete(ValueError):
 
 
 class _Data:
-    """Bytes, and how far they are read. What reads beyond their end raises Incomplete."""
+    """Bytes and the reading position. Reading beyond their end raises Incomplete."""
 
     __slots__ = ("bytes", "position")
 
@@ -212,7 +212,7 @@ class _Data:
         return self.sized().decode("utf-8", "surrogateescape")
 
 
-# By gob's numbers: bool, int, uint, float (left as its bits: nothing here has one), []byte, string.
+# By gob's numbers: bool, int, uint, float (not decoded, as no message has one), []byte, string.
 _DECODERS: dict[int, Callable[[_Data], Any]] = {
     1: _Data.uint,
     2: _Data.int,
@@ -236,13 +236,13 @@ class Decoder:
 
     @property
     def has_rest(self) -> bool:
-        """Whether part of a message has come."""
+        """Return whether an incomplete message was received."""
         return bool(self._rest)
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The values that are complete with `data`; what comes after them is kept for the next call.
+        """Return the values that `data` completes; the rest is kept for the next call.
 
-        Raises ValueError for what is no gob, or more of it than anyone would send. The stream is of no use then.
+        Raises ValueError for invalid or too large messages. Then the decoder must not be used any more.
         """
         stream = _Data(self._rest + data)
         values = []
@@ -250,7 +250,7 @@ class Decoder:
         try:
             while stream.left:
                 size = stream.uint()
-                if not 0 < size <= _LONGEST_MESSAGE:
+                if not 0 < size <= _MAX_MESSAGE:
                     raise ValueError(f"gob: a message of {size} bytes")
                 value = self._message(_Data(stream.take(size)))
                 begin = stream.position
@@ -262,7 +262,7 @@ class Decoder:
         return values
 
     def _message(self, data: _Data) -> dict[str, Any] | None:
-        """The value in a message; None where it defines a type."""
+        """Return the value in a message, None if it defines a type."""
         try:
             kind = data.int()
             value: dict[str, Any] | None
@@ -282,17 +282,17 @@ class Decoder:
     def _define(self, kind: int, definition: dict[str, Any]) -> None:
         if kind < _FIRST_NUMBER or kind in self._types:
             raise ValueError(f"gob: type {kind} is defined already")
-        if len(self._types) >= _MOST_TYPES:
-            raise ValueError(f"gob: more than {_MOST_TYPES} types")
+        if len(self._types) >= _MAX_TYPES:
+            raise ValueError(f"gob: more than {_MAX_TYPES} types")
         if len(definition) != 1:
-            raise ValueError(f"gob: type {kind} is none, or several")
+            raise ValueError(f"gob: type {kind} has no definition, or several")
         self._types[kind] = definition
 
     def _value(self, kind: int, data: _Data, depth: int = 0) -> Any:
         if kind in _DECODERS:
             return _DECODERS[kind](data)
-        if depth == _DEEPEST:
-            raise ValueError(f"gob: more than {_DEEPEST} values within one another")
+        if depth == _MAX_DEPTH:
+            raise ValueError(f"gob: values are nested deeper than {_MAX_DEPTH} levels")
         if kind not in self._types:
             raise ValueError(f"gob: type {kind} is not defined")
         ((of, definition),) = self._types[kind].items()
@@ -316,7 +316,7 @@ class Decoder:
 
 
 def _count(data: _Data) -> range:
-    """The elements of a list, each of which takes a byte at least."""
+    """Return a range for the elements of a list, each of which takes at least one byte."""
     count = data.uint()
     if count > data.left:
         raise ValueError(f"gob: a list of {count} in {data.left} bytes")

@@ -1,4 +1,4 @@
-"""All of a daemon's leases: what its RPC methods do."""
+"""All leases of a daemon: the implementation of its RPC methods."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Attachment:
 
     @property
     def name(self) -> str:
-        """As which the server knows it."""
+        """Return the client id for the server."""
         return f"{self.container_id}/{self.network}/{self.ifname}"
 
 
 class Holding:
-    """A lease that is being got or kept, by its task. `obtained` is done when plugins can be answered."""
+    """A lease that its task acquires and renews. `obtained` is done when the lease is acquired, or has failed."""
 
     __slots__ = ("attachment", "lease", "link", "obtained", "options", "task", "waiting")
 
@@ -53,13 +53,13 @@ class Holding:
         self.waiting = 0
 
     def fail(self, error: CNIError) -> None:
-        """Tell all who wait for the lease."""
+        """Raise the error in all callers that wait for the lease."""
         if not self.obtained.done():
             self.obtained.set_exception(error)
-            self.obtained.exception()  # perhaps nobody waits
+            self.obtained.exception()  # marked as retrieved, as there may be no caller
 
     def record(self) -> dict[str, Any]:
-        """What another daemon has to know to go on with the lease."""
+        """Return the state that another daemon needs to resume the lease."""
         return {
             "container": self.attachment.container_id,
             "network": self.attachment.network,
@@ -71,12 +71,12 @@ class Holding:
             "provided": {str(code): value.hex() for code, value in self.options.provided.items()},
             "since": self.lease.since,
             "via": self.lease.via.hex(),
-            "ack": self.lease.agreed.encode().hex(),
+            "ack": self.lease.terms.encode().hex(),
         }
 
 
 class Leases:
-    """The leases of one daemon. `prefix` goes before the namespaces' paths."""
+    """The leases of one daemon. `prefix` is put before the paths of namespaces."""
 
     def __init__(
         self,
@@ -100,10 +100,10 @@ class Leases:
     def __len__(self) -> int:
         return len(self._holdings)
 
-    # ---- what plugins ask for ----
+    # ---- the RPC methods ----
 
     async def allocate(self, arguments: dict[str, Any]) -> Result:
-        """The attachment's lease, which is got where there is none. Raises CNIError."""
+        """Return the attachment's lease, which is acquired if there is none. Raises CNIError."""
         conf, attachment = _parse(arguments)
         options = Options.of(conf.ipam, arguments.get("Args", ""))
         link = self._find(self._prefix + arguments.get("Netns", ""), attachment.ifname)
@@ -113,7 +113,7 @@ class Leases:
             holding = None
         if holding is None:
             holding = self._hold(attachment, link, options)
-            holding.task = asyncio.create_task(self._live(holding))
+            holding.task = asyncio.create_task(self._maintain(holding))
         elif holding.link.path != link.path:
             holding.link.path = link.path
             if holding.obtained.done():
@@ -122,25 +122,25 @@ class Leases:
         return holding.lease.result(conf.ipam.priority)
 
     async def release(self, arguments: dict[str, Any]) -> None:
-        """Give the attachment's lease back. One that is not known is fine."""
+        """Release the attachment's lease. It is no error if there is none."""
         _, attachment = _parse(arguments)
         holding = self._holdings.get(attachment.name)
         if holding:
             await self._release(holding)
 
     async def collect(self, arguments: dict[str, Any]) -> None:
-        """Give back those of the network's leases that belong to no attachment of the configuration's list."""
-        conf, attachment = _parse(arguments)
-        valid = {(one.containerID, one.ifname) for one in conf.valid_attachments}
+        """Release the network's leases whose attachments are not in the configuration's list."""
+        conf, caller = _parse(arguments)
+        valid = {(attachment.containerID, attachment.ifname) for attachment in conf.valid_attachments}
         for holding in list(self._holdings.values()):
-            its = holding.attachment
-            if its.network == attachment.network and (its.container_id, its.ifname) not in valid:
+            attachment = holding.attachment
+            if attachment.network == caller.network and (attachment.container_id, attachment.ifname) not in valid:
                 await self._release(holding)
 
     # ---- the daemon's start and end ----
 
-    def pick_up(self) -> None:
-        """Go on with the leases of an earlier daemon, but for those whose interface has gone."""
+    def resume(self) -> None:
+        """Resume the leases of an earlier daemon, except those whose interface is gone."""
         for name, record in self._store.load():
             try:
                 holding = self._restored(record)
@@ -148,11 +148,11 @@ class Leases:
                 self._log(f"{name}: the lease is dropped: {error}")
                 self._store.remove(name)
                 continue
-            holding.task = asyncio.create_task(self._live(holding))
-            self._log(f"{name}: lease of {holding.lease.agreed.yours} picked up")
+            holding.task = asyncio.create_task(self._maintain(holding))
+            self._log(f"{name}: lease of {holding.lease.terms.yours} resumed")
 
     async def close(self) -> None:
-        """Stop. Nothing is released but what is just being."""
+        """Stop all tasks, after releases that are in progress. No other lease is released."""
         holdings = list(self._holdings.values())
         for holding in holdings:
             self._stop(holding)
@@ -163,7 +163,7 @@ class Leases:
         attachment = Attachment(record["container"], record["network"], record["ifname"])
         link = Link(record["netns"], record["ifname"], record["index"], record["mac"])
         if not link.is_same(self._find(link.path, link.name)):
-            raise CNIError("its interface is another one now")
+            raise CNIError("its interface was replaced by another one")
         provided = {int(code): bytes.fromhex(value) for code, value in record["provided"].items()}
         ack = Message.decode(bytes.fromhex(record["ack"]))
         since = float(record["since"])
@@ -172,7 +172,7 @@ class Leases:
         holding.obtained.set_result(None)
         return holding
 
-    # ---- a lease's course ----
+    # ---- a lease's life cycle ----
 
     def _hold(self, attachment: Attachment, link: Link, options: Options) -> Holding:
         lease = Lease(
@@ -184,12 +184,12 @@ class Leases:
             log=lambda text: self._log(f"{attachment.name}: {text}"),
         )
         holding = Holding(attachment, link, options, lease)
-        lease.kept = lambda: self._save(holding)
+        lease.on_change = lambda: self._save(holding)
         self._holdings[attachment.name] = holding
         return holding
 
-    async def _live(self, holding: Holding) -> None:
-        """Get the lease, where it is not there already, and keep it."""
+    async def _maintain(self, holding: Holding) -> None:
+        """Acquire the lease, if that is not done yet, and renew it until it ends."""
         try:
             if not holding.obtained.done():
                 await holding.lease.acquire()
@@ -198,26 +198,26 @@ class Leases:
         except (CNIError, OSError) as error:
             self._log(f"{holding.attachment.name}: {error}")
             holding.fail(error if isinstance(error, CNIError) else CNIError(str(error)))
-        except Exception as error:  # a fault of ours: one lease's end, not the daemon's
+        except Exception as error:  # a bug must end one lease, not the daemon
             self._log(f"{holding.attachment.name}: {''.join(traceback.format_exception(error))}")
             holding.fail(CNIError(f"internal error: {error}"))
-        self._forget(holding)
+        self._remove(holding)
 
     async def _obtained(self, holding: Holding) -> None:
-        """Wait for the lease; when nobody waits any more, it is not wanted."""
+        """Wait until the lease is acquired. Cancel it if the last caller goes away before."""
         holding.waiting += 1
         try:
             await asyncio.shield(holding.obtained)
         except asyncio.CancelledError:
             if holding.waiting == 1 and not holding.obtained.done():
-                self._log(f"{holding.attachment.name}: nobody waits for the lease any more")
+                self._log(f"{holding.attachment.name}: the lease is cancelled, as no caller waits for it any more")
                 self._end(holding)
             raise
         finally:
             holding.waiting -= 1
 
     async def _release(self, holding: Holding) -> None:
-        """Whether or not somebody still waits to hear of it."""
+        """Release the lease, even if the caller goes away before it is done."""
         self._end(holding)
         task = asyncio.create_task(holding.lease.release())
         self._releasing.add(task)
@@ -226,15 +226,15 @@ class Leases:
 
     def _end(self, holding: Holding) -> None:
         self._stop(holding)
-        self._forget(holding)
+        self._remove(holding)
 
     def _stop(self, holding: Holding) -> None:
         if holding.task:
             holding.task.cancel()
-        holding.fail(CNIError("the lease was given up before there was one"))
+        holding.fail(CNIError("the lease was cancelled before it was acquired"))
 
-    def _forget(self, holding: Holding) -> None:
-        """Unless there is another one for the attachment already."""
+    def _remove(self, holding: Holding) -> None:
+        """Remove the lease, unless the attachment already has another one."""
         name = holding.attachment.name
         if self._holdings.get(name) is holding:
             del self._holdings[name]

@@ -1,7 +1,7 @@
-"""The interface that a lease is for, and the socket on it.
+"""The interface of a lease, and the packet socket on it.
 
-Nothing is held between two exchanges, lest the daemon keep a container's namespace alive: the interface is found
-again each time, by its namespace's path and its name, and is the same if index and MAC are.
+The daemon must not keep a container's namespace alive, so it opens nothing between two exchanges: for each it looks up
+the interface by its namespace's path and its name. It is the same interface if index and MAC are the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cni.kernel.netns import NetNS, NetNSNotFound
 from cni.spec.errors import CNIError, quote
 from cni.spec.ip import IP
 from cni_plugins.ipam.dhcp import message
-from cni_plugins.ipam.dhcp.message import ANY, EVERYBODY, Message
+from cni_plugins.ipam.dhcp.message import ANY, BROADCAST, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _ETH_P_IP = 0x0800
 _ARPHRD_ETHER = 1
-TO_EVERYBODY = b"\xff" * 6
-_LONGEST_PACKET = 1 << 16
+BROADCAST_MAC = b"\xff" * 6
+_MAX_PACKET = 1 << 16
 
 _SO_ATTACH_FILTER = 26
 # (code, jump if true, jump if false, operand): UDP, no later fragment, to port 68. linux/filter.h
@@ -40,23 +40,23 @@ _FILTER = (
     (0xB1, 0, 0, 0),  # the header's length
     (0x48, 0, 0, 2),  # the destination's port
     (0x15, 0, 1, message.CLIENT_PORT),
-    (0x06, 0, 0, _LONGEST_PACKET),
+    (0x06, 0, 0, _MAX_PACKET),
     (0x06, 0, 0, 0),
 )
-# Closing a packet socket takes an RCU grace period, some 15 ms, in which the loop has better things to do. Several wait
-# for the same one.
+# Closing a packet socket takes an RCU grace period, some 15 ms, which would block the loop. Several threads can wait
+# for the same grace period.
 _closers = ThreadPoolExecutor(8, "closer")
 
-_CARRIER = 2.5  # seconds that an interface may take to be operational
-_CARRIER_STEP = 0.02
+_CARRIER_TIMEOUT = 2.5  # seconds until an interface is operational
+_CARRIER_INTERVAL = 0.02
 
 
 class Gone(CNIError):
-    """The interface, or its namespace, is there no more."""
+    """The interface or its namespace no longer exists."""
 
 
 class Link:
-    """An interface: `path` is its namespace's, `index` and `mac` tell it from another one of its name."""
+    """An interface: `path` is its namespace's; `index` and `mac` identify it among interfaces of the same name."""
 
     __slots__ = ("index", "mac", "name", "path")
 
@@ -68,7 +68,7 @@ class Link:
 
     @classmethod
     def find(cls, path: str, name: str) -> Self:
-        """Raises Gone where there is none, CNIError where the namespace can't be opened."""
+        """Find the interface. Raises Gone if there is none, CNIError if the namespace cannot be opened."""
         with _open(path) as netns, netns.netlink() as inside:
             link = _find(inside, name)
         return cls(path, name, link.index, link.hwaddr)
@@ -78,20 +78,20 @@ class Link:
         return bytes.fromhex(self.mac.replace(":", ""))
 
     def is_same(self, other: Link) -> bool:
-        """Whether both are one interface, though the namespace may have another path now."""
+        """Return whether both are the same interface, even if the namespace's path has changed."""
         return (self.name, self.index, self.mac) == (other.name, other.index, other.mac)
 
     async def open(self) -> Wire:
-        """A socket on the interface, which is set up first. Raises Gone, CNIError, OSError."""
+        """Set the interface up, and open a socket on it. Raises Gone, CNIError, OSError."""
         with _open(self.path) as netns:
             with netns.netlink() as inside:
                 link = self._find(inside)
                 if not link.is_up:
                     inside.batch().link_set(link.index, up=True).commit()
-                # What is sent before that is lost, and only missed after a long time-out.
-                deadline = time.monotonic() + _CARRIER
+                # A message that is sent before the interface is operational is lost, and only repeated after a timeout.
+                deadline = time.monotonic() + _CARRIER_TIMEOUT
                 while inside.link(link.index).operstate not in ("up", "unknown") and time.monotonic() < deadline:
-                    await asyncio.sleep(_CARRIER_STEP)
+                    await asyncio.sleep(_CARRIER_INTERVAL)
             return Wire(netns, self)
 
     def set_down(self) -> None:
@@ -107,7 +107,7 @@ class Link:
     def _find(self, inside: _core.Netlink) -> _core.Link:
         link = _find(inside, self.name)
         if (link.index, link.hwaddr) != (self.index, self.mac):
-            raise Gone(f"{quote(self.name)} in {self.path} is another interface now")
+            raise Gone(f"{quote(self.name)} in {self.path} was replaced by another interface")
         return link
 
 
@@ -128,7 +128,7 @@ def _find(inside: _core.Netlink, name: str) -> _core.Link:
 
 
 class Wire:
-    """A packet socket on the interface, which hears what comes for DHCP clients, before there is an address."""
+    """A packet socket on the interface, which receives packets for DHCP clients before there is an address."""
 
     def __init__(self, netns: NetNS, link: Link) -> None:
         fd = netns.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -136,7 +136,7 @@ class Wire:
         self._link = link
         try:
             _attach_filter(self._socket)
-            # With the protocol, and so only with the filter, packets begin to come.
+            # Packets are only received from now on, with the protocol and so with the filter.
             self._socket.bind((link.name, _ETH_P_IP))
         except BaseException:
             self._socket.close()
@@ -149,33 +149,33 @@ class Wire:
         _closers.submit(self._socket.close)
 
     def send(
-        self, sent: Message, *, source: IP = ANY, destination: IP = EVERYBODY, hwaddr: bytes = TO_EVERYBODY
+        self, sent: Message, *, source: IP = ANY, destination: IP = BROADCAST, hwaddr: bytes = BROADCAST_MAC
     ) -> None:
-        """Send a message, to all servers if nothing else is said. Raises OSError."""
+        """Send a message, by default to all servers. Raises OSError."""
         packet = message.packet(sent.encode(), source, destination)
         self._socket.sendto(packet, (self._link.name, _ETH_P_IP, 0, _ARPHRD_ETHER, hwaddr))
 
     async def receive(self) -> tuple[Message, bytes]:
-        """The next message for a client, and the MAC that it came from. Raises OSError, if the interface goes, say."""
+        """Return the next message for a client, and its source MAC. Raises OSError, for example without interface."""
         loop = asyncio.get_running_loop()
         while True:
-            # Lest who sends us rubbish without a pause keep all others waiting.
+            # A continuous flow of invalid packets must not block the other tasks.
             await asyncio.sleep(0)
-            packet, address = await loop.sock_recvfrom(self._socket, _LONGEST_PACKET)
+            packet, address = await loop.sock_recvfrom(self._socket, _MAX_PACKET)
             try:
                 return Message.decode(message.payload(packet)), address[4]
             except ValueError:
                 continue
 
 
-def _attach_filter(made: socket.socket) -> None:
+def _attach_filter(packet_socket: socket.socket) -> None:
     code = b"".join(struct.pack("HBBI", *step) for step in _FILTER)
     buffer = ctypes.create_string_buffer(code)
     program = struct.pack("HL", len(_FILTER), ctypes.addressof(buffer))
-    made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    packet_socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def send_routed(sent: Message, server: IP) -> None:
-    """Send a message from the node, whose routes may lead to the server. Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
-        made.sendto(sent.encode(), (str(server), message.SERVER_PORT))
+    """Send a message from the node, which may have a route to the server. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.sendto(sent.encode(), (str(server), message.SERVER_PORT))

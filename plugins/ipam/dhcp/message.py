@@ -1,6 +1,6 @@
 """DHCP's messages (RFC 2131, options of RFC 2132), and the IP packets that carry them.
 
-What is read comes from the network: every length in it is checked, and what is not whole is refused with ValueError.
+Received data is not trusted: every length in it is checked, and incomplete data raises ValueError.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ CLASSLESS_ROUTES = 121
 END = 255
 
 ANY = IP(bytes(4))
-EVERYBODY = IP(b"\xff" * 4)
+BROADCAST = IP(b"\xff" * 4)
 
 SERVER_PORT = 67
 CLIENT_PORT = 68
 
 _REQUEST_CODE, _REPLY_CODE = 1, 2
 _ETHERNET = 1
-_BROADCAST = 0x8000
+_BROADCAST_FLAG = 0x8000
 _COOKIE = bytes((99, 130, 83, 99))
 _FIXED = 240  # bytes before the options, with the cookie
-_SHORTEST = 300  # bytes: BOOTP's size, below which relays drop what they get (RFC 1542, 2.1)
+_MIN_SIZE = 300  # bytes: BOOTP's size; relays drop shorter messages (RFC 1542, 2.1)
 _NAME, _FILE = slice(44, 108), slice(108, 236)
-# By option 52 the fields that hold further options, in the order in which they are read.
+# By the value of option 52: the fields with further options, in the order in which they are read.
 _OVERLOADED = {1: (_FILE,), 2: (_NAME,), 3: (_FILE, _NAME)}
 _SCOPE_LINK = 253  # linux/rtnetlink.h
 
 
 class Message:
-    """A message from or to a server. `hwaddr` is the client's MAC, `options` their values by number.
+    """A message from or to a server. `hwaddr` is the client's MAC, `options` are values by number.
 
-    `client` is the address that the client has (ciaddr), `yours` the one it is given (yiaddr).
+    `client` is the client's present address (ciaddr), `yours` the one that the server assigns (yiaddr).
     """
 
     __slots__ = ("broadcast", "client", "hwaddr", "is_reply", "options", "xid", "yours")
@@ -83,32 +83,32 @@ class Message:
     def encode(self) -> bytes:
         code = _REPLY_CODE if self.is_reply else _REQUEST_CODE
         head = bytes((code, _ETHERNET, len(self.hwaddr), 0)) + self.xid.to_bytes(4, "big") + bytes(2)
-        head += (_BROADCAST if self.broadcast else 0).to_bytes(2, "big")
+        head += (_BROADCAST_FLAG if self.broadcast else 0).to_bytes(2, "big")
         head += self.client.packed + self.yours.packed + bytes(8) + self.hwaddr.ljust(16, b"\0")
         message = head.ljust(_FIXED - len(_COOKIE), b"\0") + _COOKIE + _encoded(self.options) + bytes((END,))
-        return message.ljust(_SHORTEST, b"\0")
+        return message.ljust(_MIN_SIZE, b"\0")
 
     @classmethod
     def decode(cls, data: bytes) -> Message:
-        """Raises ValueError for what is no message to or from a host on an Ethernet."""
+        """Decode a message. Raises ValueError unless it is a valid message to or from a host on an Ethernet."""
         if len(data) < _FIXED or data[_FIXED - len(_COOKIE) : _FIXED] != _COOKIE:
             raise ValueError("too short, or BOOTP without DHCP")
         code, hardware, size = data[0], data[1], data[2]
         if code not in (_REQUEST_CODE, _REPLY_CODE) or hardware != _ETHERNET or size != 6:
-            raise ValueError("no message of a host on an Ethernet")
+            raise ValueError("not a message of a host on an Ethernet")
         return cls(
             int.from_bytes(data[4:8], "big"),
             data[28:34],
             _decoded(data),
             client=IP(data[12:16]),
             yours=IP(data[16:20]),
-            broadcast=bool(int.from_bytes(data[10:12], "big") & _BROADCAST),
+            broadcast=bool(int.from_bytes(data[10:12], "big") & _BROADCAST_FLAG),
             is_reply=code == _REPLY_CODE,
         )
 
     @property
     def kind(self) -> int:
-        """The kind of message, 0 where it does not say."""
+        """Return the kind of message, 0 if it has none."""
         value = self.options.get(MESSAGE_TYPE, b"")
         return value[0] if len(value) == 1 else 0
 
@@ -118,17 +118,17 @@ class Message:
 
     @property
     def router(self) -> IP | None:
-        """The first router."""
+        """Return the first router."""
         return self._address(ROUTERS)
 
     @property
     def text(self) -> str:
-        """What the server says for people to read."""
+        """Return the server's error message."""
         return self.options.get(TEXT, b"").decode(errors="replace")
 
     @property
     def network(self) -> CIDR | None:
-        """The address given, with the length of its network's prefix; None where there is no (sound) mask."""
+        """Return the assigned address with its network's prefix length, None without a valid mask."""
         mask = self.options.get(SUBNET_MASK, b"")
         try:
             return CIDR(self.yours, prefix_of(mask)) if len(mask) == 4 else None
@@ -136,14 +136,14 @@ class Message:
             return None
 
     def number(self, code: int, size: int = 4) -> int | None:
-        """The option's number of `size` bytes; None where there is none."""
+        """Return the number of `size` bytes in an option, None if there is none of that size."""
         value = self.options.get(code, b"")
         return int.from_bytes(value, "big") if len(value) == size else None
 
     def routes(self) -> list[Route]:
-        """The routes told, by the option that goes before the others (RFC 3442).
+        """Return the routes of the option that takes precedence (RFC 3442).
 
-        What is incomplete at an option's end is ignored.
+        An incomplete route at an option's end is ignored.
         """
         classless = self.options.get(CLASSLESS_ROUTES)
         if classless:
@@ -159,7 +159,7 @@ class Message:
 
 
 def _encoded(options: dict[int, bytes]) -> bytes:
-    """What is too long for an option stands in several of its number (RFC 3396)."""
+    """Encode the options. A value that is too long for one option is split to several of its number (RFC 3396)."""
     out = bytearray()
     for code, value in options.items():
         if code in (PAD, END):  # which have no value
@@ -180,7 +180,7 @@ def _decoded(data: bytes) -> dict[int, bytes]:
 
 
 def _read_options(data: bytes, options: dict[int, bytes]) -> None:
-    """Options of one number are one option's parts (RFC 3396). The closing END may be missing."""
+    """Read options. Those of one number are parts of one option (RFC 3396). The closing END may be missing."""
     position = 0
     while position < len(data) and data[position] != END:
         if data[position] == PAD:
@@ -188,13 +188,13 @@ def _read_options(data: bytes, options: dict[int, bytes]) -> None:
             continue
         begin = position + 2
         if begin > len(data) or (end := begin + data[position + 1]) > len(data):
-            raise ValueError(f"option {data[position]} is not whole")
+            raise ValueError(f"option {data[position]} is incomplete")
         options[data[position]] = options.get(data[position], b"") + data[begin:end]
         position = end
 
 
 def _classless_routes(data: bytes) -> list[Route]:
-    """RFC 3442: the prefix's length, as many bytes of the destination as that takes, and the router."""
+    """Parse routes of RFC 3442: the prefix's length, as many bytes of the destination as that takes, and the router."""
     routes = []
     position = 0
     while position < len(data):
@@ -204,14 +204,14 @@ def _classless_routes(data: bytes) -> list[Route]:
             break
         destination = CIDR(IP(data[position + 1 : middle].ljust(4, b"\0")), width).network
         router = IP(data[middle : middle + 4])
-        # No router stands for a neighbour on the link.
+        # The router 0.0.0.0 means that the destination is on the link.
         routes.append(Route(destination, router, scope=_SCOPE_LINK if router == ANY else None))
         position = middle + 4
     return routes
 
 
 def _static_routes(data: bytes) -> list[Route]:
-    """Pairs of destination and router, from the days when an address's class told its mask."""
+    """Parse pairs of destination and router. The mask follows from the address's class."""
     pairs = [(IP(data[at : at + 4]), IP(data[at + 4 : at + 8])) for at in range(0, len(data) - 7, 8)]
     return [Route(CIDR(destination, _class(destination)).network, router) for destination, router in pairs]
 
@@ -229,7 +229,7 @@ _FRAGMENT = 0x3FFF  # more fragments follow, or this is not the first
 
 
 def packet(payload: bytes, source: IP, destination: IP) -> bytes:
-    """The IP packet that takes a message from a client to a server."""
+    """Return the IP packet with a message from a client to a server."""
     size = 8 + len(payload)
     udp = b"".join(part.to_bytes(2, "big") for part in (CLIENT_PORT, SERVER_PORT, size))
     addresses = source.packed + destination.packed
@@ -240,24 +240,24 @@ def packet(payload: bytes, source: IP, destination: IP) -> bytes:
 
 
 def payload(data: bytes) -> bytes:
-    """What an IP packet brings to a client; raises ValueError for one that is none, or not whole.
+    """Return the message in an IP packet to a client. Raises ValueError for other and incomplete packets.
 
-    Checksums aren't looked at: between two interfaces of one machine they are never filled in.
+    Checksums are not verified: between two interfaces of one machine they are never filled in.
     """
     if len(data) < _HEADERS or data[0] >> 4 != 4 or data[9] != _UDP:
-        raise ValueError("no UDP over IPv4")
+        raise ValueError("not UDP over IPv4")
     begin = (data[0] & 15) * 4
     end = int.from_bytes(data[2:4], "big")
     if begin < 20 or end > len(data) or end < begin + 8 or int.from_bytes(data[6:8], "big") & _FRAGMENT:
-        raise ValueError("not whole")
+        raise ValueError("incomplete packet")
     port, size = (int.from_bytes(data[begin + at : begin + at + 2], "big") for at in (2, 4))
     if port != CLIENT_PORT or size < 8 or begin + size > end:
-        raise ValueError("not for a DHCP client, or not whole")
+        raise ValueError("not for a DHCP client, or incomplete")
     return data[begin + 8 : begin + size]
 
 
 def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
+    """Return the Internet checksum (RFC 1071)."""
     if len(data) % 2:
         data += b"\0"
     total = sum(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))

@@ -1,4 +1,4 @@
-"""What a lease's client sends and asks for, by the network's configuration and CNI_ARGS."""
+"""The options that a client sends and requests, from the network's configuration and CNI_ARGS."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _NAMES = {
     "user-class": message.USER_CLASS,
     "vendor-class-identifier": message.VENDOR_CLASS,
 }
-_NECESSARY = (message.ROUTERS, message.SUBNET_MASK)
-_USUAL = (message.SUBNET_MASK, message.ROUTERS, 15, 6)  # what the Go daemon's library asks for by itself
-_LONGEST = 255  # bytes
+_REQUIRED = (message.ROUTERS, message.SUBNET_MASK)
+_DEFAULT = (message.SUBNET_MASK, message.ROUTERS, 15, 6)  # the default of the Go daemon's library
+_MAX_LENGTH = 255  # bytes
 
 
 class Options:
-    """`requested` are the numbers of the options asked for; `provided` are those sent, by number."""
+    """`requested` are numbers of options; `provided` are the values to send, by number."""
 
     __slots__ = ("provided", "requested")
 
@@ -29,28 +29,28 @@ class Options:
 
     @classmethod
     def of(cls, conf: IPAMConf, cni_args: str) -> Options:
-        """Raises CNIError for an option that there is none of, and for a value too long for one."""
+        """Return the configured options. Raises CNIError for an unknown option, and for a value that is too long."""
         return cls(_requested(conf), _provided(conf, cni_args))
 
 
 def _requested(conf: IPAMConf) -> list[int]:
-    # `skipDefault` alone says all it has to; Go wants an option beside it.
-    wanted = [_number(one.option) for one in conf.request if one.option or not one.skipDefault]
-    if not any(one.skipDefault for one in conf.request):
-        wanted += _NECESSARY
-    return list(dict.fromkeys(wanted or _USUAL))
+    # `skipDefault` may stand without an option; Go requires one.
+    requested = [_number(entry.option) for entry in conf.request if entry.option or not entry.skipDefault]
+    if not any(entry.skipDefault for entry in conf.request):
+        requested += _REQUIRED
+    return list(dict.fromkeys(requested or _DEFAULT))
 
 
 def _provided(conf: IPAMConf, cni_args: str) -> dict[int, bytes]:
     arguments = dict(pair.split("=", 1) for pair in cni_args.split(";") if "=" in pair)
     provided = {}
-    for one in conf.provide:
-        number = _number(one.option)
-        if one.value:
-            provided[number] = _value(one.value, f"option {quote(one.option)}: {quote(one.value)}")
-        if one.fromArg in arguments:
-            value = arguments[one.fromArg]
-            place = f"option {quote(one.option)} from CNI_ARGS {quote(one.fromArg)}: {quote(value)}"
+    for entry in conf.provide:
+        number = _number(entry.option)
+        if entry.value:
+            provided[number] = _value(entry.value, f"option {quote(entry.option)}: {quote(entry.value)}")
+        if entry.fromArg in arguments:
+            value = arguments[entry.fromArg]
+            place = f"option {quote(entry.option)} from CNI_ARGS {quote(entry.fromArg)}: {quote(value)}"
             provided[number] = _value(value, place)
     return provided
 
@@ -59,19 +59,19 @@ def _number(name: str) -> int:
     if name in _NAMES:
         return _NAMES[name]
     if not (name.isascii() and name.isdigit()):
-        raise _no_option(name, "invalid syntax")
-    if int(name[:_LONGEST]) > 255:
-        raise _no_option(name, "value out of range")
+        raise _unknown_option(name, "invalid syntax")
+    if int(name[:_MAX_LENGTH]) > 255:
+        raise _unknown_option(name, "value out of range")
     return int(name)
 
 
-def _no_option(name: str, problem: str) -> CNIError:
+def _unknown_option(name: str, problem: str) -> CNIError:
     parsing = f"strconv.ParseUint: parsing {quote(name)}: {problem}"
     return CNIError(f"Can not parse option {quote(name)}: Can not parse option: {parsing}")
 
 
 def _value(text: str, place: str) -> bytes:
     value = text.encode("utf-8", "surrogateescape")
-    if len(value) > _LONGEST:
+    if len(value) > _MAX_LENGTH:
         raise CNIError(f"value too long for {place}")
     return value

@@ -1,7 +1,7 @@
 """Go's net/rpc between plugin and daemon: an HTTP CONNECT on a unix socket, then gob streams both ways.
 
 A call is a request's head and the method's arguments; the answer is a response's head and the result, or an error's
-text and an empty struct. `call` is the plugin's side; what the daemon's needs is here, too, without its sockets.
+text and an empty struct. `call` is the plugin's side, and `Session` the daemon's, without its sockets.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ RELEASE = "DHCP.Release"
 COLLECT = "DHCP.Collect"  # ours: Go's daemon has no garbage collection
 UNKNOWN_METHOD = "rpc: can't find method "
 
-# Seconds. A daemon gives up after 208 by default, and a good while has to be left to other defaults; but Go's may
-# never answer at all: it forgets to, where the interface has gone.
-_ANSWER = 300.0
-_HANDSHAKE = 10.0
-_LONGEST_HEAD = 8192  # bytes of HTTP
+# Seconds. A daemon gives up after 208 by default, and may be configured with a longer timeout; but Go's never answers
+# if the interface is gone.
+_ANSWER_TIMEOUT = 300.0
+_HANDSHAKE_TIMEOUT = 10.0
+_MAX_HEAD = 8192  # bytes of HTTP
 
 REQUEST = gob.struct("Request", ServiceMethod=STRING, Seq=UINT)
 COMMAND = gob.struct(
@@ -68,13 +68,13 @@ gob.number(RESPONSE, RESULT, NOTHING)
 
 
 def call(path: str, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Have the daemon behind the socket at `path` do `method`; its answer. Raises CNIError in Go's words."""
+    """Call a method of the daemon at the socket `path`, and return its answer. Raises CNIError with Go's message."""
     with _dial(path) as connection:
         try:
             encoder = gob.Encoder()
             head = encoder.encode(REQUEST, {"ServiceMethod": method})
             connection.sendall(head + encoder.encode(COMMAND, arguments))
-            response, answer = _receive(connection, time.monotonic() + _ANSWER)
+            response, answer = _receive(connection, time.monotonic() + _ANSWER_TIMEOUT)
         except (OSError, ValueError) as error:
             raise CNIError(f"error calling {method}: {_reason(error)}", IO_FAILURE) from error
     if "Error" in response:
@@ -83,17 +83,17 @@ def call(path: str, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def ping(path: str) -> None:
-    """See whether a daemon answers. Raises CNIError."""
+    """Raise CNIError unless a daemon answers."""
     _dial(path).close()
 
 
 class _Connection:
-    """A socket that closes itself. (`_socket` is the C half of `socket`, whose other half is dear to import.)"""
+    """A socket as a context manager. (`_socket` is the C part of `socket`; the Python part is expensive to import.)"""
 
     __slots__ = ("_socket",)
 
-    def __init__(self, made: socket) -> None:
-        self._socket = made
+    def __init__(self, connected: socket) -> None:
+        self._socket = connected
 
     def __enter__(self) -> socket:
         return self._socket
@@ -108,33 +108,33 @@ class _Connection:
 def _dial(path: str) -> _Connection:
     import _socket
 
-    made = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
-        made.settimeout(_HANDSHAKE)
+        connection.settimeout(_HANDSHAKE_TIMEOUT)
         try:
-            made.connect(path)
+            connection.connect(path)
         except OSError as error:
             raise CNIError(
                 f"error dialing DHCP daemon: dial unix {path}: connect: {_reason(error)}", IO_FAILURE
             ) from error
         try:
-            made.sendall(CONNECT)
-            _expect_connected(made)
+            connection.sendall(CONNECT)
+            _expect_connected(connection)
         except OSError as error:
             raise CNIError(f"error dialing DHCP daemon: dial-http unix {path}: {_reason(error)}", IO_FAILURE) from error
     except BaseException:
-        made.close()
+        connection.close()
         raise
-    return _Connection(made)
+    return _Connection(connection)
 
 
 def _expect_connected(connection: socket) -> None:
-    """Read the head of the daemon's HTTP answer, and not a byte more."""
+    """Read exactly the head of the daemon's HTTP response. Raises OSError if it is another response."""
     head = b""
     while not head.endswith((b"\n\n", b"\n\r\n")):
         byte = connection.recv(1)
-        if not byte or len(head) == _LONGEST_HEAD:
-            raise OSError("unexpected EOF" if not byte else "the HTTP answer has no end")
+        if not byte or len(head) == _MAX_HEAD:
+            raise OSError("unexpected EOF" if not byte else f"the HTTP response is longer than {_MAX_HEAD} bytes")
         head += byte
     protocol, _, status = head.partition(b"\n")[0].strip().partition(b" ")
     if not protocol.startswith(b"HTTP/") or status != b"200 Connected to Go RPC":
@@ -147,7 +147,7 @@ def _receive(connection: socket, deadline: float) -> tuple[dict[str, Any], dict[
     while len(values) < 2:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"no answer within {_ANSWER:g} seconds")
+            raise TimeoutError(f"no answer within {_ANSWER_TIMEOUT:g} seconds")
         connection.settimeout(left)
         data = connection.recv(1 << 16)
         if not data:
@@ -174,17 +174,17 @@ class Session:
         self._values: list[dict[str, Any]] = []
 
     def feed(self, data: bytes) -> tuple[bytes, list[tuple[dict[str, Any], dict[str, Any]]]]:
-        """What to write at once, and the calls that are complete, as their heads and arguments.
+        """Return the data to send at once, and the calls that are complete, as heads and arguments.
 
-        Raises ValueError for what a client of ours or Go's never says.
+        Raises ValueError for a violation of the protocol, and ConnectionRefusedError for another HTTP request.
         """
         reply = b""
         if not self._connected:
             self._head += data
-            line, end, rest = _parted(self._head)
+            line, end, rest = _split(self._head)
             if not end:
-                if len(self._head) > _LONGEST_HEAD:
-                    raise ValueError("the HTTP request has no end")
+                if len(self._head) > _MAX_HEAD:
+                    raise ValueError(f"the HTTP request is longer than {_MAX_HEAD} bytes")
                 return b"", []
             if line.split()[:2] != CONNECT.split()[:2]:
                 raise ConnectionRefusedError
@@ -199,18 +199,18 @@ class Session:
 
     @property
     def is_between_calls(self) -> bool:
-        """Whether nothing of a further call has come yet."""
+        """Return whether no part of a further call was received."""
         return self._connected and not self._values and not self._decoder.has_rest
 
     def answer(self, head: dict[str, Any], result: Result | None = None) -> bytes:
-        """The messages that carry a call's result."""
+        """Return the messages with a call's result."""
         response = self._encoder.encode(RESPONSE, _response(head))
         if result is None:
             return response + self._encoder.encode(NOTHING, {})
         return response + self._encoder.encode(RESULT, from_result(result))
 
     def refuse(self, head: dict[str, Any], problem: str) -> bytes:
-        """The messages that tell why a call failed."""
+        """Return the messages with a call's error."""
         response = {**_response(head), "Error": problem}
         return self._encoder.encode(RESPONSE, response) + self._encoder.encode(NOTHING, {})
 
@@ -219,8 +219,8 @@ def _response(head: dict[str, Any]) -> dict[str, Any]:
     return {"ServiceMethod": head.get("ServiceMethod", ""), "Seq": head.get("Seq", 0)}
 
 
-def _parted(head: bytes) -> tuple[bytes, bytes, bytes]:
-    """The head's first line, the empty line that ends it (empty where it has not come) and what follows."""
+def _split(head: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the head's first line, the empty line that ends it (b"" if it is missing) and the rest."""
     ends = [(head.find(end), end) for end in (b"\n\n", b"\n\r\n") if end in head]
     if not ends:
         return b"", b"", b""
@@ -229,9 +229,9 @@ def _parted(head: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def from_result(result: Result) -> dict[str, Any]:
-    """A result as RPC carries it.
+    """Return a result as an RPC value.
 
-    Without its version, as Go's daemon leaves it: a client that is older than the daemon would refuse a newer one.
+    Like Go's daemon without the version: a client that is older than the daemon would refuse a newer one.
     """
     return {
         "IPs": [
@@ -255,7 +255,7 @@ def from_result(result: Result) -> dict[str, Any]:
 
 
 def to_result(value: dict[str, Any]) -> Result:
-    """The result that a daemon told; raises CNIError where it makes no sense."""
+    """Return the result in a daemon's answer. Raises CNIError for an invalid answer."""
     try:
         ips = [
             IPConfig(_to_network(ip["Address"]), _to_ip(ip.get("Gateway")), ip.get("Interface"))
@@ -274,7 +274,7 @@ def to_result(value: dict[str, Any]) -> Result:
             for route in value.get("Routes", [])
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CNIError(f"the DHCP daemon's answer makes no sense: {type(error).__name__}: {error}") from error
+        raise CNIError(f"invalid answer of the DHCP daemon: {type(error).__name__}: {error}") from error
     return Result(ips=ips, routes=routes)
 
 
@@ -298,9 +298,9 @@ def _to_network(value: dict[str, bytes]) -> CIDR:
 
 
 def prefix_of(mask: bytes) -> int:
-    """The length of the prefix that a mask stands for; raises ValueError where its ones are not in a row."""
+    """Return the prefix length of a mask. Raises ValueError unless its ones are contiguous."""
     bits = f"{int.from_bytes(mask, 'big'):0{len(mask) * 8}b}" if mask else ""
     prefix = bits.find("0") if "0" in bits else len(bits)
     if not bits or "1" in bits[prefix:]:
-        raise ValueError(f"{mask.hex()} is no network mask")
+        raise ValueError(f"{mask.hex()} is not a network mask")
     return prefix

@@ -1,4 +1,4 @@
-"""The daemon's socket: many connections, none of which can keep another one waiting."""
+"""The daemon's socket: many connections, none of which can block another one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     Method = Callable[[dict[str, Any]], Awaitable[Result | None]]
 
-_PATIENCE = 10.0  # seconds that a client may take to say what it wants
-_FINISH = 5.0  # seconds that calls may go on when the daemon is to stop: most leases are got in one
-_MOST = 4096  # connections
+_CLIENT_TIMEOUT = 10.0  # seconds for a client to send a call, and to receive the answer
+_STOP_TIMEOUT = 5.0  # seconds until running calls are cancelled: most leases are acquired within one second
+_MAX_CONNECTIONS = 4096
 _CHUNK = 1 << 16
-_PAUSE = 0.1
+_ACCEPT_PAUSE = 0.1  # seconds after an error
 
 
 class Server:
@@ -38,55 +38,55 @@ class Server:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
-        """Until it is cancelled."""
+        """Accept connections until this task is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             try:
                 connection, _ = await loop.sock_accept(self._listener)
             except OSError as error:
-                self._log(f"a connection could not be accepted: {error.strerror}")
-                await asyncio.sleep(_PAUSE)
+                self._log(f"cannot accept a connection: {error.strerror}")
+                await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
-            if len(self._connections) >= _MOST or not _is_trusted(connection):
+            if len(self._connections) >= _MAX_CONNECTIONS or not _is_trusted(connection):
                 connection.close()
                 continue
-            task = asyncio.create_task(self._converse(connection))
+            task = asyncio.create_task(self._handle(connection))
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
 
     async def close(self) -> None:
-        """Let calls be answered that are under way, and break off what takes too long."""
+        """Wait for running calls, and cancel them after a timeout."""
         if self._connections:
-            await asyncio.wait(self._connections, timeout=_FINISH)
+            await asyncio.wait(self._connections, timeout=_STOP_TIMEOUT)
         connections = list(self._connections)
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
 
-    async def _converse(self, connection: socket.socket) -> None:
+    async def _handle(self, connection: socket.socket) -> None:
         calls: set[asyncio.Task[None]] = set()
         try:
             await self._take_calls(connection, calls)
         except ConnectionRefusedError:
             await asyncio.get_running_loop().sock_sendall(connection, rpc.REFUSED)
         except TimeoutError:
-            self._log("a client did not say what it wants")
+            self._log(f"a client has not sent a complete call for {_CLIENT_TIMEOUT:g} seconds")
         except (OSError, ValueError) as error:
-            self._log(f"a client does not speak as it should: {error}")
+            self._log(f"cannot read from a client: {error}")
         finally:
-            for task in calls:  # nobody is there to be answered
+            for task in calls:  # the client is gone
                 task.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
             connection.close()
 
     async def _take_calls(self, connection: socket.socket, calls: set[asyncio.Task[None]]) -> None:
-        """Start every call as it comes; return when the client is gone."""
+        """Start every call when it is received. Return when the client is gone."""
         loop = asyncio.get_running_loop()
         session = rpc.Session()
         writing = asyncio.Lock()
         while True:
-            waits = session.is_between_calls and calls
-            async with asyncio.timeout(None if waits else _PATIENCE):
+            is_waiting = session.is_between_calls and calls
+            async with asyncio.timeout(None if is_waiting else _CLIENT_TIMEOUT):
                 data = await loop.sock_recv(connection, _CHUNK)
             if not data:
                 return
@@ -110,13 +110,13 @@ class Server:
         async with writing:
             answer = session.refuse(head, problem) if problem else session.answer(head, result)
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_CLIENT_TIMEOUT):
                     await asyncio.get_running_loop().sock_sendall(connection, answer)
             except OSError as error:
-                self._log(f"an answer could not be sent: {error}")
+                self._log(f"cannot send an answer: {error}")
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> tuple[Result | None, str]:
-        """The method's result, and what went wrong."""
+        """Call a method. Returns its result, and the error's text or ""."""
         method = self._methods.get(name)
         if method is None:
             return None, rpc.UNKNOWN_METHOD + name
@@ -124,7 +124,7 @@ class Server:
             return await method(arguments), ""
         except (CNIError, OSError) as error:
             return None, str(error) or type(error).__name__
-        except Exception as error:  # a fault of ours: one call's failure, not the daemon's
+        except Exception as error:  # a bug must end one call, not the daemon
             self._log("".join(traceback.format_exception(error)))
             return None, f"internal error: {error!r}"
 

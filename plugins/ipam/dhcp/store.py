@@ -1,9 +1,9 @@
-"""The leases on disk, so that a daemon that starts finds what an earlier one got.
+"""The leases on disk, so that a daemon can resume those of an earlier one.
 
-    FOLDER/            0700  locked with flock(2) as long as a daemon keeps its leases there
+    FOLDER/            0700  locked with flock(2) while a daemon uses it
     FOLDER/HASH.json   0600  one lease
 
-Leases are for containers, which end with the node: records of before its last start are thrown away.
+A container does not survive a reboot: records from before the last boot are removed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _VERSION = 1
 
 
 class Store:
-    """A folder of leases, made where it is missing. Raises CNIError where it can't be, or is another daemon's."""
+    """A folder of leases, created if it is missing. Raises CNIError if that fails, or another daemon uses it."""
 
     def __init__(self, folder: str, log: Callable[[str], object]) -> None:
         self.folder = folder
@@ -49,7 +49,7 @@ class Store:
             raise CNIError(f"cannot lock the folder of leases {folder}: {error.strerror}") from error
 
     def save(self, name: str, record: dict[str, Any]) -> None:
-        """Keep a lease: whole or as it was. A failure is logged: the lease is good as long as this daemon lives."""
+        """Save a lease atomically. A failure is only logged: the lease stays valid while this daemon runs."""
         text = json.dumps({"version": _VERSION, "boot": self._boot, "client": name, **record}, indent=1)
         try:
             fd = os.open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
@@ -57,20 +57,20 @@ class Store:
                 file.write(text)
             os.rename(_NEW, _file(name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError as error:
-            self._log(f"{name}: the lease could not be written to {self.folder}: {error.strerror}")
+            self._log(f"{name}: cannot write the lease to {self.folder}: {error.strerror}")
 
     def remove(self, name: str) -> None:
-        """Forget a lease."""
+        """Remove a lease."""
         self._unlink(_file(name))
 
     def load(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The leases of this boot, as name and record. What is no lease is logged and removed."""
+        """Yield the leases of this boot as name and record. Other files are removed, and invalid ones logged."""
         for file in sorted(os.listdir(self._fd)):
             try:
                 record = self._read(file) if file.endswith(_SUFFIX) else {}
                 name = record["client"] if record.get("version") == _VERSION else ""
             except (OSError, ValueError, KeyError, AttributeError) as error:
-                self._log(f"{self.folder}/{file} is no lease: {error}")
+                self._log(f"cannot load a lease from {self.folder}/{file}: {error}")
                 name = ""
             if name and record.get("boot") == self._boot:
                 yield name, record
@@ -91,9 +91,9 @@ class Store:
         except FileNotFoundError:
             pass
         except OSError as error:
-            self._log(f"{self.folder}/{file} could not be removed: {error.strerror}")
+            self._log(f"cannot remove {self.folder}/{file}: {error.strerror}")
 
 
 def _file(name: str) -> str:
-    """A name of fixed size, whatever the lease's consists of."""
+    """Return a file name of fixed size with characters that are valid in a file name."""
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32] + _SUFFIX
