@@ -111,7 +111,7 @@ def validate(request: Request[Conf]) -> list[str]:
     conf = request.config
     if _addresses(request) or conf.capabilities.get(RuntimeConf.ips.key):
         return []
-    return ["no address is given out, unless CNI_ARGS name one"]
+    return ["no address is configured, and ADD returns none unless CNI_ARGS name one"]
 
 
 def _ipam(conf: Conf) -> IPAMConf:

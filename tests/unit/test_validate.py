@@ -153,7 +153,7 @@ PLUGIN_MISTAKES: list[tuple[Json, list[str]]] = [
     ({"type": "ptp", "capabilities": {"ipRanges": True}, "ipam": {"type": "host-local"}}, []),
     (
         {"type": "ptp", "ipam": {"type": "static"}},
-        ["warning: plugins[0].ipam: no address is given out, unless CNI_ARGS name one"],
+        ["warning: plugins[0].ipam: no address is configured, and ADD returns none unless CNI_ARGS name one"],
     ),
     (
         {"type": "macvlan", "sourceMACs": ["x"], "ipam": RANGES},
