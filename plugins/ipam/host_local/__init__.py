@@ -248,9 +248,10 @@ def _exhausted(network: str, ranges: RangeSet, store: Store) -> CNIError:
     from cni_plugins.ipam.host_local.holders import suspects  # not imported by a successful ADD
 
     dead = "; ".join(suspects(network, ranges, store))
+    addresses = f"all {ranges.size} addresses are" if ranges.size > 1 else "the only address is"
     return CNIError(
         f"no IP addresses available in range set: {ranges}",
-        details=f"all {ranges.size} addresses are reserved in {store.path}, see `cni ipam show {network}`; "
+        details=f"{addresses} reserved in {store.path}, see `cni ipam show {network}`; "
         + (f"these holders look dead, `cni gc` releases the stale ones: {dead}" if dead else "no holder looks dead"),
     )
 
