@@ -1,6 +1,7 @@
-"""dummy: a link of the container's that leads nowhere, to bear addresses.
+"""dummy: an interface in the container that leads nowhere and only carries addresses.
 
-ADD asks the IPAM plugin for addresses and makes the link in the container's namespace; DEL takes back both.
+ADD gets addresses from the IPAM plugin and creates the link in the container's namespace. DEL deletes the link and
+releases the addresses.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 class Conf(Config):
     """The configuration of dummy."""
 
-    deterministicMAC = Flag("the MAC follows from the IP address; false leaves it to the kernel", default=True)
+    deterministicMAC = Flag("derive the MAC from the IP address; false leaves it to the kernel", default=True)
 
 
 def add(request: Request[Conf]) -> Result:
-    """Make the attachment, or leave nothing behind."""
+    """Create the attachment. If that fails, leave nothing behind."""
     conf = request.config
     with (
         request.open_container() as container,
@@ -42,7 +43,7 @@ def add(request: Request[Conf]) -> Result:
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD reported is still so."""
+    """Raise CNIError unless everything that ADD reported is still so."""
     _require_ipam(request.config)
     with request.open_container() as container, container.netlink() as inside:
         ipam.check(request)
@@ -54,13 +55,13 @@ def check(request: Request[Conf]) -> None:
 
 
 def status(request: Request[Conf]) -> None:
-    """The IPAM plugin is ready."""
+    """Raise CNIError unless the IPAM plugin is ready."""
     _require_ipam(request.config)
     ipam.status(request)
 
 
 def validate(request: Request[Conf]) -> None:
-    """There is an IPAM plugin."""
+    """Raise CNIError if no IPAM plugin is configured."""
     _require_ipam(request.config)
 
 

@@ -1,12 +1,10 @@
-"""host-device: a device of the node's own goes to the container for as long as that lives.
+"""host-device: one of the node's devices, moved into the container for the container's lifetime.
 
-ADD finds the device, by its name, its MAC or its place in /sys, moves it into the container's namespace
-under the name that is wanted there, keeps its own name as its alias, and gives it what the IPAM plugin
-says. DEL moves it back under its own name, down. Where the device is bound to a driver for DPDK there is no
-link to be moved: only the addresses are reported.
+ADD finds the device by its name, its MAC or its place in /sys, moves it into the container's namespace under the
+requested name, keeps its original name as its alias, and configures it as the IPAM plugin says. DEL moves it back under
+its original name, down. A device that is bound to a DPDK driver has no link to move: only the addresses are reported.
 
-Move, new name and alias are one request, so at no time is a device in a container without the name to give
-it back under.
+The move, the new name and the alias are one request, so a device in a container always has its original name with it.
 """
 
 from __future__ import annotations
@@ -35,13 +33,13 @@ _DEVICES = "/sys/devices/"
 _DPDK_DRIVERS = ("vfio-pci", "uio_pci_generic", "igb_uio")
 _HWADDR_LENGTHS = (6, 8, 20)  # Ethernet, EUI-64, InfiniBand
 
-_UNNAMED = 'specify either "device", "hwaddr", "kernelpath" or "pciBusID"'
+_NO_DEVICE_NAMED = 'specify either "device", "hwaddr", "kernelpath" or "pciBusID"'
 
 
 class RuntimeConf(Settings):
-    """What the runtime adds."""
+    """The keys of `runtimeConfig`, which the runtime adds."""
 
-    deviceID = Text("", "the device's id on the PCI or the auxiliary bus; goes before pciBusID")
+    deviceID = Text("", "the device's id on the PCI or the auxiliary bus; overrides pciBusID")
 
 
 class Conf(Config):
@@ -51,18 +49,18 @@ class Conf(Config):
     hwaddr = Text("", "the device's MAC")
     kernelpath = Text("", "the device's folder below /sys/devices/, such as /sys/devices/pci0000:00/0000:00:1f.6")
     pciBusID = Text("", "the device's PCI address, such as 0000:00:1f.6")
-    DPDKMode = Flag("the device serves DPDK, so there is no link to move; of a PCI device it is found out")
+    DPDKMode = Flag("the device is for DPDK and has no link to move; detected if it is a PCI device")
     runtimeConfig = Section(RuntimeConf, "the value of the capability deviceID, put in by the runtime")
 
 
 def add(request: Request[Conf]) -> Result:
-    """Move the device into the container, or leave it where it is and as it is."""
+    """Move the device into the container. If that fails, leave it where it was and as it was."""
     conf = request.config
     pci, auxiliary = _bus_ids(conf)
-    by_link = _is_named_by_link(conf)  # which goes before the ids
+    by_link = _is_named_by_link(conf)  # which takes precedence over the ids
     if not (by_link or pci or auxiliary):
-        raise CNIError(_UNNAMED)
-    if _serves_dpdk(conf, pci):
+        raise CNIError(_NO_DEVICE_NAMED)
+    if _is_dpdk(conf, pci):
         with request.open_container(), Undo(request.log) as undo:
             result = ipam.add(request, undo) if conf.ipam.type else Result()
         result.interfaces = [Interface(request.ifname, sandbox=request.netns)]
@@ -78,38 +76,38 @@ def add(request: Request[Conf]) -> Result:
 
 
 def delete(request: Request[Conf]) -> None:
-    """Give device and addresses back, whichever are still there; go on past failures and report them all."""
-    do_all(ipam.removal(request, lambda: _give_back(request)))
+    """Move the device back and release the addresses. Run both steps; raise all failures as one CNIError."""
+    do_all(ipam.removal(request, lambda: _move_back(request)))
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD reported is still so, and DEL will find out the device's own name."""
+    """Raise CNIError unless everything that ADD reported is still so and DEL can read the device's original name."""
     conf = request.config
     ipam.check(request)
     result = request.require_prev_result()
-    if _serves_dpdk(conf, _bus_ids(conf)[0]):
+    if _is_dpdk(conf, _bus_ids(conf)[0]):
         return
     with request.open_container() as container, container.netlink() as inside:
         link = container_link(request, inside, result)
-        _own_name(link)
+        _original_name(link)
         expect_up(link)
         expect_addresses(inside, request.ifname, result.ips)
         expect_routes(inside, result.routes)
 
 
 def status(request: Request[Conf]) -> None:
-    """The IPAM plugin is ready. A device that is not there may be with a container, which is no fault."""
+    """Raise CNIError unless the IPAM plugin is ready. A missing device is no error: a container may have it."""
     ipam.status(request)
 
 
-# ---- the device among the host's ----
+# ---- finding the device ----
 
 
 def validate(request: Request[Conf]) -> None:
-    """Something names the device, or may come with the call."""
+    """Raise CNIError unless the configuration names a device, or has the capability by which the runtime does."""
     conf = request.config
     if not (_is_named_by_link(conf) or conf.pciBusID or conf.capabilities.get(RuntimeConf.deviceID.key)):
-        raise CNIError(_UNNAMED)
+        raise CNIError(_NO_DEVICE_NAMED)
     ipam.require_ipam_before_0_3_0(request)
 
 
@@ -118,7 +116,7 @@ def _is_named_by_link(conf: Conf) -> bool:
 
 
 def _find(conf: Conf, node: Netlink) -> Link:
-    """The device that the configuration names. Raises CNIError."""
+    """Return the device that the configuration names. Raises CNIError."""
     try:
         if conf.hwaddr and not conf.device:
             return _by_hwaddr(conf.hwaddr, node)
@@ -146,22 +144,22 @@ def _by_hwaddr(text: str, node: Netlink) -> Link:
 
 
 def _bus_ids(conf: Conf) -> tuple[str, str]:
-    """The device's ids on the PCI and the auxiliary bus, "" where it has none. Raises CNIError."""
-    wanted = conf.runtimeConfig.deviceID
-    for key, text in (("pciBusID", conf.pciBusID), ("runtimeConfig.deviceID", wanted)):
+    """Return the device's ids on the PCI and on the auxiliary bus; "" where it has none. Raises CNIError."""
+    device_id = conf.runtimeConfig.deviceID
+    for key, text in (("pciBusID", conf.pciBusID), ("runtimeConfig.deviceID", device_id)):
         if "/" in text or text in (".", ".."):
-            raise ConfigError(key, f"{quote(text)} is no device's id: it must be one part of a path")
-    if not wanted:
+            raise ConfigError(key, f"{quote(text)} is not a device's id: it must be a single component of a path")
+    if not device_id:
         return conf.pciBusID, ""
-    if _exists(f"{_PCI}/{wanted}"):
-        return wanted, ""
-    if _exists(f"{_AUXILIARY}/{wanted}"):
-        return "", wanted
-    raise CNIError(f"runtime config DeviceID {wanted} not found or unsupported")
+    if _exists(f"{_PCI}/{device_id}"):
+        return device_id, ""
+    if _exists(f"{_AUXILIARY}/{device_id}"):
+        return "", device_id
+    raise CNIError(f"runtime config DeviceID {device_id} not found or unsupported")
 
 
 def _net_folder(conf: Conf) -> str:
-    """The folder in /sys that has the device's links for entries. Raises CNIError."""
+    """Return the folder in /sys whose entries are the device's links. Raises CNIError."""
     if conf.kernelpath:
         if not conf.kernelpath.startswith(_DEVICES) or ".." in conf.kernelpath.split("/"):
             raise CNIError(f"kernel device path {quote(conf.kernelpath)} must be absolute and begin with {_DEVICES}")
@@ -171,9 +169,9 @@ def _net_folder(conf: Conf) -> str:
         return f"{_AUXILIARY}/{auxiliary}/net"
     device = f"{_PCI}/{pci}"
     virtio = (f"{entry}/" for entry in _entries(device) if entry.startswith("virtio"))
-    for between in ("", *virtio):  # the link of a virtio device is one folder further down
-        if _exists(f"{device}/{between}net"):
-            return f"{device}/{between}net"
+    for subfolder in ("", *virtio):  # the link of a virtio device is one folder further down
+        if _exists(f"{device}/{subfolder}net"):
+            return f"{device}/{subfolder}net"
     raise CNIError(f"no net directory under pci device {pci}")
 
 
@@ -199,18 +197,18 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _serves_dpdk(conf: Conf, pci: str) -> bool:
-    """Whether the device belongs to a driver of user space, and so has no link. Raises CNIError."""
+def _is_dpdk(conf: Conf, pci: str) -> bool:
+    """Return True if the device is bound to a DPDK driver, and so has no link. Raises CNIError."""
     if not pci:
         return conf.DPDKMode
     try:
         driver = posix.readlink(f"{_PCI}/{pci}/driver")
     except OSError as error:
-        raise CNIError(f"error with host device: {error}", details=f"no driver has the PCI device {pci}") from error
+        raise CNIError(f"error with host device: {error}", details=f"PCI device {pci} is bound to no driver") from error
     return driver.rpartition("/")[2] in _DPDK_DRIVERS
 
 
-# ---- to the container and back ----
+# ---- moving the device to the container and back ----
 
 
 def _add_link(request: Request[Conf]) -> Result:
@@ -233,23 +231,23 @@ def _add_link(request: Request[Conf]) -> Result:
 
 
 def _move(link: Link, source: NetNS, target: NetNS, name: str, *, alias: str, up: bool | None = None) -> Link:
-    """Move a link, which takes it down, and give it a name and an alias; if that fails it is where it was."""
+    """Move a link, which brings it down, and set its name and alias. If that fails, move it back. Raises CNIError."""
     with source.netlink() as here, target.netlink() as there:
         try:
             here.batch().link_set(link.index, netns=target.fd, name=name, alias=alias, up=up).commit()
             return there.link(name)
         except OSError as error:
-            # The kernel moves first and renames then. If the name has been taken since we looked, the link
-            # is on the other side under the name it had.
+            # The kernel moves the link before it renames it. If the name has been taken in the meantime, the link is
+            # in the target namespace under its old name.
             stray = there.find_link(link.name)
             if stray and stray.hwaddr == link.hwaddr and not here.find_link(link.name):
                 there.batch().link_set(stray.index, netns=source.fd, up=link.is_up).commit()
             raise CNIError(f"failed to move link {quote(link.name)} to become {quote(name)}: {error}") from error
 
 
-def _give_back(request: Request[Conf]) -> None:
-    """Move the device home. One that is back already, or never came, is fine. Raises CNIError."""
-    if _served_dpdk(request.config):
+def _move_back(request: Request[Conf]) -> None:
+    """Move the device back, unless it is back already or was never moved. Raises CNIError."""
+    if _was_dpdk(request.config):
         return
     container = request.find_container()
     if container is None:
@@ -259,53 +257,53 @@ def _give_back(request: Request[Conf]) -> None:
         link = inside.find_link(request.ifname)
         if link is None:
             return
-        name = _own_name(link)
+        name = _original_name(link)
         if node.find_link(name):
             raise CNIError(
-                f"failed to give {quote(link.name)} back to the host: there is another {quote(name)} by now",
-                details=f"rename or remove that, then repeat DEL; until then {quote(link.name)} stays where it is",
+                f"failed to move {quote(link.name)} back to the host: another device there has the name {quote(name)}",
+                details=f"rename or delete that, then repeat DEL; until then {quote(link.name)} stays in the container",
             )
         _move(link, container, request.host, name, alias="")
 
 
-def _served_dpdk(conf: Conf) -> bool:
-    """As _serves_dpdk, for DEL: a device that has been taken out since leaves no link to look for."""
+def _was_dpdk(conf: Conf) -> bool:
+    """Return the same for DEL, which tolerates that the device has been removed: then it finds no link either."""
     try:
-        return _serves_dpdk(conf, _bus_ids(conf)[0])
+        return _is_dpdk(conf, _bus_ids(conf)[0])
     except CNIError:
         return False
 
 
-def _own_name(link: Link) -> str:
-    """The name that the device had in the host. Raises CNIError for a link that ADD has not put there."""
+def _original_name(link: Link) -> str:
+    """Return the name that the device had in the host. Raises CNIError for a link that ADD did not move."""
     name = link.alias
     try:
         check_ifname(name)
     except CNIError:
-        found = f"its alias is {quote(name)}" if name else "alias is not set"
+        reason = f"its alias is {quote(name)}" if name else "alias is not set"
         raise CNIError(
-            f"failed to find original ifname for {quote(link.name)} ({found})",
-            details="if it is the device that ADD moved there, set its alias to the name it is to have in the host",
+            f"failed to find original ifname for {quote(link.name)} ({reason})",
+            details="if it is the device that ADD moved there, set its alias to the name that it had in the host",
         ) from None
     return name
 
 
 def _rename_returned(request: Request[Conf]) -> None:
-    """Give its own name to a device that has outlived its namespace.
+    """Restore the original name of a device that has outlived its namespace.
 
-    The kernel puts physical devices back itself when a namespace ends: down, with the name they had there, or
-    devN where that is taken. It does so in the first of all namespaces, so there may be nothing to be found.
+    When a namespace ends, the kernel moves its physical devices to the initial namespace: down, with the names that
+    they had, or devN if that is taken. If the host is another namespace, there is nothing to find.
     """
     conf = request.config
     with request.host.netlink() as node:
         link = _returned(conf, node)
-        if link is None or not link.alias or link.is_up or not _is_kernels_choice(link.name, request.ifname):
+        if link is None or not link.alias or link.is_up or not _is_named_by_kernel(link.name, request.ifname):
             return
         try:
-            node.batch().link_set(link.index, name=_own_name(link), alias="").commit()
+            node.batch().link_set(link.index, name=_original_name(link), alias="").commit()
         except (CNIError, OSError) as error:
-            # The container's namespace is gone: there is nothing that a repeated DEL could do better.
-            request.log(f"{link.name} is back from {request.netns}, but not under its own name: {error}")
+            # Not an error: the container's namespace is gone, and a repeated DEL could not do better.
+            request.log(f"failed to restore the name of {link.name}, which is back from {request.netns}: {error}")
 
 
 def _returned(conf: Conf, node: Netlink) -> Link | None:
@@ -317,7 +315,7 @@ def _returned(conf: Conf, node: Netlink) -> Link | None:
         return None
 
 
-def _is_kernels_choice(name: str, ifname: str) -> bool:
+def _is_named_by_kernel(name: str, ifname: str) -> bool:
     return name == ifname or (name.startswith("dev") and name[3:].isdigit())
 
 

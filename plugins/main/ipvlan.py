@@ -1,9 +1,9 @@
-"""ipvlan: a link of the container's that shares a master device, and its MAC, with others.
+"""ipvlan: an interface in the container that shares a parent device, the master, and its MAC with others.
 
-ADD asks the IPAM plugin for addresses and makes the link in the container's namespace, on a master of the
-node's or, with linkInContainer, of the container's own. Chained behind another plugin, it takes the master
-from the previous result, and the addresses too where no IPAM plugin is named. DEL takes back link and
-addresses, whatever became of the master.
+ADD gets addresses from the IPAM plugin and creates the link in the container's namespace. The master is one of the
+node's devices or, with linkInContainer, one of the container's. Chained behind another plugin, ipvlan takes the master
+from the previous result, and also the addresses if no IPAM plugin is configured. DEL deletes the link and releases the
+addresses, even if the master is gone.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _MODES = ("l2", "l3", "l3s")  # IPVLAN_MODE_L2 and so on: 0, 1, 2
 class Conf(masters.OnMaster):
     """The configuration of ipvlan."""
 
-    master = Text("", "the device to stand on; chained, the previous result's; else that of the default route")
-    mode = Choice("l2", _MODES, "what the master does between containers: switch (l2), route (l3, l3s with netfilter)")
+    master = Text("", "the parent device; by default that of the previous result, if chained, or of the default route")
+    mode = Choice("l2", _MODES, "how the master forwards packets: switching (l2), routing (l3, l3s with netfilter)")
 
 
 def add(request: Request[Conf]) -> Result:
-    """Make the attachment, or leave nothing behind."""
+    """Create the attachment. If that fails, leave nothing behind."""
     conf = request.config
     with (
         request.open_container() as container,
@@ -60,12 +60,12 @@ def add(request: Request[Conf]) -> Result:
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD reported is still so."""
+    """Raise CNIError unless everything that ADD reported is still so."""
     masters.check(request, "ipvlan", lambda link: _expect_mode(link, request.config.mode))
 
 
 def status(request: Request[Conf]) -> None:
-    """The IPAM plugin is ready, and the master, if the node has to have one of that name, is there."""
+    """Raise CNIError unless the IPAM plugin is ready and the master, if it must be one of the node's, exists."""
     masters.status(request)
 
 
@@ -82,7 +82,7 @@ def _master(request: Request[Conf], place: Netlink) -> Link:
 
 
 def _chained_result(request: Request[Conf]) -> Result | None:
-    """The previous result, where it has the addresses for want of an IPAM plugin."""
+    """Return the previous result if the addresses come from it: it has some, and there is no IPAM plugin."""
     if request.config.ipam.type or request.prev_result is None or not request.prev_result.ips:
         return None
     return request.prev_result
@@ -92,7 +92,7 @@ def _expect_mode(link: Link, expected: str) -> None:
     number = int.from_bytes(link.data.get(_IFLA_IPVLAN_MODE, b""), sys.byteorder)
     mode = _MODES[number] if number < len(_MODES) else str(number)
     if mode != expected:
-        # The mode is the master's: whoever makes a link of another mode there changes it for all.
+        # All links on a master share one mode: creating a link with another mode changes it for all of them.
         raise CNIError(f"Container IPVlan mode {mode} does not match expected value: {expected}")
 
 

@@ -1,6 +1,6 @@
 """loopback: brings up ``lo`` in the container.
 
-ADD sets it up and reports its addresses, or passes on the result it was given. DEL sets it down.
+ADD brings it up and reports its addresses, or returns the previous result if there is one. DEL brings it down.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from cni._core import Netlink
     from cni.skel.request import Request
 
-LO = "lo"  # whatever CNI_IFNAME says
+LO = "lo"  # also if CNI_IFNAME is another name
 
 
 class Conf(Config):
-    """loopback has no settings of its own."""
+    """The configuration of loopback, which has no keys of its own."""
 
 
 def add(request: Request[Conf]) -> Result:
-    """Bring lo up."""
+    """Bring lo up, and return its addresses or the previous result."""
     try:
         previous = request.prev_result
     except CNIError as error:
@@ -39,7 +39,7 @@ def add(request: Request[Conf]) -> Result:
 
 
 def delete(request: Request[Conf]) -> None:
-    """Set lo down, where the namespace is still there."""
+    """Bring lo down, if the namespace still exists."""
     container = request.find_container()
     if container is None:
         return
@@ -48,14 +48,14 @@ def delete(request: Request[Conf]) -> None:
 
 
 def check(request: Request[Conf]) -> None:
-    """Lo is up."""
+    """Raise CNIError unless lo is up."""
     with request.open_container() as container, container.netlink() as inside:
         if not inside.link(LO).is_up:
             raise CNIError("loopback interface is down")
 
 
 def _addresses(inside: Netlink, index: int) -> list[IPConfig]:
-    """The first address of each family. Raises CNIError for one that does not belong on lo."""
+    """Return the first address of each family. Raises CNIError for one that is not a loopback address."""
     first: dict[int, IPConfig] = {}
     for address in inside.addresses(index):
         ip = IP(address.packed)

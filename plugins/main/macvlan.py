@@ -1,9 +1,10 @@
-"""macvlan: a link of the container's with a MAC of its own on a master device, as if on the master's network itself.
+"""macvlan: an interface in the container with a MAC of its own, on the network of a parent device, the master.
 
-ADD asks the IPAM plugin for addresses and makes the link in the container's namespace, on a master of the node's or,
-with linkInContainer, of the container's own. DEL takes back both, whatever became of the master.
+ADD gets addresses from the IPAM plugin and creates the link in the container's namespace. The master is one of the
+node's devices or, with linkInContainer, one of the container's. DEL deletes the link and releases the addresses, even
+if the master is gone.
 
-Without an IPAM plugin the container gets a link and no address.
+Without an IPAM plugin the container gets a link without addresses.
 """
 
 from __future__ import annotations
@@ -33,43 +34,43 @@ _IFLA_MACVLAN_MACADDR_MODE = 3
 _IFLA_MACVLAN_MACADDR = 4
 _IFLA_MACVLAN_MACADDR_DATA = 5
 _IFLA_MACVLAN_BC_QUEUE_LEN = 7
-_IFLA_MACVLAN_BC_CUTOFF = 9  # since Linux 6.4; older ones overlook it
+_IFLA_MACVLAN_BC_CUTOFF = 9  # since Linux 6.4; older kernels ignore it
 _MACVLAN_MACADDR_SET = 3
 _MODES = {"bridge": 4, "private": 1, "vepa": 2, "passthru": 8, "source": 16}
 
-_DEFAULT_CUTOFF = 1  # which the kernel does not report
+_DEFAULT_CUTOFF = 1  # the kernel's default, which it does not report
 
 
 class RuntimeConf(Settings):
-    """What the runtime adds."""
+    """The keys of `runtimeConfig`, which the runtime adds."""
 
-    mac = Text("", "the MAC of the container's interface; goes before MAC in CNI_ARGS, and that before the key mac")
+    mac = Text("", "the MAC of the container's interface; overrides MAC in CNI_ARGS, which overrides the key mac")
 
 
 class Conf(masters.OnMaster):
     """The configuration of macvlan."""
 
-    master = Text("", "the device to stand on; if none is named, that of the default route")
-    mode = Choice("bridge", tuple(_MODES), "who on the master reaches whom; source takes only what sourceMACs send")
-    sourceMACs = ListOf(Text(), "in mode source: the senders from whom the container's interface takes packets")
+    master = Text("", "the parent device; by default that of the default route")
+    mode = Choice("bridge", tuple(_MODES), "which links of the master reach each other; source lets only sourceMACs in")
+    sourceMACs = ListOf(Text(), "in mode source: the MACs from which the container's interface accepts frames")
     mac = Text("", "the MAC of the container's interface")
     bcqueuelen = Integer(
-        0, "broadcasts that may wait on the master; 0 is the kernel's default", minimum=0, maximum=2**32 - 1
+        0, "length of the master's queue of broadcasts; 0 is the kernel's default", minimum=0, maximum=2**32 - 1
     )
     bclim = Integer(
         None,
-        "up to so many receivers get a broadcast without its waiting, -1: however many; for the whole master",
+        "broadcasts to more receivers than this are queued, -1: none is queued; for the whole master",
         minimum=-1,
         maximum=2**31 - 1,
     )
-    deterministicMAC = Flag("the MAC follows from the IP address; false leaves it to the kernel", default=True)
+    deterministicMAC = Flag("derive the MAC from the IP address; false leaves it to the kernel", default=True)
     runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
 
 
 def add(request: Request[Conf]) -> Result:
-    """Make the attachment, or leave nothing behind."""
+    """Create the attachment. If that fails, leave nothing behind."""
     conf = request.config
-    asked = _asked_mac(request)
+    requested = _requested_mac(request)
     data = _data(conf)
     with (
         request.open_container() as container,
@@ -98,17 +99,17 @@ def add(request: Request[Conf]) -> Result:
             return inside.link(request.ifname)
 
         result = ipam.add_first(request, undo)
-        link = make(asked or _own_mac(conf, result))
-        if asked and link.hwaddr != asked:
-            link = _set_mac(inside, link, asked)
+        link = make(requested or _derived_mac(conf, result))
+        if requested and link.hwaddr != requested:
+            link = _set_mac(inside, link, requested)
         result = ipam.add_over_link(request, undo, result)
-        _expect_cutoff(request, link)
+        _log_missing_cutoff(request, link)
         try:
             ipam.attach(request, container, inside, link, result)
         except NetlinkError as error:
-            if asked or error.errno != errno.EADDRINUSE:
+            if requested or error.errno != errno.EADDRINUSE:
                 raise
-            # Another link on the master has the MAC: IPv6 addresses of two networks may end in the same four bytes.
+            # Another link of the master has the MAC: IPv6 addresses of two networks may end in the same four bytes.
             links.delete(container, request.ifname)
             ipam.attach(request, container, inside, make(""), result)
     result.dns = conf.dns
@@ -116,12 +117,12 @@ def add(request: Request[Conf]) -> Result:
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD made is still so."""
+    """Raise CNIError unless everything that ADD reported is still so."""
     masters.check(request, "macvlan", lambda link: _expect_mode(link, request.config.mode))
 
 
 def status(request: Request[Conf]) -> None:
-    """The IPAM plugin is ready, and the master, if the node has to have one of that name, is there."""
+    """Raise CNIError unless the IPAM plugin is ready and the master, if it must be one of the node's, exists."""
     masters.status(request)
 
 
@@ -129,32 +130,32 @@ def status(request: Request[Conf]) -> None:
 
 
 def validate(request: Request[Conf]) -> None:
-    """The MACs are some, and the senders go with the mode."""
-    _asked_mac(request)
+    """Raise CNIError if a MAC is invalid, or if sourceMACs does not fit the mode."""
+    _requested_mac(request)
     _data(request.config)
     ipam.require_ipam_before_0_3_0(request)
 
 
-def _asked_mac(request: Request[Conf]) -> str:
+def _requested_mac(request: Request[Conf]) -> str:
     conf = request.config
-    by_args = request.cni_args("MAC").get("MAC")
-    asked = conf.runtimeConfig.mac or by_args or conf.mac
-    return hwaddr.requested(asked, f"invalid args {asked} for MAC addr")
+    args_mac = request.cni_args("MAC").get("MAC")
+    requested = conf.runtimeConfig.mac or args_mac or conf.mac
+    return hwaddr.requested(requested, f"invalid args {requested} for MAC addr")
 
 
-def _own_mac(conf: Conf, result: Result) -> str:
-    # In passthru mode the link has the master's, and another would become the master's too: for who asks, no one else.
+def _derived_mac(conf: Conf, result: Result) -> str:
+    # In passthru mode the link shares the master's MAC, which only a requested MAC may change.
     if not conf.deterministicMAC or not result.ips or conf.mode == "passthru":
         return ""
     return hwaddr.of_addresses(result.ips)
 
 
 def _data(conf: Conf) -> list[tuple[int, Any]]:
-    """The attributes of the kind."""
+    """Return the attributes of a macvlan link."""
     data: list[tuple[int, Any]] = [(_IFLA_MACVLAN_MODE, u32(_MODES[conf.mode]))]
     if conf.sourceMACs:
         if conf.mode != "source":
-            raise ConfigError("sourceMACs", f"mode {quote(conf.mode)} has no use for them")
+            raise ConfigError("sourceMACs", f'only mode "source" uses them, not {quote(conf.mode)}')
         data.append((_IFLA_MACVLAN_MACADDR_MODE, u32(_MACVLAN_MACADDR_SET)))
         data.append((_IFLA_MACVLAN_MACADDR_DATA, [(_IFLA_MACVLAN_MACADDR, mac) for mac in _sources(conf)]))
     if conf.bcqueuelen:
@@ -179,9 +180,9 @@ def _master(conf: Conf, place: Netlink) -> Link:
 
 
 def _set_mac(inside: Netlink, link: Link, mac: str) -> Link:
-    """In passthru mode the link is born with the master's MAC, and shares with it the one that it is given.
+    """Set the MAC of a link in passthru mode, which is created with the master's MAC and always shares it.
 
-    When the link is deleted the kernel gives the master its own back.
+    When the link is deleted, the kernel restores the master's own MAC.
     """
     try:
         changed: Link = inside.batch().link_set(link.index, hwaddr=mac).link_get(link.index).commit()[0]
@@ -190,10 +191,10 @@ def _set_mac(inside: Netlink, link: Link, mac: str) -> Link:
         raise CNIError(f"failed to set the MAC of {quote(link.name)} and its master to {mac}: {error}") from error
 
 
-def _expect_cutoff(request: Request[Conf], link: Link) -> None:
+def _log_missing_cutoff(request: Request[Conf], link: Link) -> None:
     cutoff = request.config.bclim
     if cutoff not in (None, _DEFAULT_CUTOFF) and _IFLA_MACVLAN_BC_CUTOFF not in link.data:
-        request.log(f"macvlan: this kernel has no bclim, which came with Linux 6.4: {cutoff} is of no effect")
+        request.log(f"macvlan: bclim {cutoff} has no effect: this kernel is older than Linux 6.4")
 
 
 # ---- CHECK ----

@@ -1,12 +1,12 @@
 """ptp: a pair of links between the container and the node, which routes.
 
-ADD asks the IPAM plugin for addresses, makes the pair with the container's end born in its namespace, and leads
-all that the container sends, to its own network too, through the gateway: the node. All the node's ends bear the
-same address, the gateway's, alone in its network; a route for each of the container's addresses leads back.
-With ipMasq what leaves the network bears the node's address. DEL takes back all of it.
+ADD gets addresses from the IPAM plugin and creates the pair, with the container's end already in its namespace. The
+container sends all packets, also those to its own network, through the gateway, which is the node. The node's ends of
+all pairs have the same address, the gateway's, as /32 or /128; a route to each of the container's addresses leads back.
+With ipMasq, packets that leave the network get the node's address as their source. DEL removes all of this.
 
-The container's address has no route of the kernel's to its network (IFA_F_NOPREFIXROUTE), so none has to be deleted
-and none comes back with the link, and the network may be the address alone, the gateway lie outside of it.
+The kernel adds no route to the network of the container's address (IFA_F_NOPREFIXROUTE). So none has to be deleted,
+none comes back with the link, the network may be the address alone, and the gateway may lie outside of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RT_SCOPE_LINK = 253
 _RT_SCOPE_HOST = 254
 _ALL_TABLES = 0
 
-_CONTAINER = 1  # the container's interface among the result's
+_CONTAINER = 1  # index of the container's interface in the result
 
 
 class Conf(ipmasq.Masqueraded):
@@ -43,11 +43,11 @@ class Conf(ipmasq.Masqueraded):
 
     mtu = Integer(0, "MTU in bytes of both ends; 0 leaves it to the kernel", minimum=0)
     linkType = Choice("veth", ("veth", "netkit"), "kind of the pair; netkit needs Linux 6.7")
-    deterministicMAC = Flag("MACs follow from the IP addresses; false leaves them to the kernel", default=True)
+    deterministicMAC = Flag("derive the MACs from the IP addresses; false leaves them to the kernel", default=True)
 
 
 def add(request: Request[Conf]) -> Result:
-    """Make the attachment, or leave nothing behind."""
+    """Create the attachment. If that fails, leave nothing behind."""
     conf = request.config
     with (
         request.open_container() as container,
@@ -59,14 +59,14 @@ def add(request: Request[Conf]) -> Result:
         result = ipam.add(request, undo)
         _expect_gateways(result)
         _forward(request.host, node, result)
-        own, gateways = _hwaddrs(conf, result)
+        mac, host_mac = _macs(conf, result)
         port = links.make_pair(
-            node, container, inside, request.ifname, kind=conf.linkType, mtu=conf.mtu, hwaddr=own, host_hwaddr=gateways
+            node, container, inside, request.ifname, kind=conf.linkType, mtu=conf.mtu, hwaddr=mac, host_hwaddr=host_mac
         )
         undo.push(links.delete, container, request.ifname)
         _set_up_port(request.host, node, port, result)
         _set_up_container(request, container, inside, port, result)
-        # Till both have noticed that the other one is up, what is sent to them is lost.
+        # Packets are lost until each end has noticed that the other one is up.
         links.await_operational(request.host, node.link(port.index), "the node's end")
         links.await_operational(container, inside.link(request.ifname), "the container's end")
         ipmasq.setup(request, result, undo)
@@ -76,13 +76,13 @@ def add(request: Request[Conf]) -> Result:
 
 
 def delete(request: Request[Conf]) -> None:
-    """Take back link, addresses and rules, whichever are still there; go on past failures and report them all."""
-    # Rules first, as removing them is not over until a grace period that deleting the link has to wait for as well.
+    """Remove rules, link and addresses, whichever still exist. Run every step; raise all failures as one CNIError."""
+    # Rules first: removing them takes until the end of a grace period that deleting the link has to wait for as well.
     do_all([lambda: ipmasq.teardown(request), *ipam.removal(request)])
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD made is still so."""
+    """Raise CNIError unless everything that ADD reported is still so."""
     conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
@@ -92,17 +92,17 @@ def check(request: Request[Conf]) -> None:
         expect_routes(inside, [route for ip in result.ips for route in _routes_of(ip)])
         expect_routes(inside, result.routes)
         port = _expect_port(node, link, result)
-        _expect_way_back(node, port, result)
+        _expect_return_routes(node, port, result)
     ipmasq.check(request, result)
 
 
 def gc(request: Request[Conf]) -> None:
-    """Take back addresses and rules of attachments that are gone. Their links went with their namespaces."""
+    """Remove addresses and rules of stale attachments. Their links were deleted with their namespaces."""
     do_all([lambda: ipam.gc(request), lambda: ipmasq.gc(request)])
 
 
 def status(request: Request[Conf]) -> None:
-    """There is an IPAM plugin, it is ready, and the kernel has the kind of link."""
+    """Raise CNIError unless an IPAM plugin is configured and ready and the kernel supports the kind of link."""
     conf = request.config
     ipam.status(request, required=True)
     if conf.linkType != "veth":
@@ -110,15 +110,15 @@ def status(request: Request[Conf]) -> None:
 
 
 def rules(request: Request[Conf], ruleset: Ruleset) -> None:
-    """What the attachment has in iptables and nftables."""
+    """Describe to `ruleset` the attachment's rules in iptables and nftables."""
     ipmasq.describe(request, request.require_prev_result(), ruleset)
 
 
 def _try_pair(kind: str) -> None:
-    """Whether the kernel makes such pairs is seen by making one, in a namespace that nobody sees."""
+    """Create such a pair in a temporary namespace. Raises CNIError if the kernel does not support it."""
     try:
-        with NetNS.create() as nowhere, nowhere.netlink() as inside:
-            links.make_pair(inside, nowhere, inside, "eth0", kind=kind)
+        with NetNS.create() as scratch, scratch.netlink() as inside:
+            links.make_pair(inside, scratch, inside, "eth0", kind=kind)
     except CNIError as error:
         raise CNIError(error.msg, PLUGIN_NOT_AVAILABLE, error.details) from error
 
@@ -148,23 +148,23 @@ def _forward(host: NetNS, node: Netlink, result: Result) -> None:
             raise CNIError(f"Could not enable IP forwarding: {error}") from error
 
 
-def _hwaddrs(conf: Conf, result: Result) -> tuple[str | None, str | None]:
-    """The MACs of the container's end and of the node's; None leaves one to the kernel."""
+def _macs(conf: Conf, result: Result) -> tuple[str | None, str | None]:
+    """Return the MACs of the container's end and of the node's; None leaves the choice to the kernel."""
     if not conf.deterministicMAC:
         return None, None
-    own = hwaddr.of_addresses(result.ips)
-    gateway = hwaddr.from_ip(hwaddr.leading(_gateways(result)))
+    mac = hwaddr.of_addresses(result.ips)
+    host_mac = hwaddr.from_ip(hwaddr.leading(_gateways(result)))
     # An address may end in the same four bytes as its gateway (2001:db8::1 and fe80::1), but the two ends must differ.
-    return own, gateway if gateway != own else None
+    return mac, host_mac if host_mac != mac else None
 
 
 # ---- the links ----
 
 
 def _set_up_port(host: NetNS, node: Netlink, port: Link, result: Result) -> None:
-    """Bring up the node's end with the gateways' addresses, and lead to the container's through it."""
+    """Bring up the node's end with the gateways' addresses and a route to each of the container's addresses."""
     links.refuse_router_advertisements(host, port.name)
-    _expect_no_duplicates(host, port.name)
+    _disable_dad(host, port.name)
     batch = node.batch()
     for gateway in _gateways(result):
         batch.address_add(port.index, gateway.packed, gateway.bits, exist_ok=True)
@@ -179,7 +179,7 @@ def _set_up_port(host: NetNS, node: Netlink, port: Link, result: Result) -> None
 
 
 def _set_up_container(request: Request[Conf], container: NetNS, inside: Netlink, port: Link, result: Result) -> None:
-    """Bring up the container's end with what IPAM said, everything through the gateway, and report both ends."""
+    """Bring up the container's end as IPAM says, route everything through the gateway, and report both ends."""
     link = inside.link(request.ifname)
     result.interfaces = [
         Interface(port.name, port.hwaddr),
@@ -187,13 +187,14 @@ def _set_up_container(request: Request[Conf], container: NetNS, inside: Netlink,
     ]
     for ip in result.ips:
         ip.interface = _CONTAINER
-    _expect_no_duplicates(container, link.name)
+    _disable_dad(container, link.name)
     ipam.configure(container, inside, link, result, reach=_reach_through_gateway)
 
 
-def _expect_no_duplicates(netns: NetNS, name: str) -> None:
-    """There are but two on the link. For a second or two either end would seek others who have its addresses,
-    and till then not even look for the other one.
+def _disable_dad(netns: NetNS, name: str) -> None:
+    """Disable duplicate address detection, because the link has only two ends.
+
+    It takes one or two seconds, during which an end does not even resolve the other end's address.
     """
     sysctl.try_write(netns, {f"net/ipv6/conf/{name}/accept_dad": "0"})
 
@@ -208,12 +209,12 @@ def _reach_through_gateway(batch: Batch, link: Link, ip: IPConfig) -> None:
             index=link.index,
             src=source,
             scope=route.scope or 0,
-            exist_ok=True,  # two addresses may have one gateway
+            exist_ok=True,  # two addresses may share a gateway
         )
 
 
 def _routes_of(ip: IPConfig) -> list[Route]:
-    """How the container reaches the gateway, and its network through it: unless that is but the address itself."""
+    """Return the routes to the gateway and, through it, to the address's network, unless that is the address alone."""
     if ip.gateway is None:
         return []
     routes = [Route(CIDR.host(ip.gateway), scope=_RT_SCOPE_LINK)]
@@ -226,25 +227,25 @@ def _routes_of(ip: IPConfig) -> list[Route]:
 
 
 def _expect_port(node: Netlink, link: Link, result: Result) -> Link:
-    """The other end of the container's link is on the node, and the one that ADD reported."""
+    """Return the node's end of the container's link. Raises CNIError unless it exists and ADD reported it."""
     port = node.find_link(link.link)
     if port is None or port.kind != link.kind or port.link != link.index:
         raise CNIError(f"the node's end of container interface {link.name} was not found")
-    recorded = next((one for one in result.interfaces if one.name == port.name and not one.sandbox), None)
+    recorded = next((entry for entry in result.interfaces if entry.name == port.name and not entry.sandbox), None)
     if recorded is None:
         raise CNIError(f"the node's end of container interface {link.name} is {port.name}, which is not in prevResult")
     expect_mac(port, recorded)
     return port
 
 
-def _expect_way_back(node: Netlink, port: Link, result: Result) -> None:
+def _expect_return_routes(node: Netlink, port: Link, result: Result) -> None:
     expect_addresses(node, port.name, [IPConfig(CIDR.host(gateway)) for gateway in _gateways(result)])
-    # Where they are looked for by the port, its routes may be in another table: that of a VRF.
+    # In all tables: the routes of a port that is in a VRF are in the VRF's table.
     destinations = [CIDR.host(ip.address.ip) for ip in result.ips]
     present = [(route.dst, route.prefix) for route in node.routes(0, _ALL_TABLES, index=port.index)]
-    for wanted in destinations:
-        if (wanted.ip.packed, wanted.prefix) not in present:
-            raise CNIError(f"Expected Route {wanted} dev {port.name} not found in the node's routing table")
+    for destination in destinations:
+        if (destination.ip.packed, destination.prefix) not in present:
+            raise CNIError(f"Expected Route {destination} dev {port.name} not found in the node's routing table")
 
 
 plugin = Plugin(

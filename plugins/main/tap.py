@@ -1,9 +1,10 @@
-"""tap: a TAP device in the container, whose other end is a file for a virtual machine monitor to open.
+"""tap: a TAP device in the container, whose other end is a file that a virtual machine monitor opens.
 
-ADD makes the device in the container's namespace, persistent, with its final name, and gives it its MAC,
-its MTU, what the IPAM plugin says, and a bridge in the container to be a port of. DEL deletes it.
+ADD creates the device in the container's namespace, persistent and with its final name. It sets the MAC, the MTU and
+what the IPAM plugin returns, and attaches the device to a bridge in the container, if one is configured. DEL deletes
+the device and releases the addresses.
 
-Without an IPAM plugin the device gets no address.
+Without an IPAM plugin the device gets no addresses.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ _IFLA_TUN_GROUP = 2
 _IFLA_TUN_TYPE = 3
 _IFLA_TUN_MULTI_QUEUE = 7
 
-_HIGHEST_ID = 2**32 - 2  # of users and groups; the next one is no id
+_HIGHEST_ID = 2**32 - 2  # of users and groups; 2**32 - 1 is no id
 
-# What a process with another SELinux context is started for. It inherits the namespace.
-_LABELLED = """
+# The program of a process in another SELinux context. The process inherits the namespace.
+_PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from cni.spec import gojson
@@ -66,29 +67,29 @@ tap.make(None, *gojson.loads(sys.argv[2]))
 
 
 class RuntimeConf(Settings):
-    """What the runtime adds."""
+    """The keys of `runtimeConfig`, which the runtime adds."""
 
-    mac = Text("", "the device's MAC; goes before MAC in CNI_ARGS, and that before the key mac")
+    mac = Text("", "the device's MAC; overrides MAC in CNI_ARGS, which overrides the key mac")
 
 
 class Conf(Config):
     """The configuration of tap."""
 
-    multiQueue = Flag("the device may be opened several times, once for each queue")
+    multiQueue = Flag("the device can be opened several times, once for each queue")
     mtu = Integer(0, "MTU in bytes; 0 leaves it to the kernel", minimum=0)
     mac = Text("", "the device's MAC")
     owner = Integer(None, "id of the user who may open the device", minimum=0, maximum=_HIGHEST_ID)
     group = Integer(None, "id of the group whose members may open the device", minimum=0, maximum=_HIGHEST_ID)
-    selinuxContext = Text("", "SELinux context that the device is made in, and so belongs to")
-    bridge = Text("", "name of a bridge in the container that the device becomes a port of")
-    deterministicMAC = Flag("the MAC follows from the IP address; false leaves it to the kernel", default=True)
+    selinuxContext = Text("", "SELinux context in which the device is created, and which it gets")
+    bridge = Text("", "name of a bridge in the container, which gets the device as a port")
+    deterministicMAC = Flag("derive the MAC from the IP address; false leaves it to the kernel", default=True)
     runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
 
 
 def add(request: Request[Conf]) -> Result:
-    """Make the device, or leave nothing behind."""
+    """Create the device. If that fails, leave nothing behind."""
     conf = request.config
-    mac = _asked_mac(request)
+    mac = _requested_mac(request)
     _expect_selinux(conf)
     with (
         request.open_container() as container,
@@ -100,12 +101,12 @@ def add(request: Request[Conf]) -> Result:
         result = ipam.add_first(request, undo)
         if not mac and result.ips and conf.deterministicMAC:
             mac = hwaddr.of_addresses(result.ips)
-        _make_labelled(conf, container, request.ifname)
+        _make_in_context(conf, container, request.ifname)
         undo.push(links.delete, container, request.ifname)
         batch = inside.batch().link_set(request.ifname, mtu=conf.mtu, hwaddr=mac or None, master=bridge)
         link = batch.link_get(request.ifname).commit()[0]
         links.announce(container, link.name)
-        # Until somebody opens the device it has no carrier, and so no duplicate would ever be found: the addresses
+        # Until a program opens the device it has no carrier, and duplicate address detection can't end: the addresses
         # would stay tentative, and ADD would wait for them in vain.
         sysctl.try_write(container, {f"net/ipv6/conf/{link.name}/accept_dad": "0"})
         result = ipam.add_over_link(request, undo, result)
@@ -115,7 +116,7 @@ def add(request: Request[Conf]) -> Result:
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD reported is still so, and the device is what the configuration asks for."""
+    """Raise CNIError unless everything that ADD reported is still so and the device is as configured."""
     conf = request.config
     with request.open_container() as container, container.netlink() as inside:
         ipam.check(request)
@@ -130,7 +131,7 @@ def check(request: Request[Conf]) -> None:
 
 
 def status(request: Request[Conf]) -> None:
-    """The IPAM plugin is ready, and the kernel makes TAP devices."""
+    """Raise CNIError unless the IPAM plugin is ready and the kernel supports TAP devices."""
     ipam.status(request)
     try:
         posix.close(_open(None))
@@ -142,22 +143,22 @@ def status(request: Request[Conf]) -> None:
 
 
 def validate(request: Request[Conf]) -> None:
-    """The MAC is one, and the result can be said."""
-    _asked_mac(request)
+    """Raise CNIError if the MAC is invalid, or if the version requires an IPAM plugin and there is none."""
+    _requested_mac(request)
     ipam.require_ipam_before_0_3_0(request)
 
 
-def _asked_mac(request: Request[Conf]) -> str:
+def _requested_mac(request: Request[Conf]) -> str:
     conf = request.config
-    by_args = request.cni_args("MAC").get("MAC")
-    return hwaddr.requested(conf.runtimeConfig.mac or by_args or conf.mac, "failed to create tap")
+    args_mac = request.cni_args("MAC").get("MAC")
+    return hwaddr.requested(conf.runtimeConfig.mac or args_mac or conf.mac, "failed to create tap")
 
 
 def _expect_selinux(conf: Conf) -> None:
     if conf.selinuxContext and not _has_selinux():
         raise CNIError(
             f"failed set socket label: selinuxContext is {quote(conf.selinuxContext)}, but SELinux is off",
-            details=f"there is no {_SELINUX}",
+            details=f"{_SELINUX} does not exist",
         )
 
 
@@ -170,12 +171,12 @@ def _has_selinux() -> bool:
 
 
 def _bridge(conf: Conf, inside: Netlink) -> int:
-    """The index of the bridge, -1 if none is wanted. Raises CNIError."""
+    """Return the index of the bridge, -1 if none is configured. Raises CNIError."""
     if not conf.bridge:
         return -1
     link = inside.find_link(conf.bridge)
     if link is None:
-        raise CNIError(f"failed to get bridge {conf.bridge}: Link not found", details="it has to be in the container")
+        raise CNIError(f"failed to get bridge {conf.bridge}: Link not found", details="it must be in the container")
     if link.kind != "bridge":
         raise CNIError(f"failed to get bridge {conf.bridge}: {quote(conf.bridge)} is not a bridge")
     return link.index
@@ -185,14 +186,14 @@ def _bridge(conf: Conf, inside: Netlink) -> int:
 
 
 def make(container: NetNS | None, name: str, multi_queue: bool, owner: int | None, group: int | None) -> None:
-    """A TAP device that outlives whoever opens it, in a namespace (None: this process's). Raises CNIError.
+    """Create a persistent TAP device in a namespace (None: this process's). Raises CNIError.
 
-    All flags but the one for more queues are taken anew from whoever opens the device next.
+    The next program that opens the device sets all of its flags again, except the one for several queues.
     """
     flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_TUN_EXCL | (_IFF_MULTI_QUEUE if multi_queue else 0)
     fd = _open(container)
     try:
-        # struct ifreq: the name in 16 bytes, the flags, and what is left of a union of 24
+        # struct ifreq: the name in 16 bytes, then a union of 24 bytes with the flags
         fcntl.ioctl(fd, _TUNSETIFF, fsencode(name).ljust(16, b"\0") + u16(flags).ljust(24, b"\0"))
         if owner is not None:
             fcntl.ioctl(fd, _TUNSETOWNER, _signed(owner))
@@ -207,7 +208,7 @@ def make(container: NetNS | None, name: str, multi_queue: bool, owner: int | Non
 
 
 def _open(container: NetNS | None) -> int:
-    """A file for a new device, which belongs to the namespace that the file is opened in. Raises CNIError."""
+    """Open the file of a new device, which will be in the namespace where the file is opened. Raises CNIError."""
     try:
         if container is None:
             return posix.open(_DEVICE, posix.O_RDWR | posix.O_CLOEXEC)
@@ -219,31 +220,31 @@ def _open(container: NetNS | None) -> int:
 
 
 def _signed(number: int) -> int:
-    """What ioctl() takes for an argument of 32 bits."""
+    """Return an unsigned 32-bit number as the signed one that ioctl() accepts."""
     return (number ^ 1 << 31) - (1 << 31)
 
 
-def _make_labelled(conf: Conf, container: NetNS, name: str) -> None:
-    """Make the device; it belongs to the SELinux context of the process that makes it, which is set by an exec."""
-    wanted = (name, conf.multiQueue, conf.owner, conf.group)
+def _make_in_context(conf: Conf, container: NetNS, name: str) -> None:
+    """Create the device in the configured SELinux context: that of the creating process, which only an exec changes."""
+    arguments = (name, conf.multiQueue, conf.owner, conf.group)
     if not conf.selinuxContext:
-        make(container, *wanted)
+        make(container, *arguments)
         return
     _label_next_exec(conf.selinuxContext)
     try:
-        program = [sys.executable, "-I", "-S", "-E", "-c", _LABELLED, launcher.PACKAGES, gojson.dumps(wanted)]
-        done = process.run(program, netns=container)
+        program = [sys.executable, "-I", "-S", "-E", "-c", _PROGRAM, launcher.PACKAGES, gojson.dumps(arguments)]
+        child = process.run(program, netns=container)
     finally:
         _label_next_exec("")
-    if done.status:
-        said = done.stderr.decode(errors="replace").strip()
+    if child.status:
         raise CNIError(
-            f"failed to create tap {quote(name)} in SELinux context {conf.selinuxContext}: {done.outcome}", details=said
+            f"failed to create tap {quote(name)} in SELinux context {conf.selinuxContext}: {child.outcome}",
+            details=child.stderr.decode(errors="replace").strip(),
         )
 
 
 def _label_next_exec(context: str) -> None:
-    """Of this thread and those that it starts; "" for none. Raises CNIError."""
+    """Set the SELinux context for the next exec of this thread and of those it starts; "" for none. Raises CNIError."""
     try:
         fd = posix.open(_EXEC_LABEL, posix.O_WRONLY | posix.O_CLOEXEC)
         try:
@@ -258,16 +259,16 @@ def _label_next_exec(context: str) -> None:
 
 
 def _check_device(conf: Conf, link: Link) -> None:
-    """The device is a TAP device with owner, group and queues as configured. Raises CNIError."""
-    numbers = {attribute: int.from_bytes(value, sys.byteorder) for attribute, value in link.data.items()}
-    for attribute, what, wanted in (
+    """Raise CNIError unless the link is a TAP device with owner, group and queues as configured."""
+    present = {attribute: int.from_bytes(value, sys.byteorder) for attribute, value in link.data.items()}
+    for attribute, label, expected in (
         (_IFLA_TUN_TYPE, "device type", _IFF_TAP),
         (_IFLA_TUN_OWNER, "owner", conf.owner),
         (_IFLA_TUN_GROUP, "group", conf.group),
         (_IFLA_TUN_MULTI_QUEUE, "multi_queue", int(conf.multiQueue)),
     ):
-        if wanted is not None and numbers.get(attribute) != wanted:
-            raise CNIError(f"Interface {link.name} has {what} {numbers.get(attribute)}, not {wanted}")
+        if expected is not None and present.get(attribute) != expected:
+            raise CNIError(f"Interface {link.name} has {label} {present.get(attribute)}, not {expected}")
 
 
 plugin = Plugin(

@@ -1,7 +1,8 @@
-"""vlan: a link of the container's that carries one 802.1Q VLAN of a master device.
+"""vlan: an interface in the container that carries one 802.1Q VLAN of a parent device, the master.
 
-ADD asks the IPAM plugin for addresses and makes the link in the container's namespace, on a master of the
-node's or, with linkInContainer, of the container's own. DEL takes back both, whatever became of the master.
+ADD gets addresses from the IPAM plugin and creates the link in the container's namespace. The master is one of the
+node's devices or, with linkInContainer, one of the container's. DEL deletes the link and releases the addresses, even
+if the master is gone.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _IFLA_VLAN_ID = 1  # linux/if_link.h
 class Conf(masters.OnMaster):
     """The configuration of vlan."""
 
-    master = Text("", "the device to stand on")
-    vlanId = Integer(0, "the VLAN's number", minimum=0, maximum=4094)
-    deterministicMAC = Flag("the MAC follows from the IP address; false makes it the master's", default=True)
+    master = Text("", "the parent device")
+    vlanId = Integer(0, "the VLAN's id", minimum=0, maximum=4094)
+    deterministicMAC = Flag("derive the MAC from the IP address; if false, it is the master's", default=True)
 
 
 def add(request: Request[Conf]) -> Result:
-    """Make the attachment, or leave nothing behind."""
+    """Create the attachment. If that fails, leave nothing behind."""
     conf = request.config
     with (
         request.open_container() as container,
@@ -65,19 +66,19 @@ def add(request: Request[Conf]) -> Result:
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD reported is still so."""
+    """Raise CNIError unless everything that ADD reported is still so."""
     _require_master(request.config)
     masters.check(request, "vlan", lambda link: _expect_id(link, request.config.vlanId))
 
 
 def status(request: Request[Conf]) -> None:
-    """The IPAM plugin is ready, and the master, if it is to be the node's, is there."""
+    """Raise CNIError unless the IPAM plugin is ready and the master, if it must be one of the node's, exists."""
     _require_master(request.config)
     masters.status(request, ipam_required=True)
 
 
 def validate(request: Request[Conf]) -> None:
-    """There is a master."""
+    """Raise CNIError if no master is configured."""
     _require_master(request.config)
 
 

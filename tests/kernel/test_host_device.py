@@ -393,7 +393,7 @@ NOT_FOUND: list[tuple[Json, str]] = [
     ({"kernelpath": "/sys/devices/away"}, "failed to find host device: Link not found"),
     ({"pciBusID": "0000:99:00.0"}, "error with host device: "),
     ({"pciBusID": "0000:3b:00.7"}, "failed to find host device: no net directory under pci device 0000:3b:00.7"),
-    ({"pciBusID": "../../devices"}, 'pciBusID: "../../devices" is no device\'s id'),
+    ({"pciBusID": "../../devices"}, 'pciBusID: "../../devices" is not a device\'s id'),
     ({"runtimeConfig": {"deviceID": "x.sf.1"}}, "runtime config DeviceID x.sf.1 not found or unsupported"),
 ]
 
@@ -533,10 +533,10 @@ def test_the_name_has_been_taken_on_the_node(network: Network) -> None:
     network.node.run(["ip", "link", "add", "nic0", "type", "bridge"])
     for _ in range(2):
         with pytest.raises(
-            Refused, match='^failed to give "eth0" back to the host: there is another "nic0" by now$'
+            Refused, match='^failed to move "eth0" back to the host: another device there has the name "nic0"$'
         ) as refusal:
             network.delete()
-        assert "rename or remove that, then repeat DEL" in refusal.value.details
+        assert "rename or delete that, then repeat DEL" in refusal.value.details
         device = link(network.container, "eth0")
         assert (device["ifalias"], "UP" in device["flags"]) == ("nic0", True)
     network.node.run(["ip", "link", "delete", "nic0"])

@@ -650,7 +650,7 @@ def test_what_cannot_be_set_up_leaves_nothing(network: Network, answer: Json, me
             {"mode": "switch"},
             'failed to load netconf: mode: "switch" is not one of "bridge", "private", "vepa", "passthru", "source"',
         ),
-        ({"sourceMACs": ["02:00:00:00:00:01"]}, 'sourceMACs: mode "bridge" has no use for them'),
+        ({"sourceMACs": ["02:00:00:00:00:01"]}, 'sourceMACs: only mode "source" uses them, not "bridge"'),
         ({"mode": "source", "sourceMACs": ["x"]}, "sourceMACs: address x: invalid MAC address"),
         ({"bcqueuelen": -1}, "failed to load netconf: bcqueuelen: -1 is not between 0 and 4294967295"),
         ({"bclim": -2}, "failed to load netconf: bclim: -2 is not between -1 and 2147483647"),

@@ -50,7 +50,7 @@ def test_all_plugins_are_listed_by_their_place(capsys: pytest.CaptureFixture[str
 
 def test_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     text = run(capsys, "macvlan")
-    assert text.startswith("macvlan: a link of the container's with a MAC of its own on a master device")
+    assert text.startswith("macvlan: an interface in the container with a MAC of its own")
     assert '\n  mode: string = "bridge"\n' in text
     assert '\n      one of "bridge", "private", "vepa", "passthru", "source"\n' in text
     assert "\nCapabilities\n  mac\n" in text

@@ -157,7 +157,7 @@ PLUGIN_MISTAKES: list[tuple[Json, list[str]]] = [
     ),
     (
         {"type": "macvlan", "sourceMACs": ["x"], "ipam": RANGES},
-        ['error: plugins[0].sourceMACs: macvlan refuses this: mode "bridge" has no use for them'],
+        ['error: plugins[0].sourceMACs: macvlan refuses this: only mode "source" uses them, not "bridge"'],
     ),
     ({"type": "vlan", "ipam": RANGES}, ['error: plugins[0].type: vlan refuses this: "master" field is required. It specifies the host interface name to create the VLAN for']),
     ({"type": "dummy"}, ["error: plugins[0].type: dummy refuses this: dummy interface requires an IPAM configuration"]),

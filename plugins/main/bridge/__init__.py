@@ -1,13 +1,13 @@
 """bridge: a veth pair between the container and a bridge on the node.
 
-ADD makes the bridge where there is none, asks the IPAM plugin for addresses, makes the veth pair with
-the container's end born in its namespace, and gives it its addresses and routes. As a gateway the bridge
-gets the gateway addresses, and the node forwards; with ipMasq what leaves the network bears the node's
-address. DEL takes back all but the bridge, which other containers share.
+ADD creates the bridge if it does not exist, gets addresses from the IPAM plugin, creates the veth pair with the
+container's end already in its namespace, and sets its addresses and routes. As a gateway the bridge gets the gateway
+addresses, and the node forwards. With ipMasq, packets that leave the network get the node's address as their source.
+DEL removes all of this except the bridge, which other containers share.
 
-With vlan and vlanTrunk the bridge keeps the containers of different VLANs apart; the gateway of a VLAN is
-an interface of its own, BRIDGE.VLAN, which is shared and stays as well. With macspoofchk the container can
-send from its own MAC only. Without an IPAM plugin the container gets a link and no address.
+With vlan and vlanTrunk the bridge separates the containers of different VLANs. The gateway of a VLAN is an interface of
+its own, BRIDGE.VLAN, which is shared and not removed either. With macspoofchk the container can send from its own MAC
+only. Without an IPAM plugin the container gets a link without addresses.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ if TYPE_CHECKING:
     from cni.spec.result import Result
     from cni_plugins.main.bridge.vlans import VLANs
 
-_EVERYWHERE = {4: CIDR(IP(bytes(4)), 0), 6: CIDR(IP(bytes(16)), 0)}
-_CONTAINER = 2  # the container's interface among the result's
+_DEFAULT = {4: CIDR(IP(bytes(4)), 0), 6: CIDR(IP(bytes(16)), 0)}
+_CONTAINER = 2  # index of the container's interface in the result
 _LAST_VLAN = 4094
-_NATIVE = 1  # the VLAN of what a trunk carries untagged
+_NATIVE = 1  # the VLAN of a trunk's untagged frames
 
 
 class RuntimeConf(Settings):
-    """What the runtime adds."""
+    """The keys of `runtimeConfig`, which the runtime adds."""
 
-    mac = Text("", "the MAC of the container's interface; goes before all other places that name one")
+    mac = Text("", "the MAC of the container's interface; overrides args.cni.mac and MAC in CNI_ARGS")
 
 
 class CNIArgs(Settings):
-    """What `args.cni` may hold."""
+    """The keys of `args.cni`."""
 
-    mac = Text("", "the MAC of the container's interface; goes before MAC in CNI_ARGS")
+    mac = Text("", "the MAC of the container's interface; overrides MAC in CNI_ARGS")
 
 
 class Args(Settings):
-    """Free metadata."""
+    """The keys of `args`."""
 
     cni = Section(CNIArgs, "arguments of the CNI conventions")
 
 
 class Trunk(Settings):
-    """One VLAN of a trunk, or several, or both."""
+    """VLANs of a trunk: a single one, a range, or both."""
 
     minID = Integer(None, "first VLAN of a range")
     maxID = Integer(None, "last VLAN of a range")
@@ -69,30 +69,30 @@ class Trunk(Settings):
 class Conf(ipmasq.Masqueraded):
     """The configuration of bridge."""
 
-    bridge = LinkName("cni0", "name of the bridge, which is made where there is none")
-    isGateway = Flag("give the bridge the gateway's address, and have the node forward")
+    bridge = LinkName("cni0", "name of the bridge, which is created if it does not exist")
+    isGateway = Flag("give the bridge the gateway's address, and enable forwarding on the node")
     isDefaultGateway = Flag("the container's default route goes through the bridge; implies isGateway")
-    forceAddress = Flag("take away other addresses of the bridge that are in the way of the gateway's")
+    forceAddress = Flag("delete other addresses of the bridge that conflict with the gateway's")
     mtu = Integer(0, "MTU in bytes of a new bridge and of the veth pair; 0 leaves it to the kernel", minimum=0)
-    hairpinMode = Flag("the container may reach itself through the bridge")
-    promiscMode = Flag("the bridge takes all packets")
-    deterministicMAC = Flag("MACs follow from the IP addresses; false leaves them to the kernel", default=True)
+    hairpinMode = Flag("the container can reach itself through the bridge")
+    promiscMode = Flag("put the bridge into promiscuous mode")
+    deterministicMAC = Flag("derive the MACs from the IP addresses; false leaves them to the kernel", default=True)
     enabledad = Flag("duplicate address detection for the container's IPv6 addresses")
-    portIsolation = Flag("containers on the bridge reach the node, but not one another")
+    portIsolation = Flag("containers on the bridge can reach the node, but not each other")
     disableContainerInterface = Flag("leave the container's interface down")
-    vlan = Integer(0, "VLAN of what the container sends and gets untagged", minimum=0, maximum=_LAST_VLAN)
-    vlanTrunk = ListOf(Table(Trunk), "VLANs that the container sends and gets tagged, each from 1 to 4094")
-    preserveDefaultVlan = Flag("the container is in the bridge's default VLAN as well")
-    macspoofchk = Flag("drop what the container sends from another MAC than its own")
+    vlan = Integer(0, "VLAN of the container's untagged frames", minimum=0, maximum=_LAST_VLAN)
+    vlanTrunk = ListOf(Table(Trunk), "VLANs of the container's tagged frames, each from 1 to 4094")
+    preserveDefaultVlan = Flag("keep the container in the bridge's default VLAN as well")
+    macspoofchk = Flag("drop frames that the container sends from a MAC other than its own")
     runtimeConfig = Section(RuntimeConf, "the value of the capability mac, put in by the runtime")
     args = Section(Args, "free metadata")
 
 
 def add(request: Request[Conf]) -> Result:
-    """Make the attachment, or leave nothing behind but the bridge and its VLANs' gateways."""
+    """Create the attachment. If that fails, leave nothing behind but the bridge and its VLANs' gateways."""
     conf = request.config
     vlans = _vlans(conf)
-    mac = _asked_mac(request)
+    mac = _requested_mac(request)
     with (
         request.open_container() as container,
         request.host.netlink() as node,
@@ -110,15 +110,15 @@ def add(request: Request[Conf]) -> Result:
         undo.push(links.delete, container, request.ifname)
         link = inside.link(request.ifname)
         if conf.macspoofchk:
-            undo.push(_forget_spoof_check, request)
-            _check_spoofing(request, port.name, link.hwaddr)
+            undo.push(_remove_spoof_check, request)
+            _set_up_spoof_check(request, port.name, link.hwaddr)
         if vlans:
             vlans.join(node, bridge, port, keep_default=conf.preserveDefaultVlan)
         _bring_up_port(conf, request.host, node, port)
         result = ipam.add_over_link(request, undo, result)
         gateways = _complete(conf, result)
         result.interfaces = [
-            Interface(bridge.name),  # its MAC may yet change
+            Interface(bridge.name),  # its MAC may still change
             Interface(port.name, port.hwaddr),
             Interface(link.name, link.hwaddr, request.netns),
         ]
@@ -129,7 +129,7 @@ def add(request: Request[Conf]) -> Result:
         if not conf.disableContainerInterface:
             links.await_operational(request.host, port)
         if _is_gateway(conf) and (conf.vlan or not conf.deterministicMAC):
-            node.batch().link_set(bridge.index, hwaddr=bridge.hwaddr).commit()  # pinned as it is
+            node.batch().link_set(bridge.index, hwaddr=bridge.hwaddr).commit()  # pins it
     result.interfaces[0].mac = bridge.hwaddr
     if gateway.index != bridge.index:
         result.interfaces.append(Interface(gateway.name, gateway.hwaddr))
@@ -139,14 +139,14 @@ def add(request: Request[Conf]) -> Result:
 
 
 def delete(request: Request[Conf]) -> None:
-    """Take back link, addresses and rules, whichever are still there; go on past failures and report them all."""
+    """Remove rules, link and addresses, whichever still exist. Run every step; raise all failures as one CNIError."""
     removal = ipam.removal(request)
-    # Rules first, as removing them is not over until a grace period that deleting the link has to wait for as well.
-    do_all([lambda: ipmasq.teardown(request), lambda: _forget_spoof_check(request), *removal])
+    # Rules first: removing them takes until the end of a grace period that deleting the link has to wait for as well.
+    do_all([lambda: ipmasq.teardown(request), lambda: _remove_spoof_check(request), *removal])
 
 
 def check(request: Request[Conf]) -> None:
-    """Everything that ADD reported is still so."""
+    """Raise CNIError unless everything that ADD reported is still so."""
     conf = request.config
     with request.open_container() as container, request.host.netlink() as node, container.netlink() as inside:
         ipam.check(request)
@@ -166,12 +166,12 @@ def check(request: Request[Conf]) -> None:
 
 
 def gc(request: Request[Conf]) -> None:
-    """Take back addresses and rules of attachments that are gone. Their links went with their namespaces."""
-    do_all([lambda: ipam.gc(request), lambda: ipmasq.gc(request), lambda: _collect_spoof_checks(request)])
+    """Remove addresses and rules of stale attachments. Their links were deleted with their namespaces."""
+    do_all([lambda: ipam.gc(request), lambda: ipmasq.gc(request), lambda: _remove_stale_spoof_checks(request)])
 
 
 def status(request: Request[Conf]) -> None:
-    """The IPAM plugin is ready, and no other kind of device has the bridge's name."""
+    """Raise CNIError unless the IPAM plugin is ready and no other kind of device has the bridge's name."""
     conf = request.config
     ipam.status(request)
     with request.host.netlink() as node:
@@ -181,20 +181,20 @@ def status(request: Request[Conf]) -> None:
 
 
 def rules(request: Request[Conf], ruleset: Ruleset) -> None:
-    """What the attachment has in iptables and nftables."""
+    """Describe to `ruleset` the attachment's rules in iptables and nftables."""
     conf = request.config
     result = request.require_prev_result()
     ipmasq.describe(request, result, ruleset)
     if conf.macspoofchk:
         names = _reported(request, result)
-        ruleset.afterwards(lambda: _check_spoofing(request, *names), lambda: _expect_spoof_check(request, *names))
+        ruleset.afterwards(lambda: _set_up_spoof_check(request, *names), lambda: _expect_spoof_check(request, *names))
 
 
 # ---- the configuration ----
 
 
 def validate(request: Request[Conf]) -> None:
-    """Raise CNIError if one key contradicts another, or the MAC or a VLAN is none."""
+    """Raise CNIError if one key contradicts another, or if the MAC or a VLAN is invalid."""
     conf = request.config
     if conf.disableContainerInterface and conf.ipam.type:
         raise CNIError("cannot use IPAM when DisableContainerInterface flag is set")
@@ -205,13 +205,13 @@ def validate(request: Request[Conf]) -> None:
         _vlan_gateway_name(conf)
     ipam.require_ipam_before_0_3_0(request)
     _vlans(conf)
-    _asked_mac(request)
+    _requested_mac(request)
 
 
-def _asked_mac(request: Request[Conf]) -> str:
+def _requested_mac(request: Request[Conf]) -> str:
     conf = request.config
-    by_args = request.cni_args("MAC").get("MAC", "")
-    return hwaddr.requested(conf.runtimeConfig.mac or conf.args.cni.mac or by_args, "failed to make veth pair")
+    args_mac = request.cni_args("MAC").get("MAC", "")
+    return hwaddr.requested(conf.runtimeConfig.mac or conf.args.cni.mac or args_mac, "failed to make veth pair")
 
 
 def _is_gateway(conf: Conf) -> bool:
@@ -219,7 +219,7 @@ def _is_gateway(conf: Conf) -> bool:
 
 
 def _vlans(conf: Conf) -> VLANs | None:
-    """What the container's port is in; None where VLANs play no part."""
+    """Return the VLANs of the container's port; None if none are configured."""
     trunk: set[int] = set()
     for number, part in enumerate(conf.vlanTrunk):
         if part:
@@ -239,11 +239,11 @@ def _vlan_gateway_name(conf: Conf) -> str:
 
 
 def _trunk_vlans(trunk: Trunk, path: str) -> list[int]:
-    first, last, one = trunk.minID, trunk.maxID, trunk.id
-    for name, vlan in (("minID", first), ("maxID", last), ("id", one)):
+    first, last, single = trunk.minID, trunk.maxID, trunk.id
+    for key, vlan in (("minID", first), ("maxID", last), ("id", single)):
         if vlan is not None and not 1 <= vlan <= _LAST_VLAN:
-            raise CNIError(f"incorrect trunk {name} parameter", details=f"{path}.{name} is {vlan}")
-    vlans = [] if one is None else [one]
+            raise CNIError(f"incorrect trunk {key} parameter", details=f"{path}.{key} is {vlan}")
+    vlans = [] if single is None else [single]
     if first is not None and last is not None:
         if first > last:
             raise CNIError("minID is greater than maxID in trunk parameter", details=f"{path}: {first} and {last}")
@@ -255,16 +255,16 @@ def _trunk_vlans(trunk: Trunk, path: str) -> list[int]:
 
 
 def _complete(conf: Conf, result: Result) -> list[CIDR]:
-    """Fill in what the result leaves to the bridge: gateways and default routes. Returns the bridge's addresses."""
+    """Add the gateways and default routes that the IPAM plugin left out. Return the bridge's addresses."""
     gateways = []
-    with_default = {route.dst.version for route in result.routes if not route.dst.prefix}
+    versions_with_default = {route.dst.version for route in result.routes if not route.dst.prefix}
     for ip in result.ips:
         ip.interface = _CONTAINER
         if not ip.gateway and _is_gateway(conf):
             ip.gateway = ip.address.network.ip + 1
-        if conf.isDefaultGateway and ip.address.version not in with_default:
-            with_default.add(ip.address.version)
-            result.routes.append(Route(_EVERYWHERE[ip.address.version], ip.gateway))
+        if conf.isDefaultGateway and ip.address.version not in versions_with_default:
+            versions_with_default.add(ip.address.version)
+            result.routes.append(Route(_DEFAULT[ip.address.version], ip.gateway))
         if ip.gateway:
             gateways.append(CIDR(ip.gateway, ip.address.prefix))
     return gateways
@@ -281,7 +281,7 @@ def _ensure_bridge(request: Request[Conf], node: Netlink) -> Link:
     try:
         bridge = node.find_link(conf.bridge)
         if bridge is None:
-            # One that is set at birth stays; else the kernel changes it with the ports that come and go.
+            # A MAC that is set at creation stays; otherwise the kernel changes it whenever ports come and go.
             mac = hwaddr.random() if _is_gateway(conf) else None
             data = vlans.FILTERING if filtering else ()
             batch = node.batch().link_create("bridge", conf.bridge, mtu=conf.mtu, hwaddr=mac, data=data, exist_ok=True)
@@ -289,7 +289,7 @@ def _ensure_bridge(request: Request[Conf], node: Netlink) -> Link:
         if bridge.kind != "bridge":
             raise CNIError(f"{quote(conf.bridge)} already exists but is not a bridge")
         if filtering and not vlans.is_filtering(bridge):
-            request.log(f"bridge {quote(conf.bridge)} does not filter VLANs: nothing keeps them apart")
+            request.log(f"bridge {quote(conf.bridge)} does not filter VLANs, so they are not separated")
         if bridge.accept_ra:
             links.refuse_router_advertisements(request.host, conf.bridge)
         if not bridge.is_up or conf.promiscMode:
@@ -297,12 +297,12 @@ def _ensure_bridge(request: Request[Conf], node: Netlink) -> Link:
         return bridge
     except (CNIError, OSError) as error:
         lacks_filtering = filtering and getattr(error, "errno", None) == errno.EOPNOTSUPP
-        details = "this kernel's bridges do not filter VLANs (CONFIG_BRIDGE_VLAN_FILTERING)" if lacks_filtering else ""
+        details = "this kernel lacks CONFIG_BRIDGE_VLAN_FILTERING" if lacks_filtering else ""
         raise CNIError(f"failed to create bridge {quote(conf.bridge)}: {error}", details=details) from error
 
 
 def _ensure_gateways(conf: Conf, host: NetNS, node: Netlink, bridge: Link, gateways: list[CIDR]) -> Link:
-    """The node has the gateway addresses and forwards their families. Returns the link that has them.
+    """Give the node the gateway addresses, and enable forwarding for their families. Return the link that has them.
 
     That is the bridge or, for a VLAN, a link of its own.
     """
@@ -334,17 +334,17 @@ def _ensure_address(conf: Conf, node: Netlink, link: Link, gateway: CIDR, mac: s
         return
     batch = node.batch()
     if mac:
-        # First, as another ADD that finds the address relies on the MAC.
+        # Before the address: another ADD that finds the address relies on the MAC.
         batch.link_set(link.index, hwaddr=mac)
     for other in present:
-        # Two IPv4 networks on one bridge would make it answer for the wrong one; IPv6 is made for several.
+        # With two IPv4 networks a bridge would answer for the wrong one; IPv6 is designed for several.
         if gateway.version == 6 and not other.overlaps(gateway):
             continue
         if not conf.forceAddress:
             attempt = "set vlan interface for bridge with addr" if conf.vlan else "set bridge addr"
             raise CNIError(
                 f"failed to {attempt}: {quote(link.name)} already has an IP address different from {gateway}",
-                details=f"it has {other}; forceAddress would take that away",
+                details=f"it has {other}; forceAddress would delete that",
             )
         batch.address_delete(link.index, other.ip.packed, other.prefix, missing_ok=True)
     batch.address_add(link.index, gateway.ip.packed, gateway.prefix, nodad=gateway.version == 6, exist_ok=True)
@@ -355,7 +355,7 @@ def _ensure_address(conf: Conf, node: Netlink, link: Link, gateway: CIDR, mac: s
 
 
 def _bring_up_port(conf: Conf, host: NetNS, node: Netlink, port: Link) -> None:
-    """Before the container's end, so that what that announces on coming up gets through."""
+    """Bring up the port. Call this before the container's end is up, so that its announcements get through."""
     links.refuse_router_advertisements(host, port.name)
     batch = links.without_own_address(node.batch(), port)
     if conf.hairpinMode or conf.portIsolation:
@@ -365,27 +365,27 @@ def _bring_up_port(conf: Conf, host: NetNS, node: Netlink, port: Link) -> None:
 
 
 def _bring_up_container(conf: Conf, container: NetNS, inside: Netlink, link: Link, result: Result) -> None:
-    """With the addresses that there are, usable at once: those of IPv6 without detecting duplicates.
+    """Bring up the container's end with its addresses, usable at once: by default without detecting duplicates.
 
-    A port that reflects what is sent would have its container take itself for one.
+    On a port in hairpin mode the container would even take itself for a duplicate.
     """
     if not result.ips:
         if not conf.disableContainerInterface:
             inside.batch().link_set(link.index, up=True).commit()
         return
     if conf.hairpinMode or any(ip.address.version == 6 for ip in result.ips):
-        detects = {f"net/ipv6/conf/{link.name}/enhanced_dad": "1"} if conf.enabledad else {}
-        detects[f"net/ipv6/conf/{link.name}/accept_dad"] = "1" if conf.enabledad else "0"
-        sysctl.try_write(container, detects)
+        parameters = {f"net/ipv6/conf/{link.name}/enhanced_dad": "1"} if conf.enabledad else {}
+        parameters[f"net/ipv6/conf/{link.name}/accept_dad"] = "1" if conf.enabledad else "0"
+        sysctl.try_write(container, parameters)
     ipam.configure(container, inside, link, result, batch=links.announce_by_arp(inside.batch(), link))
     if conf.enabledad:
         ipam.settle(container, inside, link)
 
 
-# ---- what few networks use, and is imported for them alone ----
+# ---- the spoof check, which few networks use, and is imported for them alone ----
 
 
-def _check_spoofing(request: Request[Conf], port: str, mac: str) -> None:
+def _set_up_spoof_check(request: Request[Conf], port: str, mac: str) -> None:
     from cni_plugins.main.bridge import spoofcheck
 
     spoofcheck.setup(port, mac, request.container_id, request.ifname, request.host)
@@ -397,14 +397,14 @@ def _expect_spoof_check(request: Request[Conf], port: str, mac: str) -> None:
     spoofcheck.check(port, mac, request.container_id, request.ifname, request.host)
 
 
-def _forget_spoof_check(request: Request[Conf]) -> None:
+def _remove_spoof_check(request: Request[Conf]) -> None:
     if request.config.macspoofchk:
         from cni_plugins.main.bridge import spoofcheck
 
         spoofcheck.teardown(request.container_id, request.ifname, request.host)
 
 
-def _collect_spoof_checks(request: Request[Conf]) -> None:
+def _remove_stale_spoof_checks(request: Request[Conf]) -> None:
     valid = request.valid_attachments
     if request.config.macspoofchk and valid is not None:
         from cni_plugins.main.bridge import spoofcheck
@@ -432,7 +432,7 @@ def _check_bridge(conf: Conf, node: Netlink, result: Result) -> Link:
         raise CNIError(f"Interface name {conf.bridge} not found")
     if bridge.kind != "bridge":
         raise CNIError(f"Interface {conf.bridge} does not have link type of bridge")
-    # Without a gateway its MAC changes with its ports.
+    # If it is no gateway, its MAC changes with its ports.
     if _is_gateway(conf) and recorded.mac not in ("", bridge.hwaddr):
         raise CNIError(
             f"Bridge interface {conf.bridge} Mac doesn't match: {recorded.mac}", details=f"is {bridge.hwaddr}"
@@ -446,7 +446,7 @@ def _check_bridge(conf: Conf, node: Netlink, result: Result) -> Link:
 
 
 def _check_port(node: Netlink, bridge: Link, link: Link, result: Result) -> Link:
-    """The other end of the container's link is a port of the bridge, and the one that ADD reported."""
+    """Return the port of the container's link. Raises CNIError unless it is the bridge's and ADD reported it."""
     port = node.find_link(link.link)
     if port is None or port.kind != "veth" or port.link != link.index or port.master != bridge.index:
         raise CNIError(f"CNI veth created for bridge {bridge.name} was not found")

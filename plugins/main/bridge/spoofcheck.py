@@ -1,8 +1,8 @@
-"""MAC spoof check: what a container sends from another MAC than its own is dropped where it enters the bridge.
+"""MAC spoof check: drop frames that a container sends from a MAC other than its own, where they enter the bridge.
 
-The layout is the Go plugins', to the letter, so that theirs and ours remove each other's. Table `bridge nat`: by the
-port's name PREROUTING enters a chain for each attachment, which calls a second one that knows the MAC. The comment of
-every rule says whose it is.
+The layout is exactly the Go plugins', so that either side's plugins remove the other's rules. In table `bridge nat`,
+PREROUTING jumps by the port's name to a chain for each attachment, which jumps to a second chain that tests the MAC.
+The comment of every rule names its attachment.
 
 `host` is the network namespace of the node; None is this process's own. Every function here may raise CNIError.
 """
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from cni.kernel.netns import NetNS
     from cni.netfilter import nftables
 
-    Object = dict[str, Any]  # of libnftables-json(5), where names may have characters that nft's own language refuses
+    Object = dict[str, Any]  # of libnftables-json(5), whose names may have characters that nft's own syntax rejects
 
 _FAMILY, _TABLE, _ENTRY = "bridge", "nat", "PREROUTING"
 _BASE = {"type": "filter", "hook": "prerouting", "prio": -300, "policy": "accept"}
 _MARK = "macspoofchk-"
 
-_LOOKS = 3  # at what is to be deleted: someone else may be faster
+_ATTEMPTS = 3  # retries, because another process may delete rules between list and delete
 
 
 class _Owner:
-    """What an attachment's rules and chains are called."""
+    """The names of an attachment's chains, and the comment of its rules."""
 
     __slots__ = ("chain", "comment", "mac_chain")
 
@@ -46,7 +46,7 @@ class _Owner:
         return cls(f"{_MARK}{container_id}-{ifname}")
 
     def rules(self, port: str, mac: str) -> list[tuple[str, list[Object]]]:
-        """Which chain holds what, in order."""
+        """Return the attachment's rules in order, each with its chain."""
         return [
             (_ENTRY, [_equal({"meta": {"key": "iifname"}}, port), {"jump": {"target": self.chain}}]),
             (self.chain, [{"jump": {"target": self.mac_chain}}]),
@@ -56,21 +56,21 @@ class _Owner:
 
 
 def setup(port: str, mac: str, container_id: str, ifname: str, host: NetNS | None = None) -> None:
-    """Drop what enters the node by the link `port` from another MAC than `mac`, in place of what was set up before."""
+    """Drop frames that enter by the link `port` from a MAC other than `mac`. Replaces the attachment's old rules."""
     nft, owner = Nft(host), _Owner.of(container_id, ifname)
     rules = [
         _command("add", "rule", chain=chain, expr=statements, comment=owner.comment)
         for chain, statements in owner.rules(port, mac)
     ]
     try:
-        # Nearly always all that is needed. Adding what is there makes the kernel wait for an RCU grace period (10 ms)
-        # when our socket is closed; and where the chains are not there no rule can lead to them.
+        # Nearly always this is enough. Adding a chain that exists would make the kernel wait for an RCU grace period
+        # (10 ms) when our socket is closed. And if the chains do not exist, no rule can jump to them.
         _run(nft, [_chain("create", owner.mac_chain), _chain("create", owner.chain), *rules])
     except NftError:
-        _set_up_anew(nft, owner, rules)
+        _replace(nft, owner, rules)
 
 
-def _set_up_anew(nft: Nft, owner: _Owner, rules: list[Object]) -> None:
+def _replace(nft: Nft, owner: _Owner, rules: list[Object]) -> None:
     base = [_command("add", "table", name=_TABLE), _chain("add", _ENTRY, **_BASE)]
     own = [_chain(verb, chain) for chain in (owner.chain, owner.mac_chain) for verb in ("add", "flush")]
     try:
@@ -80,7 +80,7 @@ def _set_up_anew(nft: Nft, owner: _Owner, rules: list[Object]) -> None:
 
 
 def check(port: str, mac: str, container_id: str, ifname: str, host: NetNS | None = None) -> None:
-    """Raises CNIError unless all rules are there, and nothing else in the attachment's own chains."""
+    """Raise CNIError unless all rules exist, and the attachment's own chains hold no others."""
     nft, owner = Nft(host), _Owner.of(container_id, ifname)
     wanted: dict[str, list[list[Object]]] = {}
     for chain, statements in owner.rules(port, mac):
@@ -96,7 +96,7 @@ def check(port: str, mac: str, container_id: str, ifname: str, host: NetNS | Non
 
 
 def teardown(container_id: str, ifname: str, host: NetNS | None = None) -> None:
-    """Remove an attachment's rules and chains. They are found by their names; none is fine."""
+    """Remove an attachment's rules and chains, found by their names, if there are any."""
     nft, owner = Nft(host), _Owner.of(container_id, ifname)
 
     def remove() -> None:
@@ -104,45 +104,45 @@ def teardown(container_id: str, ifname: str, host: NetNS | None = None) -> None:
         if entries or _rules(nft, owner.chain) or _rules(nft, owner.mac_chain):
             _run(nft, _removal(owner, entries))
 
-    _until_done(nft, remove)
+    _retry(nft, remove)
 
 
 def gc(valid: Iterable[tuple[str, str]], host: NetNS | None = None) -> None:
-    """Remove the rules of attachments that are gone together with their port, but for those of `valid`.
+    """Remove the rules of attachments whose port no longer exists, except those in `valid`.
 
-    These are pairs of container id and interface name. No rule says which network it belongs to, so that of a port
-    which is still there stays: it may be another network's.
+    `valid` has pairs of container id and interface name. No rule says which network it belongs to, so the rules of an
+    existing port stay: they may be another network's.
     """
     nft = Nft(host)
-    kept = {_Owner.of(container_id, ifname).comment for container_id, ifname in valid}
+    valid_comments = {_Owner.of(container_id, ifname).comment for container_id, ifname in valid}
 
     def collect() -> None:
         entries: dict[str, list[nftables.Rule]] = {}
         for rule in nft.rules(_FAMILY, _TABLE, _ENTRY):
-            if rule.comment.startswith(_MARK) and rule.comment not in kept:
+            if rule.comment.startswith(_MARK) and rule.comment not in valid_comments:
                 entries.setdefault(rule.comment, []).append(rule)
-        # Only now the ports: an ADD makes the port before the rule.
+        # List the rules before looking up the ports: ADD creates the port before the rule.
         with Netlink(host.fd if host else -1) as node:
-            stale = [comment for comment, rules in entries.items() if all(_is_dead(rule, node) for rule in rules)]
+            stale = [comment for comment, rules in entries.items() if all(_is_stale(rule, node) for rule in rules)]
         if stale:
             _run(nft, [command for comment in stale for command in _removal(_Owner(comment), entries[comment])])
 
-    _until_done(nft, collect)
+    _retry(nft, collect)
 
 
-def _is_dead(rule: nftables.Rule, node: Netlink) -> bool:
+def _is_stale(rule: nftables.Rule, node: Netlink) -> bool:
     port, _, jump = rule.text.removeprefix('iifname "').partition('" ')
     return jump == f"jump {_Owner(rule.comment).chain}" and node.find_link(port) is None
 
 
-def _until_done(nft: Nft, work: Callable[[], None]) -> None:
-    """A failure counts only where there could be rules at all."""
-    for look in range(_LOOKS):
+def _retry(nft: Nft, work: Callable[[], None]) -> None:
+    """Run `work`, with retries. The last failure counts only if nftables is usable, so that there can be rules."""
+    for attempt in range(_ATTEMPTS):
         try:
             work()
             break
         except NftError as error:
-            if look == _LOOKS - 1 and nft.usable():
+            if attempt == _ATTEMPTS - 1 and nft.usable():
                 raise error.prefixed("failed to teardown spoof-check: ") from error
 
 
@@ -151,12 +151,12 @@ def _run(nft: Nft, commands: list[Object]) -> list[Object]:
 
 
 def _entries(nft: Nft, owner: _Owner) -> list[nftables.Rule]:
-    """The rules that lead to an attachment's chains, of which there may be stale ones."""
+    """Return the rules that jump to an attachment's chains, including stale ones."""
     return [rule for rule in nft.rules(_FAMILY, _TABLE, _ENTRY) if rule.comment == owner.comment]
 
 
 def _rules(nft: Nft, chain: str) -> list[list[Object]]:
-    """What the rules of a chain say, in order; none if there is no such chain, or can't be one of that name."""
+    """Return the statements of a chain's rules, in order; empty if there is no such chain, or its name is invalid."""
     try:
         listed = _run(nft, [_chain("list", chain)])
     except NftError:
@@ -166,7 +166,7 @@ def _rules(nft: Nft, chain: str) -> list[list[Object]]:
 
 def _removal(owner: _Owner, entries: list[nftables.Rule]) -> list[Object]:
     chains = (owner.chain, owner.mac_chain)
-    # Added first, so that deleting them cannot fail because someone took half of them away.
+    # Added first, so that deleting them cannot fail because another process has deleted one of them.
     added = [_chain("add", chain) for chain in chains]
     return added + _deletions(entries) + [_chain("delete", chain) for chain in chains]
 

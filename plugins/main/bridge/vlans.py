@@ -1,7 +1,7 @@
-"""VLANs of a bridge's ports, where the bridge filters by them (rtnetlink, family AF_BRIDGE).
+"""VLANs of a bridge's ports, if the bridge filters VLANs (rtnetlink, family AF_BRIDGE).
 
-A port passes frames of its VLANs alone. What comes in untagged belongs to the port's native VLAN (its PVID), and frames
-of that one leave untagged; those of the others bear their tag.
+A port passes only frames of its VLANs. Untagged frames that enter belong to the port's native VLAN (its PVID), and
+frames of that VLAN leave untagged; frames of the others leave tagged.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _SIZEOF_BR_VLAN_MSG = 8
 
 _NATIVE = _PVID | _UNTAGGED
 _NAME_SIZE = 15  # linux/if.h: IFNAMSIZ without the closing NUL
-_FIRST_DEFAULT = 1  # the default VLAN of a bridge unless it is set otherwise
+_INITIAL_DEFAULT = 1  # the default VLAN of a bridge, unless another is set
 
 FILTERING = [(_IFLA_BR_VLAN_FILTERING, u8(1))]  # Batch.link_create(data=...) of a bridge that filters
 
 
 class VLANs:
-    """The VLANs of one port: ``native`` and, sorted and without it, those of ``tagged``."""
+    """The VLANs of one port: ``native``, and ``tagged`` without it and sorted."""
 
     __slots__ = ("native", "tagged")
 
@@ -56,34 +56,34 @@ class VLANs:
         self.tagged = sorted({*tagged} - {native})
 
     def join(self, node: Netlink, bridge: Link, port: Link, *, keep_default: bool) -> None:
-        """Put a new port into its VLANs and, unless it is to be kept, out of the bridge's default one.
+        """Add a new port to its VLANs and, unless ``keep_default``, remove it from the bridge's default VLAN.
 
         Raises CNIError.
         """
         batch = node.batch()
         if not keep_default and _default(bridge):
-            _request(batch, _RTM_DELLINK, port, [(0, _default(bridge))], "take %s out of the VLAN %d", _default(bridge))
-        _request(batch, _RTM_SETLINK, port, self._infos(), "put %s into the VLANs %s", self)
+            _request(batch, _RTM_DELLINK, port, [(0, _default(bridge))], "remove %s from the VLAN %d", _default(bridge))
+        _request(batch, _RTM_SETLINK, port, self._infos(), "add %s to the VLANs %s", self)
         try:
             batch.commit()
         except OSError as error:
             raise CNIError(f"failed to setup vlan tag on interface {quote(port.name)}: {error}") from error
 
     def check(self, node: Netlink, bridge: Link, port: Link) -> None:
-        """Raise CNIError unless the port is in its VLANs and, but for the bridge's default one, in no other."""
+        """Raise CNIError unless the port is in its VLANs and, except the bridge's default VLAN, in no others."""
         if not is_filtering(bridge):
             raise CNIError(f"Bridge interface {bridge.name} does not filter VLANs")
         try:
             flags = _memberships(node, port)
         except NetlinkError as error:
             if error.errno == errno.EOPNOTSUPP:
-                return  # Linux before 5.6 cannot tell it of one port
+                return  # Linux before 5.6 can't list one port's VLANs
             raise
         wanted = {self.native: _NATIVE} | dict.fromkeys(self.tagged, 0)
-        defaults = dict.fromkeys({_FIRST_DEFAULT, _default(bridge)} - wanted.keys())
-        if {vlan: of_port for vlan, of_port in flags.items() if vlan not in defaults} != wanted:
+        defaults = dict.fromkeys({_INITIAL_DEFAULT, _default(bridge)} - wanted.keys())
+        if {vlan: flag for vlan, flag in flags.items() if vlan not in defaults} != wanted:
             present = ",".join(f"{vlan}{'' if flags[vlan] else ' tagged'}" for vlan in flags)
-            raise CNIError(f"Interface {port.name} is not in the VLANs {self}", details=f"but in {present or 'none'}")
+            raise CNIError(f"Interface {port.name} is not in the VLANs {self}", details=f"it is in {present or 'none'}")
 
     def __str__(self) -> str:
         tagged = [f"{first}-{last}" if first < last else f"{first}" for first, last in _ranges(self.tagged)]
@@ -97,12 +97,12 @@ class VLANs:
 
 
 def is_filtering(bridge: Link) -> bool:
-    """Whether the bridge heeds VLANs at all."""
+    """Return True if the bridge filters VLANs."""
     return bridge.data.get(_IFLA_BR_VLAN_FILTERING) == u8(1)
 
 
 def gateway_name(bridge: str, vlan: int) -> str:
-    """What the node's link in a VLAN of a bridge is called. Raises CNIError if no link can be called so."""
+    """Return the name of the node's link in a VLAN of a bridge. Raises CNIError if it is too long for a link."""
     name = f"{bridge}.{vlan}"
     if len(name.encode()) > _NAME_SIZE:
         raise CNIError(f"failed to create vlan interface: {quote(name)} is longer than {_NAME_SIZE} bytes")
@@ -110,15 +110,15 @@ def gateway_name(bridge: str, vlan: int) -> str:
 
 
 def ensure_gateway(node: Netlink, host: NetNS, bridge: Link, vlan: int, *, mac: str | None, keep_default: bool) -> Link:
-    """The node's link in a VLAN of the bridge: a veth pair whose other end is a port there.
+    """Return the node's link in a VLAN of the bridge: a veth pair whose other end is a port there.
 
-    Whatever has its name already is taken for it. Raises CNIError.
+    It is created if no link has its name; any link that has the name is used. Raises CNIError.
     """
     name = gateway_name(bridge.name, vlan)
     try:
         link = node.find_link(name) or _make_gateway(node, host, bridge, name, mac)
-        # Coming up is the last step. One that is down is not finished, be it that another ADD is still at it or was
-        # cut off; finishing it twice does no harm.
+        # Bringing it up is the last step. A link that is down is unfinished: another ADD is still running or was
+        # interrupted. Finishing it twice does no harm.
         if link.kind == "veth" and not link.is_up:
             port = node.link(link.link)
             VLANs(vlan).join(node, bridge, port, keep_default=keep_default)
@@ -136,24 +136,24 @@ def _make_gateway(node: Netlink, host: NetNS, bridge: Link, name: str, mac: str 
     try:
         links.make_pair(node, host, node, name, mtu=bridge.mtu, hwaddr=mac, master=bridge.index)
     except CNIError:
-        if not node.find_link(name):  # else another ADD was faster
+        if not node.find_link(name):  # otherwise another ADD was faster
             raise
     return node.link(name)
 
 
 def _default(bridge: Link) -> int:
-    """The VLAN that every new port of the bridge is in; 0 if there is none."""
+    """Return the VLAN that the bridge adds every new port to; 0 if there is none."""
     return int.from_bytes(bridge.data.get(_IFLA_BR_VLAN_DEFAULT_PVID, b""), byteorder)
 
 
-def _request(batch: Batch, type: int, port: Link, infos: list[tuple[int, int]], what: str, vlans: object) -> None:
+def _request(batch: Batch, type: int, port: Link, infos: list[tuple[int, int]], attempt: str, vlans: object) -> None:
     header = bytes([_AF_BRIDGE, 0, 0, 0]) + u32(port.index) + bytes(8)  # struct ifinfomsg
     spec = [(_IFLA_BRIDGE_VLAN_INFO, u16(flags) + u16(vlan)) for flags, vlan in infos]
-    batch.request(type, 0, header, [(_IFLA_AF_SPEC, spec)], what, (port.name, vlans))
+    batch.request(type, 0, header, [(_IFLA_AF_SPEC, spec)], attempt, (port.name, vlans))
 
 
 def _memberships(node: Netlink, port: Link) -> dict[int, int]:
-    """The port's VLANs, and of each its flags."""
+    """Return the port's VLANs, each with its flags."""
     header = bytes([_AF_BRIDGE, 0, 0, 0]) + u32(port.index)
     flags = {}
     for _, answer in node.dump(_RTM_GETVLAN, header, (), f"list the VLANs of {port.name}"):
@@ -171,17 +171,17 @@ def _entry(attributes: dict[int, bytes]) -> dict[int, int]:
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(number, value) of each attribute, though several have the same number."""
+    """Yield (number, value) of each attribute; several may have the same number."""
     while len(data) >= 4:
         length, number = int.from_bytes(data[:2], byteorder), int.from_bytes(data[2:4], byteorder)
         if not 4 <= length <= len(data):
-            raise ValueError("malformed netlink message: an attribute is longer than what holds it")
+            raise ValueError("malformed netlink message: an attribute exceeds its message")
         yield number & 0x3FFF, data[4:length]  # without NLA_F_NESTED, NLA_F_NET_BYTEORDER
         data = data[length + 3 & ~3 :]
 
 
 def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Sorted numbers as (first, last) of those that follow upon one another."""
+    """Return sorted numbers as ranges (first, last) of consecutive ones."""
     ranges: list[tuple[int, int]] = []
     for number in numbers:
         if ranges and number == ranges[-1][1] + 1:
