@@ -33,7 +33,7 @@ LARGEST_ENVIRONMENT = 128 << 10
 LARGEST_INPUT = 16 << 20
 DECLINED = 256  # in place of an exit code: the launcher must run the plugin itself
 
-_USUAL_SIZE = 16 << 10  # bytes; a larger buffer would be mapped anew for each request
+_USUAL_SIZE = 16 << 10  # bytes; a larger buffer would be mapped again for each request
 _DESCRIPTORS = 3  # passed with a request
 _ANCILLARY_SIZE = socket.CMSG_SPACE(_DESCRIPTORS * _DESCRIPTOR.size)
 _TRUNCATED = int(socket.MSG_CTRUNC)
@@ -82,7 +82,7 @@ def claim(stdin: int) -> bool:
 
 
 def is_waiting(connection: _socket.socket) -> bool:
-    """Return whether the launcher has not hung up."""
+    """Return True if the launcher has not hung up."""
     poll = select.poll()
     poll.register(connection, 0)  # a hang-up is reported without being asked for
     return not poll.poll(0)
@@ -110,7 +110,7 @@ def peer_uid(connection: _socket.socket) -> int:
 
 
 def peer_pid(connection: _socket.socket) -> int:
-    """Return the id of the process at the other end, as of the moment when it began to listen."""
+    """Return the id of the process at the other end, at the time when it began to listen."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(credentials)[0])
 

@@ -1,7 +1,7 @@
-"""The agent itself: threads that each serve one connection at a time, and nothing that a restart would lose.
+"""The agent itself: threads that each serve one connection at a time, and no state that a restart would lose.
 
-What is bounded: connections by the number of threads, what runs at once by slots, a request by its size and by the
-time that it may take to arrive. Who finds no place is served by its launcher.
+Limits: connections by the number of threads, running calls by slots, a request by its size and by the time that it may
+take to arrive. Calls that exceed a limit are left to their launchers.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from cni.skel.plugin import Outcome, Plugin
 from cni.spec.errors import CNIError
 from cni.system import process
 
-_CONNECTIONS = 256  # at once, waiting ones included
-_AT_ONCE = 64  # calls that run
-_SPARE = 16  # threads that stay when there is nothing to do
-_PATIENCE = struct.pack("ll", 2, 0)  # seconds that a request may take to arrive, and its answer to be taken
-_PLACE = 0.5  # seconds to wait for a place among those that run
-_TURN = 120.0  # seconds to wait for another call about the same interface of the same container
-_FINISH = 60.0  # seconds that what runs may take to finish when the agent is to stop
+_MAX_CONNECTIONS = 256  # at once, including those of waiting calls
+_MAX_RUNNING = 64  # calls at once
+_SPARE_THREADS = 16  # idle threads that are kept
+_IO_TIMEOUT = struct.pack("ll", 2, 0)  # seconds for a request to arrive, and for its answer to be read
+_SLOT_TIMEOUT = 0.5  # seconds to wait for a slot
+_TURN_TIMEOUT = 120.0  # seconds to wait for another call about the same interface of the same container
+_STOP_TIMEOUT = 60.0  # seconds that running calls may take to finish when the agent stops
 
 _CLONE_FS = 0x200  # linux/sched.h
-_SWITCH = 0.0005  # seconds; by default who has waited for the kernel waits 5 ms for who computes
+_SWITCH_INTERVAL = 0.0005  # seconds; by default a thread that returns from the kernel waits 0.005 for one that computes
 
 
 class Agent:
-    """Serves what comes to `listener`, a listening Unix socket, until `stop` is called; `observer` is told of calls."""
+    """A server of calls from `listener`, a listening Unix socket, until `stop` is called; `observer` observes them."""
 
     def __init__(self, listener: socket.socket, observer: Observer | None = None) -> None:
         self._listener = listener
@@ -56,42 +56,42 @@ class Agent:
         self._idle = 0
         self._slots = _Slots()
         self._turns = _Turns()
-        self.reaper = group_delete.install()
-        self._conversing = 0  # with launchers that may count on an answer
+        self.group_deleter = group_delete.install()
+        self._open_exchanges = 0  # with launchers that rely on an answer
         self._is_stopping = False
-        self._woken, self.wakeup = os.pipe()
+        self._wakeup_reader, self.wakeup = os.pipe()
         os.set_blocking(self.wakeup, False)
 
     def start(self) -> None:
-        """Import what there is to import, and serve."""
+        """Import all plugins, and begin to serve."""
         for point in registry.entry_points():
-            with contextlib.suppress(Exception):  # a broken plugin is told to who calls it
+            with contextlib.suppress(Exception):  # a broken plugin is reported to its callers
                 self._plugin(point.value)
         gc.collect()
         gc.freeze()
-        sys.setswitchinterval(_SWITCH)
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         self._add_thread()
 
     def wait(self) -> None:
-        """Until `stop` is called and what runs is done. What takes too long is left to the end of the process."""
+        """Block until `stop` is called and running calls have finished; late ones end with the process."""
         while not self._is_stopping:
-            os.read(self._woken, 1)
-        end = time.monotonic() + _FINISH
-        while self._is_conversing() and time.monotonic() < end:
+            os.read(self._wakeup_reader, 1)
+        end = time.monotonic() + _STOP_TIMEOUT
+        while self._has_open_exchanges() and time.monotonic() < end:
             time.sleep(0.01)
 
-    def _is_conversing(self) -> bool:
-        with self._lock:  # not between a launcher's being welcome and its being counted
-            return self._conversing > 0
+    def _has_open_exchanges(self) -> bool:
+        with self._lock:  # so not while a launcher is admitted but not yet counted
+            return self._open_exchanges > 0
 
     def stop(self) -> None:
-        """Take no more requests. May be called by a signal handler.
+        """Accept no more requests. May be called by a signal handler.
 
-        A signal may be taken by a thread that is just being made, and so not interrupt the main thread, which runs
-        the handler. What is written to `wakeup` does (signal.set_wakeup_fd).
+        A thread that is just being created may receive the signal, which then does not interrupt the main thread, where
+        handlers run. The byte that is written to `wakeup` does (signal.set_wakeup_fd).
         """
         self._is_stopping = True
-        with contextlib.suppress(BlockingIOError):  # it has been told often enough
+        with contextlib.suppress(BlockingIOError):  # the pipe is full, so the main thread wakes up anyway
             os.write(self.wakeup, b"\0")
 
     # ---- threads ----
@@ -103,40 +103,40 @@ class Agent:
         threading.Thread(target=self._work, name="cni-agent", daemon=True).start()
 
     def _work(self) -> None:
-        # A current folder of its own, for the callers'.
+        # Each thread has a current folder of its own: it changes to its callers'.
         if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_FS):
             raise OSError(ctypes.get_errno(), "unshare the current folder")
-        while self._wants_more():
+        while self._keep_thread():
             try:
-                # As accept(), but that the object is a plain one, which makes an enum of no number.
+                # Like accept(), but without making a socket.socket, which converts its numbers to enums.
                 descriptor, _ = self._listener._accept()  # type: ignore[attr-defined]
-            except OSError:  # a connection that has gone, or no descriptors left: who waits is served by the launcher
+            except OSError:  # the client has hung up, or no descriptors are left: launchers do without the agent
                 time.sleep(0.01)
                 continue
             with self._lock:
                 self._idle -= 1
-                is_last = not self._idle and self._threads < _CONNECTIONS
+                is_last = not self._idle and self._threads < _MAX_CONNECTIONS
             if is_last:
                 self._add_thread()
-            self.converse(_socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor))
+            self.handle(_socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor))
             with self._lock:
                 self._idle += 1
 
-    def _wants_more(self) -> bool:
-        """Whether this thread is to go on; otherwise it doesn't count any more."""
+    def _keep_thread(self) -> bool:
+        """Return True if this thread is to continue; if not, stop counting it."""
         with self._lock:
-            goes_on = self._idle <= _SPARE
-            if not goes_on:
+            is_needed = self._idle <= _SPARE_THREADS
+            if not is_needed:
                 self._threads -= 1
                 self._idle -= 1
-        return goes_on
+        return is_needed
 
     # ---- one connection ----
 
-    def converse(self, connection: _socket.socket) -> None:
-        """Serve who is at the other end, and close it. Nothing is raised: a thread fewer would be worse than that."""
+    def handle(self, connection: _socket.socket) -> None:
+        """Serve the launcher at the other end, and close the connection. Never raises: that would end the thread."""
         try:
-            self._converse(connection)
+            self._admit(connection)
         except (OSError, protocol.Refused) as error:
             _log(f"a request was not served: {error}")
         except Exception:
@@ -144,35 +144,38 @@ class Agent:
         finally:
             connection.close()
 
-    def _converse(self, connection: _socket.socket) -> None:
+    def _admit(self, connection: _socket.socket) -> None:
+        """Exchange messages with a peer of the same user, within timeouts, unless the agent is stopping."""
         if protocol.peer_uid(connection) != os.geteuid():
             return
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _IO_TIMEOUT)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _IO_TIMEOUT)
         with self._lock:
             if self._is_stopping:
                 return
-            self._conversing += 1
+            self._open_exchanges += 1
         try:
-            self._talk(connection)
+            self._exchange(connection)
         finally:
             with self._lock:
-                self._conversing -= 1
+                self._open_exchanges -= 1
 
-    def _talk(self, connection: _socket.socket) -> None:
+    def _exchange(self, connection: _socket.socket) -> None:
+        """Receive a request, claim the call, and answer it."""
         request = protocol.receive(connection)
         if request is None:
             return
         try:
-            # Of a launcher that was killed the runtime's DEL may have been served already.
+            # If the launcher was killed, the runtime's DEL may have been served already.
             if protocol.claim(request.stdin) and protocol.is_waiting(connection):
                 protocol.answer(connection, *self._serve(request))
         finally:
             request.close()
 
     def _serve(self, request: protocol.Request) -> tuple[int, bytes, bytes]:
+        """Run the call in its turn, and return the answer; DECLINED if the call is left to its launcher."""
         try:
-            plugin, config = self._accepted(request)
+            plugin, config = self._prepare(request)
             with self._observer.call(request) as call, self._turns.of(request.environ), self._slots:
                 call.begin()
                 outcome, log = self._run(plugin, config, request)
@@ -183,24 +186,25 @@ class Agent:
             _log(f"left to the launcher: {error}")
             return protocol.DECLINED, b"", str(error).encode(errors="replace")
 
-    def _accepted(self, request: protocol.Request) -> tuple[Plugin, bytes]:
+    def _prepare(self, request: protocol.Request) -> tuple[Plugin, bytes]:
+        """Return the request's plugin and configuration. Raises _Declined."""
         if request.files != self._files:
-            raise _Declined("other_files", "it sees other files, by its mount namespace or root folder")
+            raise _Declined("other_files", "the caller is in another mount namespace or root folder")
         if request.packages != launcher.PACKAGES or _code_identity() != self._code:
-            raise _Declined("other_installation", "it belongs to another installation")
+            raise _Declined("other_installation", "the executable belongs to another installation")
         config = request.read_stdin()
         if config is None:
-            raise _Declined("too_large", "its configuration is too large")
+            raise _Declined("too_large", "the configuration is too large")
         try:
             return self._plugin(request.reference), config
         except (ImportError, AttributeError) as error:
             raise _Declined("no_plugin", f"{request.reference}: {error}") from error
 
     def _run(self, plugin: Plugin, config: bytes, request: protocol.Request) -> tuple[Outcome, bytes]:
-        """Serve the call; return its outcome and what it logged."""
+        """Run the plugin with the caller's environment, folder and network namespace; return its outcome and log."""
         logged: list[str] = []
         os.fchdir(request.folder)
-        # Programs that the plugin starts are the caller's. Were they our executables, they would wait for their turn.
+        # For programs that the plugin starts. Without an agent, as our own executables would wait for this call's turn.
         process.caller.environ = {**request.environ, "CNI_AGENT_SOCKET": ""}
         host = self._host(request.netns)
         try:
@@ -210,7 +214,7 @@ class Agent:
         return outcome, "".join(f"{text}\n" for text in logged).encode(errors="replace")
 
     def _host(self, fd: int) -> NetNS:
-        """The caller's network namespace."""
+        """Return the caller's network namespace."""
         return self._home if netns_identity(fd) == self._home.identity else NetNS.of_fd(fd)
 
     def _plugin(self, reference: str) -> Plugin:
@@ -221,12 +225,12 @@ class Agent:
         return plugin
 
 
-# Why a call is left to its launcher, in the words that metrics have for it.
+# Why a call is left to its launcher: the values of the metrics' label `reason`.
 REASONS = ("other_files", "other_installation", "too_large", "no_plugin", "no_place", "no_turn")
 
 
 class Call:
-    """One observed call, from its arrival (`with`) to its answer. No method raises; here none does anything."""
+    """An observed call, from its arrival (`with`) to its answer. No method raises; those of this class do nothing."""
 
     __slots__ = ()
 
@@ -237,10 +241,10 @@ class Call:
         return
 
     def begin(self) -> None:
-        """Note that the call has its turn and its place."""
+        """Note that the call has its turn and its slot."""
 
     def end(self, error: CNIError | None) -> None:
-        """Note the end of the plugin's work, and the error it answered with, if any."""
+        """Note the end of the plugin's work, and the error that it returned, if any."""
 
 
 class Observer:
@@ -258,7 +262,7 @@ _UNOBSERVED = Call()
 
 
 class _Declined(Exception):
-    """The launcher is to do it; `reason` is one of few words, for who counts."""
+    """The call is left to its launcher; `reason` is one of REASONS."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -266,27 +270,27 @@ class _Declined(Exception):
 
 
 class _Slots:
-    """Places for those that run. No semaphore, as a queue of tokens does without any Python of its own."""
+    """Slots for running calls: a queue of tokens, because a semaphore would run Python code."""
 
     def __init__(self) -> None:
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(_AT_ONCE):
+        for _ in range(_MAX_RUNNING):
             self._free.put(None)
 
     def __enter__(self) -> None:
         try:
-            self._free.get(timeout=_PLACE)
+            self._free.get(timeout=_SLOT_TIMEOUT)
         except queue.Empty:
-            raise _Declined("no_place", f"{_AT_ONCE} calls are running") from None
+            raise _Declined("no_place", f"{_MAX_RUNNING} calls are running") from None
 
     def __exit__(self, *exc: object) -> None:
         self._free.put(None)
 
 
 class _Turns:
-    """Calls about one interface of one container run one after the other.
+    """Turns of calls: those about the same interface of the same container run one after the other.
 
-    A runtime that loses patience kills the executable, not what runs here, and then asks for DEL: that has to wait.
+    A runtime that times out kills the executable, not the call that runs here. Its DEL then has to wait for that call.
     """
 
     def __init__(self) -> None:
@@ -294,7 +298,7 @@ class _Turns:
         self.held: dict[tuple[str, str], tuple[threading.Lock, int]] = {}
 
     def of(self, environ: dict[str, str]) -> contextlib.AbstractContextManager[object]:
-        """The turn of a call with this environment, for a `with` statement, which raises _Declined."""
+        """Return a context manager that waits for the turn of a call with this environment, and raises _Declined."""
         key = environ.get("CNI_CONTAINERID", ""), environ.get("CNI_IFNAME", "")
         return _Turn(self, key) if all(key) else contextlib.nullcontext()
 
@@ -311,9 +315,9 @@ class _Turn:
             turn, waiting = self._turns.held.get(self._key, (None, 0))
             turn = turn or threading.Lock()
             self._turns.held[self._key] = turn, waiting + 1
-        if not turn.acquire(timeout=_TURN):
+        if not turn.acquire(timeout=_TURN_TIMEOUT):
             self._leave()
-            raise _Declined("no_turn", f"another call about {self._key} has been running for {_TURN:g} s")
+            raise _Declined("no_turn", f"another call about {self._key} has been running for {_TURN_TIMEOUT:g} s")
 
     def __exit__(self, *exc: object) -> None:
         self._leave().release()
@@ -327,11 +331,11 @@ class _Turn:
 
 
 def _code_identity() -> tuple[int, int] | None:
-    """What changes with the package on disk: the code in memory is then another than the launcher's."""
+    """Return what changes when the package on disk is replaced: then this process and launchers have different code."""
     try:
         status = os.stat(f"{launcher.PACKAGES}/cni/_core.pyi")
     except OSError:
-        return None  # it is just being replaced
+        return None  # it is being replaced right now
     return status.st_ino, status.st_mtime_ns
 
 

@@ -42,7 +42,7 @@ def _counting(listener: socket.socket, metrics_listener: socket.socket) -> Agent
 
     counts = metrics.Metrics()
     agent = Agent(listener, counts)
-    counts.watch(agent.reaper)
+    counts.watch(agent.group_deleter)
     metrics.serve(metrics_listener, counts.registry)
     return agent
 

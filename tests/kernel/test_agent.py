@@ -537,5 +537,5 @@ def test_an_upgrade(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         listener.listen(5)
         agent = Agent(listener)
         monkeypatch.setattr(agent, "_code", (0, 0))
-        thread.submit(lambda: agent.converse(listener.accept()[0]))
+        thread.submit(lambda: agent.handle(listener.accept()[0]))
         assert "/no/interpreter" in error(site.run("VERSION"))["msg"]
