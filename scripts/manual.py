@@ -1,6 +1,7 @@
 """Write the manual pages of section 1 from the parsers: python scripts/manual.py docs/man.
 
-They are committed, not made when a wheel is built: that may be for another machine, whose core cannot be imported.
+They are committed and not written when a wheel is built: a wheel for another machine has a core that this one cannot
+import.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ MEANING = "the Container Network Interface for Python"
 EXIT_STATUS = """\
 .TP
 .B 0
-All is fine, and done.
+Success.
 .TP
 .B 1
-The answer is no, or something failed; standard error says what.
+A check found problems, or an error occurred; standard error has the message.
 .TP
 .B 2
-The command line makes no sense."""
+The command line is invalid."""
 ENVIRONMENT = """\
 .TP
 .B NETCONFPATH
@@ -36,7 +37,7 @@ The folder of network configurations (/etc/cni/net.d).
 The folders of plugins, separated by colons (/opt/cni/bin).
 .TP
 .B CNI_AGENT_SOCKET
-The agent's socket (/run/cni/agent.sock); where it is set to nothing, plugins do without an agent.
+The agent's socket (/run/cni/agent.sock); if it is empty, plugins run without an agent.
 .TP
 .B NO_COLOR
 If it is set, nothing is coloured."""
@@ -52,8 +53,8 @@ def pages() -> Iterator[Manpage]:
         yield page(commands[name], meaning, exit_status=EXIT_STATUS)
     usage, _, rest = USAGE.removeprefix("Usage: ").partition("\n\n")
     cnitool = argparse.ArgumentParser("cnitool", usage=usage, add_help=False)
-    described = rest.rstrip().replace("-", "\\-")
-    yield page(cnitool, "run a network configuration on a network namespace", description=f".nf\n{described}\n.fi")
+    description = rest.rstrip().replace("-", "\\-")
+    yield page(cnitool, "run a network configuration on a network namespace", description=f".nf\n{description}\n.fi")
 
 
 def page(parser: argparse.ArgumentParser, meaning: str, **sections: str) -> Manpage:
@@ -64,13 +65,13 @@ def page(parser: argparse.ArgumentParser, meaning: str, **sections: str) -> Manp
     manual.source, manual.manual, manual.date = "cni", MEANING, ""
     for heading, content in sections.items():
         manual.add_section(heading.replace("_", " "), "=", content)
-    others = [f".BR {other} (1)" for other in ("cni", "cnitool") if other != manual.prog]
-    manual.add_section("see also", "=", ",\n".join(others))
+    related = [f".BR {other} (1)" for other in ("cni", "cnitool") if other != manual.prog]
+    manual.add_section("see also", "=", ",\n".join(related))
     return manual
 
 
 def main(folder: Path) -> None:
-    """Write the pages, and remove those of commands that are no more."""
+    """Write the pages, and remove those of commands that no longer exist."""
     for path in folder.glob("*.1"):
         path.unlink()
     for manual in pages():
@@ -78,6 +79,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["COLUMNS"] = "100"  # lines are filled before they are roff
-    os.environ.pop("CNI_AGENT_SOCKET", None)  # a default that a help text names
+    os.environ["COLUMNS"] = "100"  # argparse wraps lines before they become roff
+    os.environ.pop("CNI_AGENT_SOCKET", None)  # a help text shows it as a default
     main(Path(sys.argv[1]))

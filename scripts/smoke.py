@@ -1,9 +1,9 @@
-"""Try an installed wheel: the plugins as executables, a namespace attached, checked, used and detached.
+"""Try an installed wheel: install the plugins as executables; attach, check, use and detach a namespace.
 
     python smoke.py
 
-Needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and no program but Python: it runs in the images that wheels are built in
-as well. All of it happens in a private node, a network and a mount namespace of this process, and is thrown away.
+It needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and no program except Python, so it also runs in the images that wheels
+are built in. Everything happens on a temporary node: a network and a mount namespace of this process.
 """
 
 import ctypes
@@ -32,7 +32,7 @@ CONFIG = {
 
 
 def private_node() -> None:
-    """From here on this process has a network of its own, and nothing in the folders that plugins write to."""
+    """Give this process a network namespace of its own, and empty folders where plugins write to."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(function: str, *arguments: object) -> None:
@@ -48,25 +48,25 @@ def private_node() -> None:
 
 
 def run(*command: str) -> str:
-    """What a program says; a failure shows why."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        sys.exit(f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
+    """Return the output of a program. If it fails, exit with its messages."""
+    completed = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    if completed.returncode:
+        sys.exit(f"{command} ended with {completed.returncode}\n{completed.stdout}{completed.stderr}")
+    return completed.stdout
 
 
-def expect(is_so: object, what: str) -> None:
-    """End the program unless it is so."""
-    if not is_so:
-        sys.exit(f"it is not so that {what}")
+def expect(condition: object, text: str) -> None:
+    """Exit with an error unless the condition, described by `text`, holds."""
+    if not condition:
+        sys.exit(f"expected, but not true: {text}")
 
 
-def reaches(one, other, address) -> bool:
-    """Does a TCP connection from one namespace to another come about?"""
-    with socket.socket(fileno=other.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
+def reaches(source, target, address) -> bool:
+    """Return True if a TCP connection from one namespace to another succeeds; raise OSError if it fails."""
+    with socket.socket(fileno=target.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
         listener.bind(("", 8080))
         listener.listen()
-        with socket.socket(fileno=one.socket(socket.AF_INET, socket.SOCK_STREAM)) as client:
+        with socket.socket(fileno=source.socket(socket.AF_INET, socket.SOCK_STREAM)) as client:
             client.settimeout(60)
             client.connect((address, 8080))
     return True
@@ -78,8 +78,8 @@ def main() -> None:
     from cni.invoke import launcher
     from cni.kernel.netns import NetNS
 
-    expect(_nftables.ffi, "libnftables has its functions")
-    expect(os.path.realpath(launcher.PACKAGES).startswith(os.path.realpath(sys.prefix)), "it is the installed package")
+    expect(_nftables.ffi, "libnftables has the functions that we call")
+    expect(os.path.realpath(launcher.PACKAGES).startswith(os.path.realpath(sys.prefix)), "the installation is imported")
     scripts = sysconfig.get_path("scripts")
     os.environ.update(CNI_PATH="/opt/cni/bin", NETCONFPATH="/opt/cni/net.d")
     run(f"{scripts}/cni", "install", "--dir", "/opt/cni/bin")
@@ -88,17 +88,17 @@ def main() -> None:
         json.dump(CONFIG, file)
     with open("/proc/sys/net/ipv6/conf/default/accept_dad", "w") as file:
         file.write("0")
-    with NetNS.create("one") as one, NetNS.create("two") as two:
+    with NetNS.create("one") as first, NetNS.create("two") as second:
         addresses = []
-        for netns in (one, two):
+        for netns in (first, second):
             result = json.loads(run(f"{scripts}/cnitool", "add", "smoke", netns.path))
             addresses.append(result["ips"][0]["address"].partition("/")[0])
             run(f"{scripts}/cnitool", "check", "smoke", netns.path)
-        expect(reaches(one, two, addresses[1]), "one reaches the other")
-        for netns in (one, two):
+        expect(reaches(first, second, addresses[1]), "the first namespace reaches the second")
+        for netns in (first, second):
             run(f"{scripts}/cnitool", "del", "smoke", netns.path)
-    left = [name for name in os.listdir("/var/lib/cni/networks/smoke") if name[0].isdigit()]
-    expect(not left, f"nothing is reserved any more ({left})")
+    reserved = [name for name in os.listdir("/var/lib/cni/networks/smoke") if name[0].isdigit()]
+    expect(not reserved, f"no address is reserved any more ({reserved})")
     print(f"Python {sys.version.split()[0]}: attached, checked, connected, detached")
 
 
