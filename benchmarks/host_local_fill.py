@@ -1,16 +1,17 @@
-"""What an address costs in a /16 that is empty, and in one of which 65,000 are given out, beside Go's host-local.
+"""Measure the time for an address from an empty /16 and from one with 65,000 reservations, ours and Go's host-local.
 
     python benchmarks/host_local_fill.py [--count N] [--samples N] [--peer DIR] [--json]
 
-Every figure is the time of ADD as a process, from its start to its end, the two plugins by turns:
+Every figure is the run time of an ADD process; the two plugins take turns:
 
     first       in an empty pool
-    in order    when 65,000 have been given out, one after the other
-    scattered   when 65,000 are held after much coming and going: the free ones lie anywhere
-    only one    when one is free in all, far from where the search for it begins
+    in order    when 65,000 addresses have been reserved one after the other
+    scattered   when 65,000 addresses are reserved after many ADDs and DELs: free ones are anywhere
+    only one    when a single address is free, far from where the search begins
 
-Ours is filled by our plugin, which keeps a cache of who holds what, theirs with the files that it would write. It needs
-no root, and leaves nothing. The exit status tells whether ours stays below 3 times the first, "only one" left aside.
+Our pool is filled by our plugin, which keeps a cache of the reservations; the other one with the files that its plugin
+would write. No root is needed, and nothing is left behind. The exit status is 1 if our plugin takes more than 3 times
+the first, not counting "only one".
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from pathlib import Path
 
 from cni_plugins.ipam.host_local import plugin
 
-TARGET = 3.0  # times the first address
+TARGET = 3.0  # times the first address's time
 LATE = ("in order", "scattered")
 
 
 class Pool:
-    """A /16 of one plugin's."""
+    """A /16 and the plugin that manages it."""
 
     def __init__(self, executable: Path, folder: Path) -> None:
         self.executable = executable
@@ -46,15 +47,15 @@ class Pool:
         return {**environ, "CNI_NETNS": "/none", "CNI_PATH": "/none"}
 
     def call(self, verb: str, container: str) -> float:
-        """The seconds it took."""
+        """Run the plugin, and return the seconds that it took."""
         begin = time.perf_counter()
-        done = subprocess.run(
+        completed = subprocess.run(
             [self.executable], input=self.config, env=self.environ(verb, container), capture_output=True, check=False
         )
-        taken = time.perf_counter() - begin
-        if done.returncode:
-            sys.exit(f"{verb} by {self.executable}: {done.stdout.decode()}")
-        return taken
+        seconds = time.perf_counter() - begin
+        if completed.returncode:
+            sys.exit(f"{verb} by {self.executable}: {completed.stdout.decode()}")
+        return seconds
 
     def fill_by_plugin(self, numbers: range) -> None:
         for number in numbers:
@@ -62,13 +63,13 @@ class Pool:
             if outcome.error:
                 sys.exit(outcome.stdout)
 
-    def fill_by_hand(self, numbers: range) -> None:
+    def fill_with_files(self, numbers: range) -> None:
         for number in numbers:
             (self.folder / address(number)).write_bytes(f"{container(number)}\r\neth0".encode())
         (self.folder / "last_reserved_ip.0").write_text(address(numbers[-1]))
 
     def free_only(self, free: set[int], last: int) -> None:
-        """Have all addresses held but these; `last` is the one given out last."""
+        """Reserve all addresses except `free`; `last` is the latest reservation."""
         for number in range(2, 65535):
             path = self.folder / address(number)
             if number in free:
@@ -88,10 +89,10 @@ def address(number: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=65_000, help="addresses given out (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=65_000, help="reserved addresses (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=25, help="calls for each figure (default: %(default)s)")
-    parser.add_argument("--peer", default="/usr/lib/cni", help="the other plugins (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="the figures for a program")
+    parser.add_argument("--peer", default="/usr/lib/cni", help="folder of the Go plugins (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         install = [sys.executable, "-m", "cni", "install", "--dir", f"{work}/bin"]
@@ -106,42 +107,42 @@ def main() -> int:
 
 
 def measure(pools: dict[str, Pool], count: int, samples: int) -> dict[str, dict[str, float]]:
-    """By plugin and case: seconds, the lower quartile, as whatever else the machine does only adds to them."""
-    figures: dict[str, dict[str, float]] = {who: {} for who in pools}
+    """Return seconds by plugin and case: lower quartiles, because other load on the machine only adds to them."""
+    figures: dict[str, dict[str, float]] = {side: {} for side in pools}
 
     def take(case: str, numbers: range, *, keep: bool = True) -> None:
-        times: dict[str, list[float]] = {who: [] for who in pools}
+        times: dict[str, list[float]] = {side: [] for side in pools}
         for number in numbers:
-            for who, pool in pools.items():
-                times[who].append(pool.call("ADD", container(number)))
+            for side, pool in pools.items():
+                times[side].append(pool.call("ADD", container(number)))
                 if not keep:
                     pool.call("DEL", container(number))
-        for who, taken in times.items():
-            figures[who][case] = statistics.quantiles(taken, n=4)[0]
+        for side, seconds in times.items():
+            figures[side][case] = statistics.quantiles(seconds, n=4)[0]
 
-    for pool in pools.values():  # warm, and the folder made
+    for pool in pools.values():  # warms the caches and creates the folder
         pool.call("ADD", "warm")
         pool.call("DEL", "warm")
     take("first", range(2, 2 + samples))
     rest = range(2 + samples, count - samples // 2)
     pools["ours"].fill_by_plugin(rest)
-    pools["theirs"].fill_by_hand(rest)
+    pools["theirs"].fill_with_files(rest)
     take("in order", range(rest[-1] + 1, rest[-1] + 1 + samples))
     scattered = set(random.Random(1).sample(range(2, 65535), 65533 - count))
     for case, free, last in (("scattered", scattered, 30_000), ("only one", {1000}, 1000)):
         for pool in pools.values():
             pool.free_only(free, last)
-            pool.call("DEL", "nobody")  # ours makes its cache anew, after what was done by hand
+            pool.call("DEL", "nobody")  # our plugin rebuilds its cache from the files
         new = 70_000 if case == "scattered" else 80_000
         take(case, range(new, new + samples), keep=case == "scattered")
     return figures
 
 
 def table(figures: dict[str, dict[str, float]]) -> Iterator[str]:
-    yield "ADD of host-local, lower quartile in ms; in brackets how many times the first"
-    for who, figure in figures.items():
-        cases = (f"{case} {taken * 1e3:7.2f} ({taken / figure['first']:6.2f})" for case, taken in figure.items())
-        yield f"  {who:8}{'   '.join(cases)}"
+    yield "ADD of host-local, lower quartile in ms; in brackets as a multiple of the first"
+    for side, figure in figures.items():
+        cases = (f"{case} {seconds * 1e3:7.2f} ({seconds / figure['first']:6.2f})" for case, seconds in figure.items())
+        yield f"  {side:8}{'   '.join(cases)}"
 
 
 if __name__ == "__main__":

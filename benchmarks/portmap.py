@@ -1,14 +1,14 @@
-"""What 1,000 host ports cost beside 10: ADD and DEL of portmap as a runtime calls them, one process a call.
+"""Compare ADD and DEL of portmap with 1,000 host ports and with 10, as a runtime calls them: one process a call.
 
     python benchmarks/portmap.py [--count N] [--few N] [--many N] [--json]
 
-Of each backend, with few and many ports by turns:
+For each backend, with few and many ports in turns:
 
-    range       ports that follow one another, each to its own number, as for RTP or FTP
-    scattered   no two follow one another, and each leads to another number: nothing can be said of several at once
+    range       consecutive ports to consecutive ports, as for RTP or FTP
+    scattered   no two ports are consecutive, and each leads to another number: no rule can cover several of them
 
-It works in a network namespace of its own, as root, and leaves nothing. The exit status tells whether many ports of a
-range take less than twice as long as few.
+It needs root, works in a network namespace of its own, and leaves nothing behind. The exit status is 1 if many ports of
+a range take twice as long as few, or longer.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from collections.abc import Iterator
 
 from cni.kernel.netns import NetNS
 
-TARGET = 2.0  # times as long as few
-WARMING = 3  # calls that are not counted
+TARGET = 2.0  # times as long as with few ports
+WARMUP = 3  # calls that are not counted
 VERBS = ("ADD", "DEL")
 STEPS = {"range": 1, "scattered": 3}
 BACKENDS = {"nftables": "nftables", "iptables (nf_tables)": "iptables", "iptables (legacy)": "iptables"}
@@ -34,10 +34,10 @@ BACKENDS = {"nftables": "nftables", "iptables (nf_tables)": "iptables", "iptable
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=30, help="attachments for each (default: %(default)s)")
-    parser.add_argument("--few", type=int, default=10, help="ports (default: %(default)s)")
-    parser.add_argument("--many", type=int, default=1000, help="ports (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="the figures for a program")
+    parser.add_argument("--count", type=int, default=30, help="attachments for each figure (default: %(default)s)")
+    parser.add_argument("--few", type=int, default=10, help="ports in the small case (default: %(default)s)")
+    parser.add_argument("--many", type=int, default=1000, help="ports in the large case (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     if not os.environ.get("CNI_BENCH_NODE"):
         os.environ["CNI_BENCH_NODE"] = "1"
@@ -59,12 +59,12 @@ def main() -> int:
             for kind, step in STEPS.items()
         }
     print(json.dumps(figures, indent=2) if arguments.json else "\n".join(table(figures, sizes)))
-    of_ranges = [verbs for name, verbs in figures.items() if name.endswith("range")]
-    return 0 if all(figure["ratio"] < TARGET for verbs in of_ranges for figure in verbs.values()) else 1
+    range_figures = [verbs for name, verbs in figures.items() if name.endswith("range")]
+    return 0 if all(figure["ratio"] < TARGET for verbs in range_figures for figure in verbs.values()) else 1
 
 
 def path_of(name: str, work: str) -> str:
-    """A PATH on which iptables is the variant that `name` says."""
+    """Return a PATH on which iptables is the variant that `name` says."""
     variant = "legacy" if "legacy" in name else "nft"
     folder = f"{work}/{variant}"
     os.makedirs(folder, exist_ok=True)
@@ -78,17 +78,17 @@ def path_of(name: str, work: str) -> str:
 def measure(
     folder: str, container: NetNS, path: str, kind: tuple[str, int], sizes: dict[str, int], count: int
 ) -> dict[str, dict[str, float]]:
-    """Seconds by verb and number of ports, the lower quartile, as whatever else the machine does only adds to them."""
+    """Return seconds by verb and number of ports: lower quartiles, because other load only adds to them."""
     times: dict[str, dict[str, list[float]]] = {verb: {size: [] for size in sizes} for verb in VERBS}
-    for number in range(count + WARMING):
+    for number in range(count + WARMUP):
         for size, ports in sizes.items():
-            for verb, of_verb in times.items():
-                taken = call(verb, folder, container, path, config(*kind, ports))
-                if number >= WARMING:
-                    of_verb[size].append(taken)
+            for verb, verb_times in times.items():
+                seconds = call(verb, folder, container, path, config(*kind, ports))
+                if number >= WARMUP:
+                    verb_times[size].append(seconds)
     figures = {}
-    for verb, of_verb in times.items():
-        quartiles = {size: statistics.quantiles(taken, n=4)[0] for size, taken in of_verb.items()}
+    for verb, verb_times in times.items():
+        quartiles = {size: statistics.quantiles(seconds, n=4)[0] for size, seconds in verb_times.items()}
         figures[verb] = {**quartiles, "ratio": quartiles["many"] / quartiles["few"]}
     return figures
 
@@ -108,16 +108,16 @@ def call(verb: str, folder: str, container: NetNS, path: str, config: bytes) -> 
         "CNI_NETNS": f"/proc/{os.getpid()}/fd/{container.fd}", "CNI_PATH": folder,
     }  # fmt: skip
     begin = time.perf_counter()
-    done = subprocess.run([f"{folder}/portmap"], input=config, env=environ, capture_output=True, check=False)
-    taken = time.perf_counter() - begin
-    if done.returncode:
-        sys.exit(f"{verb}: {done.stdout.decode()}{done.stderr.decode()}")
-    return taken
+    completed = subprocess.run([f"{folder}/portmap"], input=config, env=environ, capture_output=True, check=False)
+    seconds = time.perf_counter() - begin
+    if completed.returncode:
+        sys.exit(f"{verb}: {completed.stdout.decode()}{completed.stderr.decode()}")
+    return seconds
 
 
 def table(figures: dict[str, dict[str, dict[str, float]]], sizes: dict[str, int]) -> Iterator[str]:
     few, many = sizes.values()
-    yield f"portmap with {few} and with {many} ports, lower quartile in ms, and how many times as long that is"
+    yield f"portmap with {few} and with {many} ports, lower quartile in ms, and their ratio"
     for name, verbs in figures.items():
         for verb, figure in verbs.items():
             columns = f"{figure['few'] * 1e3:7.2f} {figure['many'] * 1e3:7.2f}   {figure['ratio']:.2f}"
