@@ -1,7 +1,7 @@
 """Build the native parts: the Cython core, the libnftables binding, the launcher.
 
 Environment: SANITIZE=1 builds with AddressSanitizer and UBSan; DEBUG=1 with -O0 -g.
-What the package is, is in pyproject.toml.
+The package's metadata is in pyproject.toml.
 """
 
 import ast
@@ -24,7 +24,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-ini
 
 
 def flags() -> tuple[list[str], list[str]]:
-    """The compiler's and the linker's arguments."""
+    """Return the arguments for the compiler and for the linker."""
     if os.environ.get("SANITIZE"):
         sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
         return ["-O1", "-g", *sanitizers], sanitizers
@@ -40,39 +40,39 @@ def boot_program() -> str:
 
 
 class BuildNative(build_ext):
-    """build_ext, and the launcher: an executable that is shipped as package data."""
+    """build_ext that also builds the launcher, an executable that is shipped as package data."""
 
     def run(self) -> None:
         super().run()
         folder = Path("cni") if self.inplace else Path(self.build_lib, "cni")
         folder.mkdir(parents=True, exist_ok=True)
         self.build_launcher(folder / "_launcher")
-        if not self.inplace and Path(self.build_lib, "cni/invoke/bundle.py").exists():  # not for build_ext alone
+        if not self.inplace and Path(self.build_lib, "cni/invoke/bundle.py").exists():  # not if build_ext runs alone
             self.build_bundle(Path(self.build_lib))
 
     def build_bundle(self, root: Path) -> None:
-        """Write all that plugins import into one file (cni/invoke/bundle.py)."""
-        # The columns of every instruction, for tracebacks, are a fifth of the code.
+        """Write all modules that plugins import into one file (cni/invoke/bundle.py)."""
+        # Without debug ranges: every instruction's columns, for tracebacks, take a fifth of the code.
         subprocess.run([sys.executable, "-X", "no_debug_ranges", "cni/invoke/bundle.py", str(root)], check=True)
 
     def build_launcher(self, target: Path) -> None:
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
         compiled = Path(self.build_temp, "launcher.o")
         compiled.parent.mkdir(parents=True, exist_ok=True)
-        # Two steps: compilers that bring several C libraries along have no headers where they are to link with none.
+        # Two steps: a compiler that contains several C libraries provides no headers when it is told to link with none.
         source = [f"-DBOOT={json.dumps(boot_program())}", str(LAUNCHER / "launcher.c")]
         compile_ = [*compiler, "-std=gnu11", "-Os", *WARNINGS, "-c", *source, "-o", str(compiled)]
         link = [*compiler, str(compiled), "-o", str(target), "-s"]
         freestanding = ["-DFREESTANDING", "-ffreestanding", "-fno-stack-protector", "-fno-pie"]
         freestanding += ["-fno-asynchronous-unwind-tables"]  # nothing there unwinds a stack
-        # Without a C library where its system calls are written down, else with a static one, else with libc alone.
+        # Without a C library if system.h has the processor's system calls, else with a static one, else with a shared.
         for compiling, linking in ((freestanding, ["-nostdlib", "-no-pie", "-static"]), ([], ["-static"]), ([], [])):
             steps = ([*compile_, *compiling], [*link, *linking])
             if all(subprocess.run(step, stderr=subprocess.DEVNULL, check=False).returncode == 0 for step in steps):
                 break
         else:
             for step in steps:
-                subprocess.run(step, check=True)  # shows why not
+                subprocess.run(step, check=True)  # shows the errors
         target.chmod(0o755)
 
 
