@@ -1,4 +1,4 @@
-"""cable: an interface plugin. A pair of veth leads from the container to the node, and to no bridge."""
+"""cable: an interface plugin that connects the container to the node by a veth pair, without a bridge."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from cni.skel import INVALID_NETWORK_CONFIG, CNIError, Plugin, Request, Result, 
 
 
 def add(request: Request) -> Result:
-    """Make the attachment, or leave nothing behind."""
+    """Create the attachment, or leave nothing behind."""
     if not request.config.ipam.type:
-        raise CNIError("cable gives out addresses, so it needs `ipam`", INVALID_NETWORK_CONFIG)
+        raise CNIError("cable allocates addresses, so it needs `ipam`", INVALID_NETWORK_CONFIG)
     with (
         request.open_container() as container,
         request.host.netlink() as node,
@@ -26,7 +26,7 @@ def add(request: Request) -> Result:
 
 
 def delete(request: Request) -> None:
-    """Take back link and addresses, whichever are still there; go on past failures and report them all."""
+    """Delete the link and release the addresses if they exist; continue after failures, and report them all."""
     do_all(ipam.removal(request))
 
 

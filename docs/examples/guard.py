@@ -1,4 +1,4 @@
-"""guard: a chained plugin that drops what the container sends to some networks, by iptables."""
+"""guard: a chained plugin that drops packets from the container to some networks, with iptables."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from cni.skel import (
 
 
 class GuardConf(Config):
-    """What guard reads of its configuration, besides what every plugin reads."""
+    """The keys of guard, in addition to those of every plugin."""
 
-    deny = ListOf(Network(), "networks that the container is not to reach")
+    deny = ListOf(Network(), "networks that the container must not reach")
 
 
 def add(request: Request[GuardConf]) -> Result:
-    """Put the rules in place, and pass on what the plugins before this one made."""
+    """Add the rules, and return the result of the plugins before this one."""
     result = request.require_prev_result("guard must come after a plugin that makes an interface")
     establish(request.host, lambda wanted: rules(request, wanted))
     return result
 
 
 def rules(request: Request[GuardConf], ruleset: Ruleset) -> None:
-    """A chain for the container, which FORWARD enters with what comes from its addresses."""
+    """Describe a chain for the container, to which FORWARD jumps for packets from its addresses."""
     chain = chain_of(request)
     for version in (4, 6):
         denied = [net for net in request.config.deny if net.version == version]
@@ -44,7 +44,7 @@ def rules(request: Request[GuardConf], ruleset: Ruleset) -> None:
 
 
 def delete(request: Request[GuardConf]) -> None:
-    """Remove the chain and what leads to it. Whether they were ever there is not known, so both may be missing."""
+    """Delete the chain and the jumps to it. Both may be missing: ADD may have failed before it made them."""
     chain, host = chain_of(request), request.host
     do_all([lambda: remove(Iptables(4, host), chain), lambda: remove(Iptables(6, host), chain)])
 

@@ -1,4 +1,4 @@
-"""note: a chained plugin that writes down which container got which addresses."""
+"""note: a chained plugin that records which container got which addresses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from cni.skel import INVALID_NETWORK_CONFIG, CNIError, Config, Plugin, Request, 
 
 
 class NoteConf(Config):
-    """What note reads of its configuration, besides what every plugin reads."""
+    """The keys of note, in addition to those of every plugin."""
 
     file = Text("/run/cni-notes", "the file that gets a line for each ADD and DEL")
 
 
 def add(request: Request[NoteConf]) -> Result:
-    """Note the addresses and pass on what the plugins before this one made."""
+    """Record the addresses, and return the result of the plugins before this one."""
     if request.prev_result is None:
         raise CNIError("note must come after a plugin that makes an interface", INVALID_NETWORK_CONFIG)
     write(request, *(str(ip.address) for ip in request.prev_result.ips))
@@ -20,7 +20,7 @@ def add(request: Request[NoteConf]) -> Result:
 
 
 def delete(request: Request[NoteConf]) -> None:
-    """Note the end; everything a DEL needs may be missing, and it has to succeed all the same."""
+    """Record the end. DEL must succeed even if namespace, interface and prevResult are missing."""
     write(request)
 
 

@@ -84,11 +84,12 @@ def desk(request: pytest.FixtureRequest, plugins: Path) -> Iterator[Desk]:
 
 @pytest.fixture
 def needs_install(desk: Desk, workshop: Workshop) -> None:
-    """Nothing is there yet, and `pip install cni` takes the wheel under test, and what that wants, from a folder."""
+    """Nothing is there yet; `pip install` finds the wheel under test, and what pages need besides, in a folder."""
 
     def download(folder: Path) -> None:
         wheel = workshop.wheel(_VERSION, f"{OLD_GLIBC}_x86_64")
-        wanted = [f"{wheel}[metrics]", "setuptools>=77"]  # which packages of plugins are built with
+        # The last two are what a plugin's own package is built and tested with.
+        wanted = [f"{wheel}[metrics]", "setuptools>=77", "pytest>=8"]
         run(sys.executable, "-m", "pip", "download", "-q", "--only-binary", ":all:", "-d", folder, *wanted)
 
     wheels = desk.folder.parent / "wheels"
