@@ -1,4 +1,4 @@
-"""The documentation as a site: `make docs`."""
+"""Configuration of Sphinx, which builds the documentation as a site: `make docs`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ exclude_patterns = ["_ext"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["attrs_inline"]
 
-# Docstrings put code between single backticks, too, and what types they name is the signature's to say.
+# Docstrings put code between single backticks, too. Types are shown in the signature only.
 default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -28,7 +28,7 @@ autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 python_use_unqualified_type_names = True
 nitpicky = True
-# The standard library's pages are elsewhere, and nothing is fetched to build these.
-# Public signatures name a few types that are internal.
+# References to the standard library stay unresolved, because a build must not fetch anything from the network.
+# Public signatures name a few internal types.
 nitpick_ignore_regex = [(r"py:.*", r"(?!cni\b).*"), (r"py:class", r"cni\.(_core|netfilter)\..*")]
 suppress_warnings = ["ref.python"]  # "Route" in a signature may be a result's or the kernel's

@@ -1,4 +1,4 @@
-"""Pages of the reference that are made of what the programs are made of: plugins' tables and commands' parsers."""
+"""Sphinx extension: generate pages of the reference from the plugins' tables and the commands' parsers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Have the pages written before the sources are looked for."""
+    """Register with Sphinx: the pages are written before Sphinx searches for sources."""
     document_core()
     app.connect("builder-inited", lambda app: write(Path(app.srcdir, "reference")))
     return {"parallel_read_safe": True}
 
 
 def document_core() -> None:
-    """Let autodoc find the classes of the native core as their stub declares them: it has the docstrings and types."""
+    """Replace the core's classes in `cni.kernel` by those of its stub, where autodoc finds docstrings and types."""
     path = Path(kernel.__path__[0]).parent / "_core.pyi"
     code = compile(path.read_text(), path, "exec", flags=annotations.compiler_flag)
     stub: dict[str, Any] = {"__name__": kernel.__name__}
@@ -36,7 +36,10 @@ def document_core() -> None:
 
 
 def write(reference: Path) -> None:
-    """The folders `plugins` and `commands`: a page of each, and a page of all. What is as it was keeps its time."""
+    """Write the folders `plugins` and `commands`: a page for each plugin or command, and an index.
+
+    Unchanged files keep their time, so that Sphinx does not read them again.
+    """
     for name, pages in (("plugins", dict(plugin_pages())), ("commands", dict(command_pages()))):
         folder = reference / name
         folder.mkdir(exist_ok=True)
@@ -50,13 +53,12 @@ def write(reference: Path) -> None:
 
 
 def _index(title: str, about: str, sections: dict[str, list[tuple[str, str, str]]]) -> str:
-    """A page that links to others: (file, title, what it is about), in sections."""
+    """Return a page of links; `sections` maps headings to rows of (file, title, summary)."""
     parts = [f"# {title}", about]
     for heading, rows in sections.items():
         parts += [f"## {heading}"] if heading else []
-        parts.append(
-            "\n".join(["| | |", "|---|---|", *(f"| [{name}]({file}) | {what} |" for file, name, what in rows)])
-        )
+        table = [f"| [{name}]({file}) | {summary} |" for file, name, summary in rows]
+        parts.append("\n".join(["| | |", "|---|---|", *table]))
     files = [file.removesuffix(".md") for rows in sections.values() for file, _, _ in rows]
     parts.append("\n".join(["```{toctree}", ":hidden:", "", *files, "```"]))
     return "\n\n".join(parts) + "\n"
@@ -66,17 +68,17 @@ def _index(title: str, about: str, sections: dict[str, list[tuple[str, str, str]
 
 
 def plugin_pages() -> Iterator[tuple[str, str]]:
-    """Each by its file's name."""
+    """Yield the name and the text of each page. Raises RuntimeError if a plugin cannot be loaded."""
     entries, broken = plugins()
     if broken:
-        raise RuntimeError(f"plugins that cannot be loaded: {broken}")
+        raise RuntimeError(f"generate the pages of plugins: these cannot be loaded: {broken}")
     for name, entry in entries.items():
         yield name, page.markdown(page.Page(entry))
     sections = {
         title: [(f"{name}.md", name, entry.summary) for name, entry in entries.items() if entry.plugin.place == place]
         for place, title in PLACES.items()
     }
-    about = "What each plugin reads of its configuration. In a terminal the same is told by `cni explain PLUGIN`."
+    about = "After this page you can find the keys of every plugin. `cni explain PLUGIN` prints the same in a terminal."
     yield "index", _index("Plugins", about, {title: rows for title, rows in sections.items() if rows})
 
 
@@ -91,8 +93,8 @@ def command_pages() -> Iterator[tuple[str, str]]:
     rows = [(f"cni-{name}.md", f"cni {name}", f"{meaning.capitalize()}.") for name, _, meaning in COMMANDS]
     rows.append(("cnitool.md", "cnitool", "Run a network configuration on a network namespace."))
     about = (
-        "Every command says the same with `--help`, and has a manual page. They end with 0 if all is fine, 1 if the "
-        "answer is no or something failed, and 2 if the command line makes no sense."
+        "After this page you can find the options of every command. `--help` and the manual pages have the same text. "
+        "The exit status is 0 for success, 1 for a negative answer or a failure, and 2 for a wrong command line."
     )
     yield "index", _index("Commands", about, {"": rows})
 
