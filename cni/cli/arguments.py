@@ -14,7 +14,7 @@ def add_cache_argument(parser: argparse.ArgumentParser) -> None:
         "--cache-dir",
         action="append",
         metavar="DIR",
-        help=f"where runtimes remember their attachments; may be repeated (default: {DEFAULT_FOLDER})",
+        help=f"where runtimes cache their attachments; may be repeated (default: {DEFAULT_FOLDER})",
     )
 
 

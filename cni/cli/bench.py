@@ -26,10 +26,10 @@ from cni.runtime.conf import DEFAULT_PLUGIN_DIR
 from cni.spec.errors import CNIError
 
 _OURS = "ours"
-_PEERS = {"go": ("/usr/lib/cni", DEFAULT_PLUGIN_DIR)}  # where distributions have the plugins of the reference
+_PEERS = {"go": ("/usr/lib/cni", DEFAULT_PLUGIN_DIR)}  # where distributions install Go's plugins
 _DEFAULT_MODES = (EXEC, AGENT, IN_PROCESS, FLOOR)
 _DEFAULT_VERBS = ("ADD", "CHECK", "DEL", measure.CHURN)
-_INTERRUPTED = 130  # as shells have it: 128 and the signal's number
+_INTERRUPTED = 130  # as shells report it: 128 plus the signal's number
 
 _EXAMPLES = """\
 examples:
@@ -89,10 +89,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=_positive, default=20, help="attachments in a round (default: %(default)s)")
     parser.add_argument("--rounds", type=_positive, default=3, help="repetitions (default: %(default)s)")
     parser.add_argument(
-        "--concurrency", type=_numbers(1), default=(1,), metavar="N,...", help="calls at once (default: 1)"
+        "--concurrency", type=_numbers(1), default=(1,), metavar="N,...", help="concurrent calls (default: 1)"
     )
     parser.add_argument(
-        "--density", type=_numbers(0), default=(0,), metavar="N,...", help="other attachments alive (default: 0)"
+        "--density", type=_numbers(0), default=(0,), metavar="N,...", help="other attachments on the node (default: 0)"
     )
     parser.add_argument(
         "--against",
@@ -163,7 +163,7 @@ def _warn(text: str) -> None:
     print(f"cni bench: {text}", file=sys.stderr)
 
 
-# ---- doing it ----
+# ---- progress ----
 
 
 @contextlib.contextmanager
@@ -269,7 +269,7 @@ def _folder(text: str) -> tuple[str, str]:
     if not equals:
         name, folder = os.path.basename(text.rstrip("/")), text
     if not name:
-        raise argparse.ArgumentTypeError(f"{text!r} has no name: NAME=DIR")
+        raise argparse.ArgumentTypeError(f"{text!r} has no name; use NAME=DIR")
     if not folder and equals:
         return name, ""
     folder = os.path.abspath(folder)

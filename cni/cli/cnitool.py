@@ -1,4 +1,4 @@
-"""cnitool: run a network configuration on a namespace by hand, in the grammar of the Go tool."""
+"""cnitool: run a network configuration on a namespace by hand, with the command line of the Go tool."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ Environment:
 
 
 class _Misuse(Exception):
-    """A command line that says nothing we could do."""
+    """A command line that is not understood."""
 
 
 def main(argv: Sequence[str] | None = None, cache_dir: str = "") -> int:
-    """Run one command, ``argv`` without the program's name; returns the exit status, 0 or 1.
+    """Run one command, and return the exit status, 0 or 1. ``argv`` is without the program's name.
 
-    ``cache_dir`` is where results are remembered, /var/lib/cni by default.
+    ``cache_dir`` is the folder of the result cache, /var/lib/cni by default.
     """
     try:
         words, ifname = _options(sys.argv[1:] if argv is None else argv)
@@ -72,12 +72,12 @@ def main(argv: Sequence[str] | None = None, cache_dir: str = "") -> int:
         if os.geteuid():
             sys.stderr.write("cnitool was not run as root, which attaching takes\n")
     except KeyboardInterrupt:
-        return 130  # as shells have it: 128 and the signal's number
+        return 130  # as shells report it: 128 plus the signal's number
     return 1
 
 
 def _options(argv: Sequence[str]) -> tuple[list[str], str]:
-    """The words and the interface's name; options may stand anywhere before ``--``."""
+    """Return the words and the interface's name; options may stand anywhere before ``--``."""
     words: list[str] = []
     ifname = ""
     rest = iter(argv)
@@ -119,7 +119,7 @@ def _prepare(name: str, netns: str, ifname: str) -> tuple[NetworkConfigList, Run
     args = _args(environ.get("CNI_ARGS", ""))
     ifname = ifname or environ.get("CNI_IFNAME") or DEFAULT_IFNAME
     netns = os.path.abspath(netns) if netns else ""
-    # Where nobody says more the namespace is all that is known of the container, and del must come to add's id.
+    # Without CNI_CONTAINERID the id follows from the namespace, so that del finds the attachment that add made.
     container_id = environ.get("CNI_CONTAINERID") or hashed(netns, len("cnitool-") + 20, "cnitool-")
     return network, RuntimeConf(container_id, netns, ifname, args, capability_args)
 

@@ -1,31 +1,33 @@
-"""``cni doctor``: what is wrong with this node, what that means, and what mends it. Nothing is changed."""
+"""``cni doctor``: find what is wrong with this node, what that means, and how to cure it. Nothing is changed."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections import Counter
 
 from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.cli.terminal import say
 from cni.doctor.examination import TOPICS, examine
 from cni.doctor.finding import Finding
 from cni.node.severity import ERROR, NOTE, OK, WARNING
+from cni.node.text import counted
 
 _INDENT = 10
 _MARKS = {ERROR: ("error", "bold red"), WARNING: ("warning", "yellow"), NOTE: ("note", "cyan"), OK: ("ok", "green")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``cni doctor``."""
-    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"look at this alone: {', '.join(TOPICS)}")
-    parser.add_argument("--json", action="store_true", help="print the findings for a program to read")
-    parser.add_argument("--quiet", action="store_true", help="leave out what is fine, and notes")
+    """Add the arguments of ``cni doctor``."""
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"examine only this topic: {', '.join(TOPICS)}")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     add_cache_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0 if there are no errors, 1 if there are, 2 for a topic that does not exist."""
+    """Examine the node. Return 0 if there are no errors, 1 if there are, 2 for a topic that does not exist."""
     unknown = [topic for topic in arguments.topics if topic not in TOPICS]
     if unknown:
         print(f"cni doctor: there is no topic {unknown[0]}; there are {', '.join(TOPICS)}", file=sys.stderr)
@@ -36,11 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"findings": [finding.as_dict() for finding in findings]}, indent=2))
     else:
-        _tell(findings)
+        _print(findings)
     return 1 if any(finding.severity == ERROR for finding in findings) else 0
 
 
-def _tell(findings: list[Finding]) -> None:
+def _print(findings: list[Finding]) -> None:
     topic = ""
     for finding in findings:
         if finding.topic != topic:
@@ -54,6 +56,6 @@ def _tell(findings: list[Finding]) -> None:
             say((finding.meaning, "dim"), margin=" " * _INDENT, wrap=True)
         if finding.cure:
             say(finding.cure, margin=(" " * _INDENT + "cure: ", "green"))
-    counts = [(sum(each.severity == severity for each in findings), severity) for severity in (ERROR, WARNING, NOTE)]
-    words = ", ".join(f"{count} {severity}{'s' if count != 1 else ''}" for count, severity in counts if count)
-    say((words or "all is well", "bold"))
+    tally = Counter(finding.severity for finding in findings)
+    counts = ", ".join(counted(tally[severity], severity) for severity in (ERROR, WARNING, NOTE) if tally[severity])
+    say((counts or "all is well", "bold"))

@@ -1,4 +1,4 @@
-"""``cni graph``: this node's networks, as a tree in the terminal or as a picture."""
+"""``cni graph``: draw this node's networks, as a tree in the terminal or as a picture."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _COLOURS = {IMPAIRED: "yellow", BROKEN: "red", GONE: "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``cni graph``."""
-    parser.add_argument("--output", type=Path, metavar="FILE.svg", help="draw a picture; - is stdout")
-    parser.add_argument("--network", metavar="NET", help="only this network")
-    parser.add_argument("--json", action="store_true", help="print it for a program to read")
+    """Add the arguments of ``cni graph``."""
+    parser.add_argument("--output", type=Path, metavar="FILE.svg", help="write a picture to a file; - is stdout")
+    parser.add_argument("--network", metavar="NET", help="draw only this network")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_cache_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0, or 1 with words on stderr. Raises CNIError, OSError."""
+    """Draw the networks. Return 0, or 1 if there is no such network. Raises CNIError, OSError."""
     topology = Topology(View(cache_dirs(arguments), _warn), arguments.network)
     if arguments.network and not topology.segments:
-        _warn(f"no network {arguments.network} is configured, or has containers attached")
+        _warn(f"network {arguments.network} is not configured, and has no containers attached")
         return 1
     if arguments.output:
         _draw(topology, arguments.output)
@@ -62,10 +62,10 @@ def _tree(topology: Topology) -> Tree:
         tree.add(*_uplink(uplink))
     for segment in topology.segments:
         branch = tree.add(*_segment(segment))
-        for one in segment.attached:
-            _attachment(branch, one)
+        for attached in segment.attached:
+            _attachment(branch, attached)
         for link in segment.strays:
-            branch.add((f"{link.name} a port of nobody that a runtime remembers", "yellow"))
+            branch.add((f"{link.name} a port of no attachment that a runtime remembers", "yellow"))
     return tree
 
 
@@ -86,14 +86,14 @@ def _segment(segment: Segment) -> list[Part]:
     return [(segment.title, colour), f"  {'  '.join(words)}", *state]
 
 
-def _attachment(branch: Tree, one: Attached) -> None:
-    colour = _COLOURS.get(one.health, "default")
-    port = one.port.name if one.port else one.port_name
-    where: list[Part] = [(f"{port} -- ", "dim" if one.port and one.port.is_up else "red")] if port else []
-    first, *others = lines(one)
+def _attachment(branch: Tree, attached: Attached) -> None:
+    colour = _COLOURS.get(attached.health, "default")
+    port = attached.port.name if attached.port else attached.port_name
+    host_end: list[Part] = [(f"{port} -- ", "dim" if attached.port and attached.port.is_up else "red")] if port else []
+    first, *others = lines(attached)
     text = [first, *(other.strip() for other in others)]
-    leaf = branch.add(*where, (one.title, "bold"), (f"  {'  '.join(text)}", colour))
-    for line in published(one):
+    leaf = branch.add(*host_end, (attached.title, "bold"), (f"  {'  '.join(text)}", colour))
+    for line in published(attached):
         leaf.add((line, "cyan"))
-    for problem in one.problems:
+    for problem in attached.problems:
         leaf.add((problem.text, colour))

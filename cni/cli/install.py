@@ -1,6 +1,6 @@
-"""``cni install``: put an executable for every plugin into a folder, and services into systemd's.
+"""``cni install``: put an executable for every plugin into a folder, and the units of services into systemd's folder.
 
-The executables go first, because services use them.
+The executables are written first, because the services use them.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ from cni.spec.errors import describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``cni install``."""
+    """Add the arguments of ``cni install``."""
     add_shared_arguments(parser)
     add_metrics_argument(parser)
     parser.epilog = (
         "To upgrade while runtimes are calling: install the new release into a virtual environment of its own, run "
-        "its `cni install` with the same options, and remove the old environment when the agent has restarted."
+        "its `cni install` with the same options, and remove the old environment after the agent has restarted."
     )
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``cni install`` and ``cni uninstall`` are about."""
+    """Add the arguments that ``cni install`` and ``cni uninstall`` share."""
+    parser.add_argument("--dir", default=DEFAULT_PLUGIN_DIR, help="the folder of the plugins (default: %(default)s)")
+    parser.add_argument("--agent", action="store_true", help="include the agent, as a service of systemd")
+    parser.add_argument("--dhcp-daemon", action="store_true", help="include the daemon of the plugin dhcp, as another")
     parser.add_argument(
-        "--dir", default=DEFAULT_PLUGIN_DIR, metavar="DIR", help="the folder of the plugins (default: %(default)s)"
+        "--unit-dir",
+        default=units.DEFAULT_DIR,
+        metavar="DIR",
+        help="the folder of the units (default: %(default)s)",
     )
-    parser.add_argument("--agent", action="store_true", help="the agent as well, as a service of systemd's")
-    parser.add_argument("--dhcp-daemon", action="store_true", help="the daemon of the plugin dhcp as well")
-    parser.add_argument(
-        "--unit-dir", default=units.DEFAULT_DIR, metavar="DIR", help="the folder of the units (default: %(default)s)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0, or 1 with words on stderr; 2 for options that don't go together."""
+    """Install. Return 0, 1 for a failure, 2 for options that do not go together."""
     if arguments.metrics and not arguments.agent:
-        print("cni install: --metrics is the agent's, and goes with --agent", file=sys.stderr)
+        print("cni install: --metrics is an option of the agent: add --agent", file=sys.stderr)
         return 2
     if arguments.metrics:
         require("prometheus_client")
@@ -65,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     if services and not units.is_running():
         names = " ".join(f"{name}.socket {name}.service" for name in services)
         print(
-            f"cni install: systemd does not run here; where it does: systemctl daemon-reload && "
-            f"systemctl enable --now {names}",
+            "cni install: the services were not started, because systemd does not run here; where it does: "
+            f"systemctl daemon-reload && systemctl enable --now {names}",
             file=sys.stderr,
         )
     return 0
@@ -79,7 +80,7 @@ def carry_out(steps: Iterable[Step], *, dry_run: bool) -> None:
 
 
 def _services(arguments: argparse.Namespace, folder: Path, unit_dir: Path) -> dict[str, list[Write]]:
-    """The units' files of each service that is asked for."""
+    """Return the unit files of each service that the options include."""
     services = {}
     if arguments.agent:
         services[units.AGENT] = units.agent(unit_dir, arguments.metrics)

@@ -1,4 +1,4 @@
-"""``cni ipam``: who holds which of host-local's addresses, since when, and how many are left."""
+"""``cni ipam``: host-local's reserved addresses, their holders, and how many addresses are free."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from cni.node.pools import Pool, pools
 from cni.runtime.conf import conf_dir, load_networks
 from cni.spec.errors import CNIError
 
-_MANY = 10**9  # addresses; nobody counts further
+_MAX_EXACT = 10**9  # addresses; larger numbers are printed as powers of two
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``cni ipam``."""
+    """Add the arguments of ``cni ipam``."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="COMMAND")
-    meaning = "list the networks' ranges, and how much of each is left"
-    listing = commands.add_parser("list", help=meaning, description=f"{meaning.capitalize()}.")
-    meaning = "list a network's addresses that are held: by whom, and since when"
-    showing = commands.add_parser("show", help=meaning, description=f"{meaning.capitalize()}.")
+    description = "list the networks' ranges, and how many addresses of each are free"
+    listing = commands.add_parser("list", help=description, description=f"{description.capitalize()}.")
+    description = "list a network's reserved addresses: their containers, and since when"
+    showing = commands.add_parser("show", help=description, description=f"{description.capitalize()}.")
     showing.add_argument("network", metavar="NET", help="the network's name")
     for command in (listing, showing):
-        command.add_argument("--json", action="store_true", help="print it for a program to read")
+        command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0, or 1 with words on stderr."""
+    """List or show pools. Return 0, or 1 for a failure."""
     try:
-        found = pools(load_networks(conf_dir(), _warn), _warn)
+        all_pools = pools(load_networks(conf_dir(), _warn), _warn)
         if arguments.what == "list":
-            return _list(found, arguments.json)
-        return _show(found, arguments.network, arguments.json)
+            return _list(all_pools, arguments.json)
+        return _show(all_pools, arguments.network, arguments.json)
     except (CNIError, OSError) as error:
         _warn(str(error))
         return 1
@@ -47,8 +47,8 @@ def _warn(text: str) -> None:
     print(f"cni ipam: {text}", file=sys.stderr)
 
 
-def _list(found: list[Pool], as_json: bool) -> int:
-    usages = [pool.as_dict() for pool in found]
+def _list(all_pools: list[Pool], as_json: bool) -> int:
+    usages = [pool.as_dict() for pool in all_pools]
     if as_json:
         print(json.dumps(usages, indent=2))
         return 0
@@ -57,12 +57,12 @@ def _list(found: list[Pool], as_json: bool) -> int:
     return 0
 
 
-def _show(found: list[Pool], name: str, as_json: bool) -> int:
-    wanted = [pool for pool in found if pool.network == name]
-    if not wanted:
-        _warn(f"no network {name} is configured for host-local, or has addresses reserved")
+def _show(all_pools: list[Pool], name: str, as_json: bool) -> int:
+    own = [pool for pool in all_pools if pool.network == name]
+    if not own:
+        _warn(f"network {name} is not configured for host-local, and has no reserved addresses")
         return 1
-    shown = [pool.details() for pool in wanted]
+    shown = [pool.details() for pool in own]
     if as_json:
         print(json.dumps(shown, indent=2))
         return 0
@@ -77,7 +77,7 @@ def _show(found: list[Pool], name: str, as_json: bool) -> int:
 
 
 def _range_rows(usage: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """As (ranges, held, free, size)."""
+    """Yield rows of (ranges, held, free, size)."""
     for ranges in usage["ranges"]:
         yield ranges["ranges"], str(ranges["held"]), _count(ranges["free"]), _count(ranges["size"])
     if usage["heldElsewhere"] or not usage["ranges"]:
@@ -86,7 +86,7 @@ def _range_rows(usage: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _count(number: int) -> str:
-    return str(number) if number < _MANY else f"about 2^{round(math.log2(number))}"
+    return str(number) if number < _MAX_EXACT else f"about 2^{round(math.log2(number))}"
 
 
 def _row(reservation: dict[str, str]) -> tuple[str, ...]:

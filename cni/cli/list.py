@@ -1,10 +1,11 @@
-"""``cni list``: the attachments of this node, and whether each is as its ADD left it."""
+"""``cni list``: list the attachments of this node, and whether each is as its ADD left it."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from cni.cli.arguments import add_cache_argument, cache_dirs
@@ -16,78 +17,79 @@ from cni.node.attachments import (
     IMPAIRED,
     Attached,
     View,
-    port_text,
 )
+from cni.node.text import counted, port_text
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_HEADS = ("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "MAC", "AGE", "HEALTH")
-_NARROWEST = 16  # columns for what is wrong
-_BETWEEN = 3  # columns from one to the next
+_HEADINGS = ("NETWORK", "CONTAINER", "INTERFACE", "ADDRESSES", "MAC", "AGE", "HEALTH")
+_MIN_HEALTH = 16  # characters of the column HEALTH
+_GAP = 3  # characters between two columns
 _COLOURS = {HEALTHY: "green", IMPAIRED: "yellow", BROKEN: "red", GONE: "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of ``cni list``."""
-    parser.add_argument("--network", metavar="NET", help="only the attachments of this network")
-    parser.add_argument("--container", metavar="ID", help="only those of containers whose id begins so")
-    parser.add_argument("--json", action="store_true", help="print it for a program to read")
+    """Add the arguments of ``cni list``."""
+    parser.add_argument("--network", metavar="NET", help="list only the attachments of this network")
+    parser.add_argument("--container", metavar="ID", help="list only those of containers whose id begins so")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_cache_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it. 0; 1 if there is none of what was asked for. Raises CNIError, OSError."""
+    """List attachments. Return 0, or 1 if options select none. Raises CNIError, OSError."""
     view = View(cache_dirs(arguments), _warn)
-    found = [each for each in view.attached if _is_asked_for(each, arguments)]
+    selected = [attached for attached in view.attached if _is_selected(attached, arguments)]
     if arguments.json:
-        print(json.dumps({"attachments": [each.as_dict() for each in found]}, indent=2))
+        print(json.dumps({"attachments": [attached.as_dict() for attached in selected]}, indent=2))
     else:
-        _tell(found)
-    return 0 if found or not (arguments.network or arguments.container) else 1
+        _print(selected)
+    return 0 if selected or not (arguments.network or arguments.container) else 1
 
 
 def _warn(text: str) -> None:
     print(f"cni list: {text}", file=sys.stderr)
 
 
-def _is_asked_for(one: Attached, arguments: argparse.Namespace) -> bool:
-    return arguments.network in (None, one.network) and one.container_id.startswith(arguments.container or "")
+def _is_selected(attached: Attached, arguments: argparse.Namespace) -> bool:
+    is_network = arguments.network in (None, attached.network)
+    return is_network and attached.container_id.startswith(arguments.container or "")
 
 
-def _tell(found: list[Attached]) -> None:
-    if not found:
+def _print(attachments: list[Attached]) -> None:
+    if not attachments:
         print("no attachments")
     elif screen := console():
-        _tell_terminal(screen, found)
+        _print_to_terminal(screen, attachments)
     else:
-        print_table([_HEADS, *map(_row, found)])
+        print_table([_HEADINGS, *map(_row, attachments)])
 
 
-def _row(one: Attached) -> tuple[str, ...]:
-    words = "; ".join(problem.text for problem in one.problems)
+def _row(attached: Attached) -> tuple[str, ...]:
+    problems = "; ".join(problem.text for problem in attached.problems)
     return (
-        one.network,
-        one.name,
-        one.ifname,
-        ",".join(map(str, one.addresses)) or "-",
-        one.mac or "-",
-        age(one.age()),
-        f"{one.health}: {words}" if words else one.health,
+        attached.network,
+        attached.name,
+        attached.ifname,
+        ",".join(map(str, attached.addresses)) or "-",
+        attached.mac or "-",
+        age(attached.age()),
+        f"{attached.health}: {problems}" if problems else attached.health,
     )
 
 
-def _tell_terminal(screen: Console, found: list[Attached]) -> None:
-    table = _table(found)
-    if sum((column.min_width or 0) + _BETWEEN for column in table.columns) <= screen.width:
+def _print_to_terminal(screen: Console, attachments: list[Attached]) -> None:
+    table = _table(attachments)
+    if sum((column.min_width or 0) + _GAP for column in table.columns) <= screen.width:
         screen.print(table)
     else:
-        _tell_blocks(found)
-    _sum_up(found)
+        _print_blocks(attachments)
+    _print_summary(attachments)
 
 
-def _table(found: list[Attached]) -> Table:
+def _table(attachments: list[Attached]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -95,40 +97,41 @@ def _table(found: list[Attached]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     rows = []
     last = ""
-    for one in found:
-        network, name, ifname, _, mac, since, _ = _row(one)
-        whom = f"{name}\n{one.pod}".strip()
-        rows.append([network if network != last else "", whom, ifname, "\n".join(_places(one)), mac, since])
+    for attached in attachments:
+        network, name, ifname, _, mac, since, _ = _row(attached)
+        container = f"{name}\n{attached.pod}".strip()
+        addresses = "\n".join(_addresses_and_ports(attached))
+        rows.append([network if network != last else "", container, ifname, addresses, mac, since])
         last = network
-    for head, *cells in zip(_HEADS, *rows, strict=False):
-        width = max(len(line) for cell in (head, *cells) for line in cell.splitlines())
-        table.add_column(head, min_width=width, no_wrap=True, justify="right" if head == "AGE" else "left")
-    # What is wrong may be broken into lines; the rest is to be copied.
-    table.add_column(_HEADS[-1], min_width=_NARROWEST, overflow="fold")
-    for row, one in zip(rows, found, strict=True):
-        table.add_row(Text(row[0], "bold"), *row[1:], Text.assemble(*_health(one)))
+    for heading, *cells in zip(_HEADINGS, *rows, strict=False):
+        width = max(len(line) for cell in (heading, *cells) for line in cell.splitlines())
+        table.add_column(heading, min_width=width, no_wrap=True, justify="right" if heading == "AGE" else "left")
+    # Problems may be wrapped; the other columns are for copying.
+    table.add_column(_HEADINGS[-1], min_width=_MIN_HEALTH, overflow="fold")
+    for row, attached in zip(rows, attachments, strict=True):
+        table.add_row(Text(row[0], "bold"), *row[1:], Text.assemble(*_health(attached)))
     return table
 
 
-def _tell_blocks(found: list[Attached]) -> None:
-    """For a terminal that is too narrow for the table."""
-    for one in found:
-        network, _, ifname, _, mac, since, _ = _row(one)
-        say((f"{network}  {one.title}  {ifname}", "bold"), wrap=True)
-        lines = [*_places(one), f"{mac}  {since}"]
-        say("\n".join(lines), "\n", *_health(one), margin="  ", wrap=True)
+def _print_blocks(attachments: list[Attached]) -> None:
+    """Print a block of lines for each attachment, for a terminal that is too narrow for the table."""
+    for attached in attachments:
+        network, _, ifname, _, mac, since, _ = _row(attached)
+        say((f"{network}  {attached.title}  {ifname}", "bold"), wrap=True)
+        lines = [*_addresses_and_ports(attached), f"{mac}  {since}"]
+        say("\n".join(lines), "\n", *_health(attached), margin="  ", wrap=True)
 
 
-def _places(one: Attached) -> list[str]:
-    return [*map(str, one.addresses), *map(port_text, one.ports)]
+def _addresses_and_ports(attached: Attached) -> list[str]:
+    return [*map(str, attached.addresses), *map(port_text, attached.ports)]
 
 
-def _health(one: Attached) -> list[Part]:
-    return [(one.health, _COLOURS[one.health]), *(f"\n{problem.text}" for problem in one.problems)]
+def _health(attached: Attached) -> list[Part]:
+    return [(attached.health, _COLOURS[attached.health]), *(f"\n{problem.text}" for problem in attached.problems)]
 
 
-def _sum_up(found: list[Attached]) -> None:
-    counts = [(sum(one.health == health for one in found), health) for health in _COLOURS]
-    words = ", ".join(f"{count} {health}" for count, health in counts if count)
-    cure = "; cni doctor tells what mends them" if any(one.problems for one in found) else ""
-    print(f"{len(found)} attachments: {words}{cure}")
+def _print_summary(attachments: list[Attached]) -> None:
+    tally = Counter(attached.health for attached in attachments)
+    counts = ", ".join(f"{tally[health]} {health}" for health in _COLOURS if tally[health])
+    hint = "; cni doctor prints the cures" if any(attached.problems for attached in attachments) else ""
+    print(f"{counted(len(attachments), 'attachment')}: {counts}{hint}")

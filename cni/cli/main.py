@@ -1,4 +1,4 @@
-"""The ``cni`` command: one subcommand a module, imported only when it is asked for."""
+"""The ``cni`` command: each subcommand is a module, imported only when it is used."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from importlib import import_module
 from cni.cli.extras import EXTRAS
 from cni.spec.errors import CNIError, describe
 
-# Name, module below cni.cli, what it does.
+# Name, module below cni.cli, description.
 COMMANDS = (
     ("agent", "agent", "serve the plugins' calls from one warm process"),
     ("bench", "bench", "measure how long attachments take, beside other plugins"),
     ("install", "install", "put the plugins' executables into a folder"),
-    ("uninstall", "uninstall", "take away what install put there"),
-    ("list", "list", "list what is attached to this node, and its state of health"),
+    ("uninstall", "uninstall", "remove what install put there"),
+    ("list", "list", "list the attachments of this node, and their health"),
     ("graph", "graph", "draw this node's networks, as a tree or as a picture"),
-    ("doctor", "doctor", "find what is wrong with this node, and what mends it"),
-    ("ipam", "ipam", "tell who holds which of host-local's addresses"),
+    ("doctor", "doctor", "find what is wrong with this node, and how to cure it"),
+    ("ipam", "ipam", "show which containers hold host-local's addresses"),
     ("validate", "validate", "find what is wrong with network configurations"),
-    ("explain", "explain", "tell what a plugin's configuration may hold"),
-    ("gc", "gc", "release what attachments left behind that no longer exist"),
-    ("firewall", "firewall", "restore attachments' rules after the firewall was flushed"),
-    ("completion", "completion", "print the script by which a shell completes these commands"),
+    ("explain", "explain", "describe the keys of a plugin's configuration"),
+    ("gc", "gc", "release what attachments that no longer exist left behind"),
+    ("firewall", "firewall", "restore the rules of attachments after the firewall was flushed"),
+    ("completion", "completion", "print a script that makes a shell complete these commands"),
 )
 
-# As shells have it: 128 and the signal's number.
-_INTERRUPTED, _UNREAD = 130, 141
+
+# As shells report it: 128 plus the signal's number.
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``cni``. Exit codes: 0 fine, 1 the answer is no, or with words on stderr a failure, 2 misuse."""
+    """Run ``cni``. Return 0 for success, 1 for the answer "no" or for a failure (reported on stderr), 2 for misuse."""
     argv = sys.argv[1:] if argv is None else argv
     wanted = next((word for word in argv if not word.startswith("-")), None)
     try:
         parser, _ = command_line(lambda name: name == wanted)
         arguments = parser.parse_args(argv)
         status = int(arguments.run(arguments))
-        sys.stdout.flush()  # here, where a failure can be told
+        sys.stdout.flush()  # here, where a failure can be reported
     except KeyboardInterrupt:
         status = _INTERRUPTED
-    except BrokenPipeError:  # whoever read it has seen enough
-        status = _UNREAD
+    except BrokenPipeError:  # the reader has closed the pipe
+        status = _BROKEN_PIPE
     except (CNIError, OSError) as error:
         print(f"cni {wanted}: {describe(error)}", file=sys.stderr)
         status = 1
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _drop_unwritten() -> None:
-    """What cannot be written goes nowhere: Python would try again at its end, and complain."""
+    """Discard output that cannot be written: Python would try again at exit, and complain."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         return

@@ -1,4 +1,4 @@
-"""How the commands write for a person: plain tables, ages, and colour where there is a terminal."""
+"""Output for people: plain tables, ages, and colour on a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def print_table(rows: Sequence[Sequence[str]], numbers: int | None = None) -> No
 
 
 def age(seconds: float) -> str:
-    """In the greatest unit that fits: 3 d, 2 h, 5 min, 12 s."""
+    """Return a duration in the largest unit that fits: 3 d, 2 h, 5 min, 12 s."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"

@@ -81,7 +81,7 @@ def _plans(networks: Iterable[Network]) -> list[Plan]:
     return [plan.of(network) for network in networks if not network.has_errors]
 
 
-# ---- for people ----
+# ---- output for people ----
 
 
 def _print_findings(networks: Sequence[Network], findings: Sequence[Finding]) -> None:

@@ -1,1 +1,1 @@
-"""The examination of a node."""
+"""The examination of a node: findings, what they mean, and their cures."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from cni.doctor import agents, firewalls, host, kernel, plugins, state
-from cni.doctor.finding import Finding, Patient
+from cni.doctor.finding import Finding, NodeState
 from cni.node.severity import ERROR
 from cni.spec.errors import CNIError
 
-_CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
+_CHECKS: dict[str, Callable[[NodeState], Iterator[Finding]]] = {
     "kernel": kernel.check,
     "tools": host.check_tools,
     "permissions": host.check_permissions,
@@ -29,19 +29,19 @@ def examine(cache_dirs: Iterable[str], topics: Collection[str] = TOPICS) -> list
 
     A check that fails is a finding itself, and does not end the others.
     """
-    patient = Patient(list(cache_dirs))
+    node = NodeState(cache_dirs)
     findings = []
     for topic, check in _CHECKS.items():
         if topic not in topics:
             continue
-        for finding in _guarded(check, patient):
+        for finding in _guarded(check, node):
             finding.topic = topic
             findings.append(finding)
     return findings
 
 
-def _guarded(check: Callable[[Patient], Iterator[Finding]], patient: Patient) -> Iterator[Finding]:
+def _guarded(check: Callable[[NodeState], Iterator[Finding]], node: NodeState) -> Iterator[Finding]:
     try:
-        yield from check(patient)
+        yield from check(node)
     except (CNIError, OSError) as error:
-        yield Finding(ERROR, f"this could not be looked at: {error}", "", "run this as root")
+        yield Finding(ERROR, f"this could not be examined: {error}", "", "run this as root")

@@ -1,6 +1,8 @@
-"""What the doctor found, and what he knows of his patient."""
+"""Findings, and the state of the node that the checks share."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from cni.node.attachments import View
 from cni.runtime.conf import NetworkConfigList, conf_dir, plugin_path
@@ -10,9 +12,9 @@ from cni.spec.errors import CNIError
 
 
 class Finding:
-    """One thing: `severity` is one of node.py's, `meaning` says why it matters, `cure` mends it: a command if possible.
+    """A result of a check: `severity` is one of cni.node.severity, `meaning` says why it matters, `cure` is what to do.
 
-    `topic` is the part of the examination that it comes from; the doctor's own code sets it.
+    The cure is a command if possible. `topic` is the part of the examination; examine() sets it.
     """
 
     def __init__(self, severity: str, text: str, meaning: str = "", cure: str = "") -> None:
@@ -23,7 +25,7 @@ class Finding:
         self.topic = ""
 
     def as_dict(self) -> dict[str, str]:
-        """All of it for a program."""
+        """Return everything for a program."""
         return {
             "topic": self.topic,
             "severity": self.severity,
@@ -33,13 +35,13 @@ class Finding:
         }
 
 
-class Patient:
-    """The node, and what its networks need. `view` is None where it could not be gathered, for `failure`.
+class NodeState:
+    """What the checks examine, gathered once. `view` is None if it could not be gathered, for the reason `failure`.
 
-    `types` are the plugins that its networks name, each with the networks that do; `warnings` was said meanwhile.
+    `types` are the plugins that the networks name, each with these networks; `warnings` came up in gathering.
     """
 
-    def __init__(self, cache_dirs: list[str]) -> None:
+    def __init__(self, cache_dirs: Iterable[str]) -> None:
         self.conf_dir = conf_dir()
         self.paths = plugin_path()
         self.warnings: list[str] = []
@@ -56,22 +58,22 @@ class Patient:
 
     @property
     def networks(self) -> list[NetworkConfigList]:
-        """Those that are configured, and those that containers still are attached to."""
+        """Return the networks that are configured, and those that containers are still attached to."""
         if not self.view:
             return []
-        found = {network.name: network for network in self.view.configured}
-        for one in self.view.attached:
-            if one.config:
-                found.setdefault(one.network, one.config)
-        return list(found.values())
+        networks = {network.name: network for network in self.view.configured}
+        for attached in self.view.attached:
+            if attached.config:
+                networks.setdefault(attached.network, attached.config)
+        return list(networks.values())
 
 
 def _types(network: NetworkConfigList) -> list[str]:
-    found = []
+    types = []
     for plugin in network.plugins:
-        found.append(plugin.type)
+        types.append(plugin.type)
         try:
-            found.append(Config.parse(gojson.loads(plugin.raw)).ipam.type)
+            types.append(Config.parse(gojson.loads(plugin.raw)).ipam.type)
         except (ValueError, CNIError):
-            continue  # what is wrong with it is told by the check of configurations
-    return [name for name in found if name]
+            continue  # the check of configurations reports it
+    return [name for name in types if name]

@@ -1,17 +1,19 @@
-"""Firewalls that get in the containers' way, or in each other's."""
+"""Check for firewalls that drop containers' packets, or that conflict with each other."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 
-from cni.doctor.finding import Finding, Patient
+from cni.doctor.finding import Finding, NodeState
 from cni.doctor.forwarding import ACCEPT, DROP, PERHAPS, Nftables, Packet, of_iptables
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
 from cni.node import rules
 from cni.node.attachments import Attached, View
 from cni.node.severity import ERROR, NOTE, OK, WARNING
+from cni.node.text import counted
+from cni.runtime.conf import NetworkConfigList
 from cni.spec.errors import CNIError
 from cni.spec.ip import IP
 from cni.system import process
@@ -23,21 +25,21 @@ _IPTABLES_OWN = (("ip", "filter"), ("ip6", "filter"))  # what iptables-nft keeps
 Fate = Callable[[Packet], str]
 
 
-def check(patient: Patient) -> Iterator[Finding]:
-    """Whether what the containers send, and what is sent to their published ports, gets through."""
-    view = patient.view
+def check(node: NodeState) -> Iterator[Finding]:
+    """Check that packets of the containers, and to their published ports, are forwarded."""
+    view = node.view
     if view is None:
         return
-    found = [*_firewalld(patient), *_both_iptables(), *_flushed(patient)]
+    findings = [*_firewalld(node), *_both_iptables(), *_flushed(node)]
     for name, fate in _hooks():
-        found += _blocked(view, name, fate)
-    if not any(finding.severity == ERROR for finding in found):
+        findings += _blocked(view, name, fate)
+    if not any(finding.severity == ERROR for finding in findings):
         yield Finding(OK, "no firewall drops what containers send, and all their rules are there")
-    yield from found
+    yield from findings
 
 
 def _hooks() -> Iterator[tuple[str, Fate]]:
-    """Whatever judges what is forwarded."""
+    """Yield the hooks that decide on forwarded packets: a name, and a function that returns a packet's fate."""
     for version in (4, 6):
         yield from _iptables_hook(Iptables(version))
     try:
@@ -72,20 +74,20 @@ def _blocked(view: View, name: str, fate: Fate) -> Iterator[Finding]:
     out: dict[str, tuple[str, IP]] = {}
     into: dict[str, tuple[str, IP]] = {}
     unsure: set[str] = set()
-    for one in view.attached:
-        for packet, blocked in _packets(view, one, out, into):
+    for attached in view.attached:
+        for packet, blocked in _packets(view, attached, out, into):
             verdict = fate(packet)
             if verdict == DROP:
                 ip = packet.source if blocked is out else packet.destination or packet.source
-                blocked.setdefault(one.network, (packet.arrives, ip))
+                blocked.setdefault(attached.network, (packet.arrives, ip))
             elif verdict == PERHAPS:
-                unsure.add(one.network)
+                unsure.add(attached.network)
     for network, (link, ip) in sorted(out.items()):
         yield Finding(
             ERROR,
             f"{name} drops what containers of {network} send: no rule accepts it",
             f"such as {ip}, which arrives by {link}, is to be forwarded: containers reach nothing beyond the node",
-            f'add {{"type": "firewall"}} to the plugins of {network} and attach anew, or: '
+            f'add {{"type": "firewall"}} to the plugins of {network} and attach again, or: '
             f"{_command(ip)} -I FORWARD -s {ip} -j ACCEPT",
         )
     for network, (_, ip) in sorted(into.items()):
@@ -104,18 +106,18 @@ def _blocked(view: View, name: str, fate: Fate) -> Iterator[Finding]:
 Blocked = dict[str, tuple[str, IP]]
 
 
-def _packets(view: View, one: Attached, out: Blocked, into: Blocked) -> Iterator[tuple[Packet, Blocked]]:
-    """One that the container sends beyond the node, and one that comes to its published ports."""
-    device = one.bridge or (one.port.name if one.port else "")
-    if not one.one.is_alive or not device:
+def _packets(view: View, attached: Attached, out: Blocked, into: Blocked) -> Iterator[tuple[Packet, Blocked]]:
+    """Yield a packet that the container sends beyond the node, and one to its published ports."""
+    device = attached.bridge or (attached.port.name if attached.port else "")
+    if not attached.remembered.is_live or not device:
         return
     uplink = view.uplinks[0].name if view.uplinks else ""
     own = {address.ip for addresses in view.addresses.values() for address in addresses}
-    for ip in one.result.ips:
+    for ip in attached.result.ips:
         address = ip.address.ip
         if ip.gateway in own:
             yield Packet(device, address, uplink), out
-            if one.ports:
+            if attached.ports:
                 far = IP.parse("192.0.2.1" if address.version == 4 else "2001:db8::1")
                 yield Packet(uplink, far, device, address), into
 
@@ -127,18 +129,22 @@ def _command(ip: IP) -> str:
 # ---- which firewalls there are ----
 
 
-def _firewalld(patient: Patient) -> Iterator[Finding]:
+def _firewalld(node: NodeState) -> Iterator[Finding]:
     if not firewalld.is_running(os.environ):
         return
-    without = [each.name for each in patient.networks if not any(p.type == "firewall" for p in each.plugins)]
+    without = [network.name for network in node.networks if not _has_firewall(network)]
     if without:
         yield Finding(
             WARNING,
             f"firewalld runs, and the networks {', '.join(without)} have no firewall plugin",
-            "what their containers send goes through the default zone, which rejects what it does not know; and each "
-            "reload of firewalld takes other people's rules away",
+            "packets of their containers go through the default zone, which rejects unknown ones; and each "
+            "reload of firewalld removes the rules of other programs",
             'add {"type": "firewall", "backend": "firewalld"} to their plugins; after reloads: cni firewall reload',
         )
+
+
+def _has_firewall(network: NetworkConfigList) -> bool:
+    return any(plugin.type == "firewall" for plugin in network.plugins)
 
 
 def _both_iptables() -> Iterator[Finding]:
@@ -157,16 +163,17 @@ def _both_iptables() -> Iterator[Finding]:
         )
 
 
-def _flushed(patient: Patient) -> Iterator[Finding]:
-    """Rules that attachments should have and that are gone."""
-    if patient.view is None:
+def _flushed(node: NodeState) -> Iterator[Finding]:
+    """Find rules that attachments must have and that are gone."""
+    if node.view is None:
         return
-    folders = sorted({one.one.folder for one in patient.view.attached})
-    for each in rules.examine(folders, lambda _: None):
-        if each.missing and not each.failure:
+    folders = sorted({attached.remembered.folder for attached in node.view.attached})
+    for attachment in rules.examine(folders, lambda _: None):
+        missing = attachment.missing
+        if missing and not attachment.failure:
             yield Finding(
                 ERROR,
-                f"{len(each.missing)} rules of {each.remembered} are gone, such as: {each.missing[0]}",
-                "someone has flushed the firewall since its ADD",
+                f"{attachment.remembered} lacks {counted(len(missing), 'rule')}, such as: {missing[0]}",
+                "the firewall has been flushed since its ADD",
                 "cni firewall reload",
             )

@@ -1,7 +1,7 @@
-"""Whether a firewall lets a packet through that the node forwards, as far as its rules can be understood.
+"""Simulate a firewall: decide whether it accepts a packet that the node forwards, as far as its rules are understood.
 
-A rule's match is True, False, or None where it cannot be told. What cannot be told is taken for the better case; only
-where no rule could accept the packet it is said to be dropped.
+A rule's match is True, False, or None if it is not understood. Such a rule gets the benefit of the doubt: a packet
+counts as dropped only if no rule could accept it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from cni.spec.ip import CIDR, IP
 ACCEPT, DROP, PERHAPS = "accept", "drop", "perhaps"
 
 _JUMP, _GOTO, _RETURN = "jump", "goto", "return"
-_DEEPEST = 32  # jumps
+_MAX_DEPTH = 32  # jumps
 _IPTABLES_VERDICTS = {"ACCEPT": ACCEPT, "DROP": DROP, "REJECT": DROP, "RETURN": _RETURN}
 _NFT_VERDICTS = {"accept": ACCEPT, "drop": DROP, "reject": DROP, "return": _RETURN}
 _STATES = ("NEW", "new")
 
 
 class Packet:
-    """The first of a connection; `arrives` and `leaves` are names of links, "" where that is not known."""
+    """The first packet of a connection; `arrives` and `leaves` are names of links, "" if they are unknown."""
 
     def __init__(self, arrives: str, source: IP, leaves: str = "", destination: IP | None = None) -> None:
         self.arrives = arrives
@@ -31,7 +31,7 @@ class Packet:
 
 
 class Rule:
-    """What is done with what matches: ACCEPT, DROP, or on to another chain."""
+    """A rule as one packet sees it. `verdict` on a match is ACCEPT, DROP, or a jump to the chain `target`."""
 
     def __init__(self, matches: bool | None, verdict: str, target: str = "") -> None:
         self.matches = matches
@@ -47,13 +47,13 @@ class Ruleset:
         self._is_unsure = False
 
     def fate(self, chain: str, policy: str) -> str:
-        """ACCEPT, DROP, or PERHAPS where a rule that cannot be understood may accept it."""
+        """Return ACCEPT, DROP, or PERHAPS if a rule that is not understood may accept the packet."""
         self._is_unsure = False
         verdict = self._walk(chain, 0) or policy
         return PERHAPS if verdict == DROP and self._is_unsure else verdict
 
     def _walk(self, chain: str, depth: int) -> str:
-        for rule in self._chains.get(chain, ()) if depth < _DEEPEST else ():
+        for rule in self._chains.get(chain, ()) if depth < _MAX_DEPTH else ():
             if rule.matches is None:
                 self._is_unsure |= rule.verdict == ACCEPT or self._may_accept(rule.target, depth)
             elif rule.matches and rule.verdict in (ACCEPT, DROP):
@@ -67,7 +67,7 @@ class Ruleset:
         return ""
 
     def _may_accept(self, chain: str, depth: int) -> bool:
-        return depth < _DEEPEST and any(
+        return depth < _MAX_DEPTH and any(
             rule.matches is not False and (rule.verdict == ACCEPT or self._may_accept(rule.target, depth + 1))
             for rule in self._chains.get(chain, ())
         )
@@ -77,7 +77,7 @@ class Ruleset:
 
 
 def of_iptables(table: dict[str, list[list[str]]], packet: Packet) -> Ruleset:
-    """A table's chains, as Iptables.table() lists them."""
+    """Return the chains of a table, as Iptables.table() lists them, for one packet."""
     chains = {name: [_iptables_rule(rule, packet, table) for rule in rules] for name, rules in table.items()}
     return Ruleset(chains)
 
@@ -102,7 +102,7 @@ def _iptables_rule(rule: list[str], packet: Packet, table: dict[str, list[list[s
 
 def _iptables_match(word: str, words: Iterator[str], packet: Packet, is_negated: bool) -> list[bool | None]:
     if word == "-m":
-        next(words, "")  # its options say what it wants
+        next(words, "")  # the options that follow are the match
         return []
     if word == "--comment":
         next(words, "")
@@ -110,25 +110,25 @@ def _iptables_match(word: str, words: Iterator[str], packet: Packet, is_negated:
     value = next(words, "")
     match word:
         case "-s":
-            found = _is_in(packet.source, value)
+            matches = _is_in(packet.source, value)
         case "-d":
-            found = _is_in(packet.destination, value)
+            matches = _is_in(packet.destination, value)
         case "-i":
-            found = _is_link(packet.arrives, value)
+            matches = _is_link(packet.arrives, value)
         case "-o":
-            found = _is_link(packet.leaves, value)
+            matches = _is_link(packet.leaves, value)
         case "--ctstate" | "--state":
-            found = any(state in value.split(",") for state in _STATES)
+            matches = any(state in value.split(",") for state in _STATES)
         case _:
-            found = None
-    return [found if found is None else found != is_negated]
+            matches = None
+    return [matches if matches is None else matches != is_negated]
 
 
 def _all(matches: Iterable[bool | None]) -> bool | None:
-    found = list(matches)
-    if False in found:
+    results = list(matches)
+    if False in results:
         return False
-    return None if None in found else True
+    return None if None in results else True
 
 
 def _is_in(ip: IP | None, network: str) -> bool | None:
@@ -150,24 +150,25 @@ def _is_link(name: str, pattern: str) -> bool | None:
 
 
 class Nftables:
-    """All tables of a `list ruleset`, as libnftables-json(5) has them."""
+    """The tables of a `list ruleset`, as libnftables-json(5) has them."""
 
     def __init__(self, objects: list[dict[str, Any]]) -> None:
         self._objects = objects
         self._sets = {
-            (one["family"], one["table"], one["name"]): one.get("elem", [])
+            (elements["family"], elements["table"], elements["name"]): elements.get("elem", [])
             for entry in objects
             for kind in ("set", "map")
-            if (one := entry.get(kind))
+            if (elements := entry.get(kind))
         }
 
     def forward_chains(self) -> list[dict[str, Any]]:
-        """The base chains that see what is forwarded by IP."""
+        """Return the base chains for forwarded IP packets."""
         chains = [entry["chain"] for entry in self._objects if "chain" in entry]
-        return [one for one in chains if one.get("hook") == "forward" and one["family"] in ("ip", "ip6", "inet")]
+        families = ("ip", "ip6", "inet")
+        return [chain for chain in chains if chain.get("hook") == "forward" and chain["family"] in families]
 
     def fate(self, chain: dict[str, Any], packet: Packet) -> str:
-        """What a base chain does with the packet."""
+        """Return what a base chain does with the packet."""
         family = chain["family"]
         if family in ("ip", "ip6") and (family == "ip") != (packet.source.version == 4):
             return ACCEPT
@@ -194,8 +195,8 @@ class Nftables:
         return Rule(_all(matches), "")
 
     def _match(self, content: dict[str, Any], packet: Packet, where: tuple[str, str]) -> bool | None:
-        found = self._compare(content["left"], content["right"], packet, where)
-        return found if found is None else found != (content["op"] == "!=")
+        is_equal = self._compare(content["left"], content["right"], packet, where)
+        return is_equal if is_equal is None else is_equal != (content["op"] == "!=")
 
     def _compare(self, left: Any, right: Any, packet: Packet, where: tuple[str, str]) -> bool | None:
         values = list(self._values(right, where))
@@ -215,7 +216,7 @@ class Nftables:
         return None
 
     def _values(self, right: Any, where: tuple[str, str]) -> Iterator[Any]:
-        """What is compared with, a set's elements one by one."""
+        """Yield the values to compare with, the elements of a set one by one."""
         if isinstance(right, str) and right.startswith("@"):
             right = self._sets.get((*where, right[1:]), [])
         elif isinstance(right, dict) and "set" in right:
@@ -225,10 +226,10 @@ class Nftables:
 
 
 def _any(matches: Iterable[bool | None]) -> bool | None:
-    found = list(matches)
-    if True in found:
+    results = list(matches)
+    if True in results:
         return True
-    return None if None in found else False
+    return None if None in results else False
 
 
 def _holds(ip: IP | None, value: Any) -> bool | None:

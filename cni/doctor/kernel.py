@@ -1,4 +1,4 @@
-"""What the kernel can: each feature is tried in a namespace that is thrown away, so nothing of the node's changes."""
+"""Check the kernel's features: each is tried in a namespace that is thrown away, so nothing of the node changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from cni._core import Netlink, NetlinkError, u8, u16, u32
-from cni.doctor.finding import Finding, Patient
+from cni.doctor.finding import Finding, NodeState
 from cni.kernel.netns import NetNS
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
@@ -36,7 +36,7 @@ add rule inet probe {hook} {rule}
 
 
 class Place:
-    """The namespace to try things in."""
+    """The namespace to try features in."""
 
     def __init__(self, netns: NetNS, kernel: Netlink) -> None:
         self.netns = netns
@@ -44,10 +44,10 @@ class Place:
 
 
 class Feature:
-    """Something that plugins need. `probe` raises OSError or CNIError where it is missing.
+    """A feature that plugins need. `probe` raises OSError or CNIError if it is missing.
 
-    `option` is the kernel's configuration that has it; `alias` what its module is loaded by. Where plugins need it only
-    with certain settings, `keys` are those, and `value` what they have to be (None: anything but a default).
+    `option` is the kernel's configuration option; `alias` the alias by which its module is loaded. If plugins need it
+    only with certain settings, `keys` are these, and `value` is their value (None: anything but the default).
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Feature:
         self.keys = keys
         self.value = value
 
-    def needed_by(self, patient: Patient) -> list[str]:
-        """The networks that cannot do without it."""
+    def needed_by(self, node: NodeState) -> list[str]:
+        """Return the networks that need it."""
         if not self.keys:
-            return sorted({network for name in self.plugins for network in patient.types.get(name, ())})
-        return [network.name for network in patient.networks if any(map(self._is_set, network.plugins))]
+            return sorted({network for name in self.plugins for network in node.types.get(name, ())})
+        return [network.name for network in node.networks if any(map(self._is_set, network.plugins))]
 
     def _is_set(self, plugin: PluginConfig) -> bool:
         if plugin.type not in self.plugins:
@@ -83,8 +83,8 @@ class Feature:
         return self.value in values if self.value else any(values)
 
 
-def check(patient: Patient) -> Iterator[Finding]:
-    """Each feature, by what the node's networks need."""
+def check(node: NodeState) -> Iterator[Finding]:
+    """Check each feature that the node's networks need."""
     try:
         with NetNS.create() as netns, netns.netlink() as kernel:
             kernel.batch().link_create("veth", _PARENT).commit()
@@ -93,7 +93,7 @@ def check(patient: Patient) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(
             ERROR,
-            f"nothing can be tried in a network namespace: {error}",
+            f"no network namespace can be created to try the kernel's features in: {error}",
             "without network namespaces and veth there are no containers to attach",
             "run this as root; a kernel needs CONFIG_NET_NS and CONFIG_VETH",
         )
@@ -102,7 +102,7 @@ def check(patient: Patient) -> Iterator[Finding]:
     yield Finding(OK, f"Linux {os.uname().release} has {', '.join(['veth', *present])}")
     unneeded = []
     for feature, reason in missing.items():
-        networks = feature.needed_by(patient)
+        networks = feature.needed_by(node)
         if not networks:
             unneeded.append(feature.name)
             continue
@@ -113,11 +113,11 @@ def check(patient: Patient) -> Iterator[Finding]:
             f"a kernel with {feature.option}" + (f", or: modprobe {feature.alias}" if feature.alias else ""),
         )
     if unneeded:
-        yield Finding(NOTE, f"the kernel lacks {', '.join(unneeded)}", "no network of this node needs that")
+        yield Finding(NOTE, f"the kernel lacks {', '.join(unneeded)}", "no network of this node needs them")
 
 
 def _lacks(feature: Feature, place: Place) -> str:
-    """Why it is missing; "" if it is there."""
+    """Return why a feature is missing; "" if the kernel has it."""
     if feature.alias and _is_on_disk(feature.alias):
         return ""
     try:
@@ -130,19 +130,19 @@ def _lacks(feature: Feature, place: Place) -> str:
 
 
 def _is_on_disk(alias: str) -> bool:
-    """Whether it is a module that would be loaded. Some make links on the node when they are, so it is not tried."""
+    """Return whether a module would be loaded. It is not loaded, since some modules create links on the node then."""
     try:
-        said = process.run(["modprobe", "--dry-run", "--verbose", alias])
+        completed = process.run(["modprobe", "--dry-run", "--verbose", alias])
     except OSError:
         return False
-    return said.status == 0 and b"insmod" in said.stdout
+    return completed.status == 0 and b"insmod" in completed.stdout
 
 
 # ---- the probes ----
 
 
 @contextlib.contextmanager
-def _made(place: Place, kind: str, data: list[tuple[int, bytes]] | None = None, link: int = 0) -> Iterator[None]:
+def _created(place: Place, kind: str, data: list[tuple[int, bytes]] | None = None, link: int = 0) -> Iterator[None]:
     place.kernel.batch().link_create(kind, _PROBED, link=link, data=data or []).commit()
     try:
         yield
@@ -155,17 +155,17 @@ def _link(
 ) -> Callable[[Place], object]:
     def probe(place: Place) -> None:
         parent = place.kernel.link(_PARENT).index if on_parent else 0
-        with _made(place, kind, data, parent):
+        with _created(place, kind, data, parent):
             pass
 
     return probe
 
 
 def _vlan_filtering(place: Place) -> None:
-    with _made(place, "bridge", [(_IFLA_BR_VLAN_FILTERING, u8(1))]):
-        # A kernel without it passes the wish over.
+    with _created(place, "bridge", [(_IFLA_BR_VLAN_FILTERING, u8(1))]):
+        # A kernel without it ignores the attribute.
         if place.kernel.link(_PROBED).data.get(_IFLA_BR_VLAN_FILTERING) != u8(1):
-            raise CNIError("it is passed over")
+            raise CNIError("it is ignored")
 
 
 def _tap(_: Place) -> None:

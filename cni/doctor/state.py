@@ -1,4 +1,4 @@
-"""What is kept on the node, and whether it is still so: attachments, reservations, links and rules left behind."""
+"""Check the attachments, and find what is left of others: reservations, links and rules."""
 
 from __future__ import annotations
 
@@ -7,91 +7,92 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cni._core import Link
-from cni.doctor.finding import Finding, Patient
+from cni.doctor.finding import Finding, NodeState
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
 from cni.node.attachments import View, cnitool
-from cni.node.leftovers import OVER, UNKNOWN
+from cni.node.leftovers import STALE, UNKNOWN
 from cni.node.severity import ERROR, NOTE, OK, WARNING
+from cni.node.text import counted
 from cni.node.topology import MISSING, Topology
 from cni.spec.errors import CNIError
 
-_COLLECT = "cni gc --dry-run tells what would be done; then: cni gc"
-_MANY = 5  # of a kind, that are named one by one
+_COLLECT = "cni gc --dry-run prints what would be done; then: cni gc"
+_MAX_NAMED = 5  # leftovers of a kind that are reported one by one
 _OWNER = re.compile(r'name: \\?"([^"\\]+)\\?" id: \\?"([^"\\]+)\\?"')  # cni.netfilter.naming.rule_comment
 _NFT_OWNER = re.compile(r"net: ([^,]+), if: ([^,]+), id: ([^\"]+)")  # cni.netfilter.naming.owner_comment
-# Without one portmap has nothing to take back; which ones there were its chains tell.
+# Without a mapping portmap's DEL does nothing; with one it deletes all mappings of the container.
 _SOME_PORT = '{"portMappings": [{"hostPort": 1, "containerPort": 1, "protocol": "tcp"}]}'
-_IFB = "bwp"  # what bandwidth calls its links
+_IFB = "bwp"  # how the names of bandwidth's links begin
 
 
-def check_attachments(patient: Patient) -> Iterator[Finding]:
-    """Each attachment is as ADD left it."""
-    view = patient.view
+def check_attachments(node: NodeState) -> Iterator[Finding]:
+    """Check that each attachment is as ADD left it."""
+    view = node.view
     if view is None:
-        yield Finding(ERROR, f"the node's state cannot be read: {patient.failure}", "", "run this as root")
+        yield Finding(ERROR, f"the node's state cannot be read: {node.failure}", "", "run this as root")
         return
-    for line in patient.warnings:
-        yield Finding(WARNING, line, "what cannot be read is left out of all that follows")
+    for line in node.warnings:
+        yield Finding(WARNING, line, "what cannot be read is left out of the following")
     gone = [segment for segment in Topology(view).segments if segment.state == MISSING and segment.device]
     for segment in gone:
-        alive = [one for one in segment.attached if one.one.is_alive]
-        if not alive:
+        live = [attached for attached in segment.attached if attached.remembered.is_live]
+        if not live:
             continue
-        containers = ", ".join(sorted({one.title for one in alive}))
+        containers = ", ".join(sorted({attached.title for attached in live}))
         yield Finding(
             ERROR,
             f"{segment.about}: {segment.device} is gone",
             f"containers that were on it have no network: {containers}",
-            f"restart them: the first one attached makes {segment.device} again; or attach each anew:\n"
-            + "\n".join(one.again for one in alive),
+            f"restart them: the first one attached creates {segment.device}; or attach each again:\n"
+            + "\n".join(attached.reattach_command for attached in live),
         )
-    told = {one.key for segment in gone for one in (each.one for each in segment.attached)}
+    reported = {attached.remembered.key for segment in gone for attached in segment.attached}
     healthy = 0
-    for each in view.attached:
-        # What is over is a leftover, and told as that.
-        problems = each.problems if each.one.verdict != OVER else []
-        if each.one.key in told:
-            problems = [problem for problem in problems if each.bridge not in problem.text.split()]
+    for attached in view.attached:
+        # A stale attachment is reported as a leftover.
+        problems = attached.problems if attached.remembered.verdict != STALE else []
+        if attached.remembered.key in reported:
+            problems = [problem for problem in problems if attached.bridge not in problem.text.split()]
         for problem in problems:
-            yield Finding(problem.severity, f"{each}: {problem.text}", "it is not as ADD left it", problem.cure)
-        healthy += not each.problems
-    words = (
+            yield Finding(problem.severity, f"{attached}: {problem.text}", "it is not as ADD left it", problem.cure)
+        healthy += not attached.problems
+    text = (
         f"attachments that are as ADD left them: {healthy} of {len(view.attached)}"
         if view.attached
         else "nothing is attached"
     )
-    yield Finding(OK if healthy == len(view.attached) else NOTE, words)
+    yield Finding(OK if healthy == len(view.attached) else NOTE, text)
 
 
-def check_leftovers(patient: Patient) -> Iterator[Finding]:
-    """What attachments left behind that are over."""
-    view = patient.view
+def check_leftovers(node: NodeState) -> Iterator[Finding]:
+    """Find stale attachments and reservations, and links and rules of no attachment."""
+    view = node.view
     if view is None:
         return
-    found = [*_remembered(view), *_stray_ports(view), *_stray_shapers(view), *_stray_rules(view)]
-    if not found:
+    findings = [*_stale(view), *_stray_ports(view), *_stray_shapers(view), *_stray_rules(view)]
+    if not findings:
         yield Finding(OK, "nothing is left of containers that are gone")
-    yield from found
+    yield from findings
 
 
-def _remembered(view: View) -> Iterator[Finding]:
-    findings = [*view.leftovers.attachments, *view.leftovers.reservations]
+def _stale(view: View) -> Iterator[Finding]:
+    candidates = [*view.leftovers.attachments, *view.leftovers.reservations]
     meanings = {
         "attachment": "its rules and addresses stay until its runtime, or cni gc, deletes it",
-        "reservation": "the address is given to nobody else",
+        "reservation": "the address is assigned to no other container",
     }
     for kind, meaning in meanings.items():
-        over = [each for each in findings if each.kind == kind and each.verdict == OVER]
-        for each in over[:_MANY]:
-            text = f"stale {kind}: {str(each).removeprefix(kind).strip()}: {each.reason}"
+        stale = [candidate for candidate in candidates if candidate.kind == kind and candidate.verdict == STALE]
+        for candidate in stale[:_MAX_NAMED]:
+            text = f"stale {kind}: {str(candidate).removeprefix(kind).strip()}: {candidate.reason}"
             yield Finding(WARNING, text, meaning, _COLLECT)
-        if len(over) > _MANY:
-            yield Finding(WARNING, f"{len(over) - _MANY} more stale {kind}s", meaning, _COLLECT)
-    unknown = [each for each in findings if each.verdict == UNKNOWN]
+        if len(stale) > _MAX_NAMED:
+            yield Finding(WARNING, counted(len(stale) - _MAX_NAMED, f"more stale {kind}"), meaning, _COLLECT)
+    unknown = [candidate for candidate in candidates if candidate.verdict == UNKNOWN]
     if unknown:
-        text = f"{len(unknown)} reservations may be stale, such as {unknown[0]}: {unknown[0].reason}"
-        cure = "run this where all processes are seen, or: cni gc --trust-cache"
+        text = f"{counted(len(unknown), 'reservation')} may be stale, such as {unknown[0]}: {unknown[0].reason}"
+        cure = "run this where all processes are visible, or: cni gc --trust-cache"
         yield Finding(NOTE, text, "they are left alone", cure)
 
 
@@ -107,10 +108,10 @@ def _stray_ports(view: View) -> Iterator[Finding]:
 
 
 def _stray_shapers(view: View) -> Iterator[Finding]:
-    known = {interface.name for one in view.attached for interface in one.result.interfaces}
+    names = {interface.name for attached in view.attached for interface in attached.result.interfaces}
     for link in view.links.values():
-        if _is_shaper(link) and link.name not in known:
-            text = f"{link.name} limited the bandwidth of an attachment that nobody remembers"
+        if _is_shaper(link) and link.name not in names:
+            text = f"{link.name} limited the bandwidth of an attachment that no runtime remembers"
             yield Finding(WARNING, text, "a leftover of the plugin bandwidth", f"ip link delete {link.name}")
 
 
@@ -119,28 +120,29 @@ def _is_shaper(link: Link) -> bool:
 
 
 def _stray_rules(view: View) -> Iterator[Finding]:
-    """Rules whose comments name an attachment that nobody remembers."""
-    known = {(one.network, one.container_id) for one in view.attached}
-    stray: dict[tuple[str, str], dict[str, str]] = {}  # by where the rules are, of which interface
+    """Find rules whose comments name an attachment that no runtime remembers."""
+    cached = {(attached.network, attached.container_id) for attached in view.attached}
+    stray: dict[tuple[str, str], dict[str, str]] = {}  # by where the rules are, the interface
     for where, comment in _comments():
         for network, ifname, container_id in _owners(comment):
-            if not any(net == network and one.startswith(container_id) for net, one in known):
+            if not any(net == network and full_id.startswith(container_id) for net, full_id in cached):
                 stray.setdefault((network, container_id), {})[where] = ifname
-    for (network, container_id), places in list(stray.items())[:_MANY]:
+    for (network, container_id), places in list(stray.items())[:_MAX_NAMED]:
         ifname = next(filter(None, places.values()), "")
         variables = {"CNI_CONTAINERID": container_id, "CNI_IFNAME": ifname, "CAP_ARGS": _SOME_PORT}
         yield Finding(
             WARNING,
             f"no runtime remembers {container_id} of network {network}, which has rules in {' and '.join(places)}",
-            "if its address is given to another container, they are about that one",
+            "if its address is assigned to another container, they apply to that one",
             cnitool(("del",), network, "", **variables),
         )
-    if len(stray) > _MANY:
-        yield Finding(WARNING, f"there are rules of {len(stray) - _MANY} more containers that no runtime remembers")
+    if len(stray) > _MAX_NAMED:
+        more = counted(len(stray) - _MAX_NAMED, "more container")
+        yield Finding(WARNING, f"there are rules of {more} that no runtime remembers")
 
 
 def _owners(comment: str) -> Iterable[tuple[str, str, str]]:
-    """Network, interface ("" where that is not told) and container."""
+    """Yield network, interface ("" if the comment does not name it) and container."""
     for network, container_id in _OWNER.findall(comment):
         yield network, "", container_id.removesuffix("...")
     yield from _NFT_OWNER.findall(comment)
@@ -157,7 +159,7 @@ def _comments() -> Iterator[tuple[str, str]]:
             if "--comment" in rule:
                 yield iptables.command, rule[rule.index("--comment") + 1]
     try:
-        # As JSON: as text libnftables complains on stderr about what iptables-nft keeps there, which has been seen.
+        # As JSON: for text, libnftables was seen to complain on stderr about what iptables-nft keeps there.
         objects = Nft().json("list ruleset")
     except CNIError:
         return
@@ -166,7 +168,7 @@ def _comments() -> Iterator[tuple[str, str]]:
 
 
 def _commented(value: Any) -> Iterator[str]:
-    """The comments of rules and elements, wherever libnftables-json(5) has them."""
+    """Yield the comments of rules and elements, wherever libnftables-json(5) has them."""
     if isinstance(value, dict) and isinstance(value.get("comment"), str):
         yield value["comment"]
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():

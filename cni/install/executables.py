@@ -36,7 +36,7 @@ def installation(folder: Path) -> Iterator[Step]:
     """Yield the steps that install() takes, to be taken with the folder locked. Raises OSError, ValueError."""
     yield from leftovers(folder)
     program = (Path(launcher.PACKAGES) / "cni" / "_launcher").read_bytes()
-    # All are made before the first is written: what is wrong with one is wrong with the installation.
+    # A list, so that a plugin that cannot be installed stops the installation before the first file is written.
     yield from [Write(folder / name, program + trailer.encode(), 0o755) for name, trailer in _trailers()]
 
 

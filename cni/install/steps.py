@@ -1,4 +1,4 @@
-"""What ``cni install`` and ``cni uninstall`` do, one step after the other; told instead of done with ``--dry-run``."""
+"""The steps of an installation or its removal: each is taken, or only printed with ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _RANDOM = 4  # bytes of the name
 
 
 class Step(Protocol):
-    """Something to do. `str()` of it says what, after "would"; `do` does it and says what to print."""
+    """A step. `str()` describes it after the word "would"; `do` takes it, and returns what to print."""
 
     def do(self) -> str:
-        """Raises OSError."""
+        """Take the step. Raises OSError."""
 
 
 class Write:
-    """A file that appears whole, by a rename, whoever may be executing or reading what was there.
+    """Write a file, which appears whole by a rename: a process that executes or reads the old one is not disturbed.
 
-    `about` is what else to tell of it before it is written.
+    `about` is appended to the description.
     """
 
     def __init__(self, path: Path, data: bytes, mode: int, about: str = "") -> None:
@@ -35,7 +35,7 @@ class Write:
         return f"write {self.path}{self._about}"
 
     def do(self) -> str:
-        # Not the process's id: two containers that share the folder may have the same.
+        # Not the process's id: processes in two containers that share the folder may have the same.
         temporary = self.path.with_name(f".{self.path.name}{_MARK}{os.urandom(_RANDOM).hex()}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
         try:
@@ -51,7 +51,7 @@ class Write:
 
 
 class Remove:
-    """A file that is to go."""
+    """Remove a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,7 +65,7 @@ class Remove:
 
 
 class Run:
-    """A program; with `optional` one that may as well fail."""
+    """Run a program; with `optional` its failure is ignored."""
 
     def __init__(self, *argv: str, optional: bool = False) -> None:
         self.argv = argv
@@ -75,14 +75,17 @@ class Run:
         return f"run {' '.join(self.argv)}"
 
     def do(self) -> str:
-        done = subprocess.run(self.argv, capture_output=True, text=True, check=False)
-        if done.returncode and not self._optional:
-            raise OSError(f"{' '.join(self.argv)} ended with {done.returncode}: {done.stderr.strip()}")
+        completed = subprocess.run(self.argv, capture_output=True, text=True, check=False)
+        if completed.returncode and not self._optional:
+            raise OSError(f"{' '.join(self.argv)} ended with {completed.returncode}: {completed.stderr.strip()}")
         return " ".join(self.argv)
 
 
 def leftovers(folder: Path) -> Iterator[Step]:
-    """Files that a crash left on their way into the folder. Who calls holds the folder's lock: nobody else writes."""
+    """Yield the removal of temporary files that a crash left in the folder.
+
+    The caller holds the folder's lock, so that no other installation is writing them.
+    """
     for path in sorted(folder.glob(f".*{_MARK}{'[0-9a-f]' * (2 * _RANDOM)}")):
         if path.is_file() and not path.is_symlink():
             yield Remove(path)

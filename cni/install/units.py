@@ -1,6 +1,6 @@
-"""The services of a node as systemd's units: the agent, and the daemon of the plugin dhcp.
+"""The systemd units of the services on a node: the agent, and the daemon of the plugin dhcp.
 
-Units that are ours are known by their first line; files of those names without it are somebody else's.
+Our units are recognised by their first line; files of those names without it are another program's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cni.install.steps import Remove, Run, Step, Write
 
 DEFAULT_DIR = "/etc/systemd/system"
 AGENT = "cni-agent"
-DHCP = "cni-dhcp"  # as Go's
+DHCP = "cni-dhcp"  # the name that Go's unit has
 _METRICS = "--metrics"
 
 _MARK = "# Written by `cni install`; changes belong into a drop-in: systemctl edit {unit}\n"
@@ -29,7 +29,7 @@ Documentation={documentation}
 
 [Socket]
 ListenStream={path}
-# Who may connect may have root's plugins run.
+# Whoever may connect can run the plugins as root.
 SocketMode=0600
 DirectoryMode=0700
 Backlog={backlog}
@@ -106,8 +106,8 @@ CapabilityBoundingSet=CAP_SYS_MODULE CAP_IPC_LOCK CAP_BPF CAP_SYS_RESOURCE CAP_K
 
 
 def agent(folder: Path, metrics: Address | None = None) -> list[Write]:
-    """The agent's units, as files in ``folder``; its metrics can be read at ``metrics``."""
-    # Not the interpreter that a link leads to: a virtual environment is found by where its link is.
+    """Return the agent's units, as files in ``folder``; its metrics can be read at ``metrics``."""
+    # Not the target of the interpreter's link: a virtual environment is found by the place of the link.
     words = [sys.executable, "-I", "-m", "cni", "agent"]
     if metrics:
         words += [_METRICS, str(metrics)]
@@ -130,7 +130,7 @@ def agent(folder: Path, metrics: Address | None = None) -> list[Write]:
 
 
 def dhcp_daemon(folder: Path, plugins: Path) -> list[Write]:
-    """The units of the daemon that ``plugins``/dhcp is, named as Go's."""
+    """Return the units of the daemon ``plugins``/dhcp, named as Go's, as files in ``folder``."""
     command = f"{_word(os.path.abspath(plugins / 'dhcp'))} daemon"
     socket = _SOCKET.format(
         description="Socket of the CNI plugin dhcp's daemon",
@@ -140,7 +140,7 @@ def dhcp_daemon(folder: Path, plugins: Path) -> list[Write]:
     )
     service = _SERVICE.format(
         name=DHCP,
-        description="Daemon of the CNI plugin dhcp: gets, keeps and gives back leases",
+        description="Daemon of the CNI plugin dhcp: acquires, renews and releases leases",
         documentation="man:cni-install(1)",
         service=_DHCP_SERVICE.format(command=command),
         capabilities=_OWN_CAPABILITIES,
@@ -157,7 +157,7 @@ def _files(folder: Path, name: str, socket: str, service: str, command: str) -> 
 
 
 def _word(text: str) -> str:
-    """One word of a command line in a unit (systemd.service(5), COMMAND LINES)."""
+    """Quote a word of a command line in a unit (systemd.service(5), COMMAND LINES). Raises ValueError."""
     if any(ord(character) < ord(" ") for character in text):
         raise ValueError(f"{text!r} cannot stand in a unit")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
@@ -165,23 +165,23 @@ def _word(text: str) -> str:
 
 
 def metrics_address(folder: Path) -> str:
-    """Where the agent's unit in ``folder`` has its metrics read; "" for nowhere."""
+    """Return the address of the metrics from the agent's unit in ``folder``; "" if it has none."""
     path = folder / f"{AGENT}.service"
     if not _is_ours(path):
         return ""
     lines = path.read_text().splitlines()
     words = shlex.split(next(line for line in lines if line.startswith("ExecStart=")))
-    found = words[words.index(_METRICS) + 1] if _METRICS in words else ""
-    return found.replace("%%", "%").replace("$$", "$")
+    address = words[words.index(_METRICS) + 1] if _METRICS in words else ""
+    return address.replace("%%", "%").replace("$$", "$")
 
 
 def is_running() -> bool:
-    """Whether this node is systemd's (sd_booted(3)) and can be told."""
+    """Return whether systemd runs this node (sd_booted(3)) and systemctl is installed."""
     return os.path.isdir("/run/systemd/system") and bool(shutil.which("systemctl"))
 
 
 def refuse_foreign(units: list[Write]) -> None:
-    """Raise OSError where something else has taken a unit's name, such as a package of Go's."""
+    """Raise OSError if another program, such as a package of Go's plugins, has a file under a unit's name."""
     for unit in units:
         if (unit.path.exists() or unit.path.is_symlink()) and not _is_ours(unit.path):
             raise OSError(f"{unit.path} has not been written by `cni install`: move it away first")
@@ -196,7 +196,7 @@ def installation(services: Mapping[str, Iterable[Write]]) -> Iterator[Step]:
 
 
 def _activation(name: str) -> list[Step]:
-    """From the units' files to a service that runs this code; its socket is open all along."""
+    """Return the steps that make systemd run this code; the socket stays open throughout."""
     return [
         Run("systemctl", "daemon-reload"),
         Run("systemctl", "enable", "--quiet", f"{name}.socket", f"{name}.service"),
@@ -206,21 +206,21 @@ def _activation(name: str) -> list[Step]:
 
 
 def removal(folder: Path, name: str) -> Iterator[Step]:
-    """Stop the service and remove its units, where they are ours."""
-    found = [path for path in (folder / f"{name}.socket", folder / f"{name}.service") if _is_ours(path)]
-    if not found:
+    """Yield the steps that stop the service and remove its units, if they are ours."""
+    paths = [path for path in (folder / f"{name}.socket", folder / f"{name}.service") if _is_ours(path)]
+    if not paths:
         return
     if is_running():
-        # The socket first: whoever calls meanwhile is not to start the service again.
-        yield Run("systemctl", "disable", "--quiet", "--now", *(path.name for path in found), optional=True)
-    for path in found:
+        # The socket first: otherwise a call meanwhile would start the service again.
+        yield Run("systemctl", "disable", "--quiet", "--now", *(path.name for path in paths), optional=True)
+    for path in paths:
         yield Remove(path)
     if is_running():
         yield Run("systemctl", "daemon-reload")
 
 
 def exist(folder: Path, name: str) -> bool:
-    """Whether units of ours are there."""
+    """Return whether units of ours exist."""
     return _is_ours(folder / f"{name}.service")
 
 

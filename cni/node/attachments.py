@@ -1,7 +1,7 @@
-"""What is attached to this node: as runtimes remember it, as the kernel has it, and how the two differ.
+"""The attachments of this node: as the runtimes' caches have them, as the kernel has them, and how the two differ.
 
-It is gathered once, on top of what leftovers.py judges, for the commands that show it: ``cni list``, ``cni graph``,
-``cni doctor``. Nothing is changed.
+They are gathered once, with the verdicts of leftovers.py, for the commands that show them: ``cni list``,
+``cni graph``, ``cni doctor``. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 from cni._core import Link, Netlink
 from cni.kernel.netns import NetNS, NetNSNotFound
-from cni.node.leftovers import GRACE, OVER, Node, Remembered
+from cni.node.leftovers import GRACE, STALE, Leftovers, Remembered
 from cni.node.pools import Pool, Warn
 from cni.node.severity import ERROR, WARNING
+from cni.node.text import port_text
 from cni.runtime.cache import ResultCache
 from cni.runtime.conf import NetworkConfigList, plugin_path
 from cni.skel.config import Config, Settings
@@ -38,7 +39,7 @@ _LINK_SCOPE = 253  # RT_SCOPE_LINK, linux/rtnetlink.h
 
 
 class Problem:
-    """What is wrong with an attachment, how much, and what mends it (a command, or words)."""
+    """A problem of an attachment: its severity, its text, and its cure (a command, or words)."""
 
     def __init__(self, severity: str, text: str, cure: str = "") -> None:
         self.severity = severity
@@ -46,24 +47,24 @@ class Problem:
         self.cure = cure
 
     def as_dict(self) -> dict[str, str]:
-        """All of it for a program."""
+        """Return everything for a program."""
         return {"severity": self.severity, "problem": self.text, "cure": self.cure}
 
 
 class Attached:
-    """An attachment. Of what is not there, or was not remembered, the attributes are None or empty.
+    """A cached attachment, compared with the kernel. Attributes for which there is nothing are None or empty.
 
-    `link` and `present` are the container's link and its addresses as the kernel has them; `port` is the node's end of
-    its pair; `bridge` is the name of the bridge that ADD reported, `port_name` that of the port.
+    `link` and `present` are the container's link and its addresses as the kernel has them; `port` is the host end of
+    its pair; `bridge` is the name of the bridge that ADD reported, `port_name` that of the host end.
     """
 
-    def __init__(self, one: Remembered, cache: ResultCache, node: Node) -> None:
-        self.one = one
-        self.network, self.container_id, self.ifname = one.key
+    def __init__(self, remembered: Remembered, cache: ResultCache, configured: Iterable[NetworkConfigList]) -> None:
+        self.remembered = remembered
+        self.network, self.container_id, self.ifname = remembered.key
         self.problems: list[Problem] = []
         self.result = self._read(cache)
-        self.config = self._configuration(node.configured)
-        self.ports = _ports(one.attachment.capability_args)
+        self.config = self._configuration(configured)
+        self.ports = _ports(remembered.attachment.capability_args)
         self.bridge, self.port_name = self._reported()
         self.link: Link | None = None
         self.port: Link | None = None
@@ -71,28 +72,28 @@ class Attached:
 
     @property
     def name(self) -> str:
-        """The container's id, shortened."""
+        """Return the container's id, shortened."""
         return self.container_id[:_SHORT]
 
     @property
     def pod(self) -> str:
-        """What its runtime calls it in CNI_ARGS, as Kubernetes' and podman do; "" where it does not."""
-        args = dict(self.one.attachment.args)
+        """Return the pod's name from CNI_ARGS, as Kubernetes' runtimes and podman set it; "" if it is not set."""
+        args = dict(self.remembered.attachment.args)
         return "/".join(filter(None, (args.get("K8S_POD_NAMESPACE"), args.get("K8S_POD_NAME"))))
 
     @property
     def title(self) -> str:
-        """The container, for a person."""
+        """Return the name of the container for a person."""
         return f"{self.name} {self.pod}".strip()
 
     @property
     def plugin(self) -> str:
-        """The type of the network's first plugin, "" where that isn't known any more."""
+        """Return the type of the network's first plugin; "" if its configuration is lost."""
         return self.config.plugins[0].type if self.config else ""
 
     @property
     def interface(self) -> Interface | None:
-        """The container's interface as ADD reported it."""
+        """Return the container's interface as ADD reported it."""
         for interface in self.result.interfaces:
             if interface.sandbox and interface.name == self.ifname:
                 return interface
@@ -100,49 +101,53 @@ class Attached:
 
     @property
     def reported(self) -> list[CIDR]:
-        """The addresses that ADD gave the container."""
+        """Return the addresses that ADD assigned to the container."""
         of_node = [index for index, interface in enumerate(self.result.interfaces) if not interface.sandbox]
         return [ip.address for ip in self.result.ips if ip.interface not in of_node]
 
     @property
     def addresses(self) -> list[CIDR]:
-        """The addresses that ADD gave, or else the link's: an address that nobody asked for is no news."""
+        """Return the addresses that ADD assigned, or without one those of the link.
+
+        Other addresses of the link, such as autoconfigured ones, are not shown.
+        """
         return self.reported or self.present
 
     @property
     def mac(self) -> str:
-        """The link's, or else the one that was reported."""
+        """Return the MAC address of the link, or without one that which was reported."""
         if self.link:
             return self.link.hwaddr
         return self.interface.mac if self.interface else ""
 
     @property
     def health(self) -> str:
-        if not self.one.is_alive:
+        """Return HEALTHY, IMPAIRED, BROKEN or GONE."""
+        if not self.remembered.is_live:
             return GONE
         severities = {problem.severity for problem in self.problems}
         return BROKEN if ERROR in severities else IMPAIRED if WARNING in severities else HEALTHY
 
     def age(self) -> float:
-        """Seconds since ADD."""
-        return max(time.time() - self.one.since / 1e9, 0)
+        """Return the seconds since ADD."""
+        return max(time.time() - self.remembered.since / 1e9, 0)
 
     @property
-    def again(self) -> str:
-        """A command that makes the attachment anew, as the runtime asked for it."""
-        then = self.one.attachment
+    def reattach_command(self) -> str:
+        """Return a command that deletes the attachment and adds it again, as the runtime requested it."""
+        attachment = self.remembered.attachment
         variables = {
             "CNI_CONTAINERID": self.container_id,
             "CNI_IFNAME": self.ifname,
-            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in then.args),
-            "CAP_ARGS": json.dumps(then.capability_args) if then.capability_args else "",
+            "CNI_ARGS": ";".join(f"{key}={value}" for key, value in attachment.args),
+            "CAP_ARGS": json.dumps(attachment.capability_args) if attachment.capability_args else "",
         }
-        return cnitool(("del", "add"), self.network, self.one.netns, **variables)
+        return cnitool(("del", "add"), self.network, self.remembered.netns, **variables)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for a program."""
+        """Return everything for a program."""
         return {
-            **self.one.names(),
+            **self.remembered.names(),
             "pod": self.pod,
             "plugins": [plugin.type for plugin in self.config.plugins] if self.config else [],
             "addresses": list(map(str, self.addresses)),
@@ -158,45 +163,45 @@ class Attached:
     def __str__(self) -> str:
         return f"{self.name} {self.ifname} of network {self.network}"
 
-    # ---- what is remembered ----
+    # ---- the cache ----
 
     def _read(self, cache: ResultCache) -> Result:
         try:
-            result = cache.result(*self.one.key, CURRENT)
+            result = cache.result(*self.remembered.key, CURRENT)
         except CNIError as error:
-            self._note(WARNING, f"its remembered result cannot be read: {error}")
+            self._note(WARNING, f"its cached result cannot be read: {error}")
             result = None
         return result or Result()
 
     def _configuration(self, configured: Iterable[NetworkConfigList]) -> NetworkConfigList | None:
         try:
-            return self.one.network(configured)
+            return self.remembered.network(configured)
         except CNIError as error:
             self._note(WARNING, str(error))
             return None
 
     def _reported(self) -> tuple[str, str]:
-        """The bridge and the port: the node's interfaces that a result has before the container's."""
-        before: list[str] = []
+        """Return the names of the bridge and the host end; a result has them before the container's interface."""
+        names: list[str] = []
         for interface in self.result.interfaces:
             if interface.sandbox:
                 break
-            before.append(interface.name)
-        if len(before) > 1:
-            return before[0], before[1]
-        return "", before[0] if before else ""
+            names.append(interface.name)
+        if len(names) > 1:
+            return names[0], names[1]
+        return "", names[0] if names else ""
 
-    # ---- what the kernel has ----
+    # ---- the kernel ----
 
     def examine(self, links: dict[str, Link], pools: Iterable[Pool], owners: Owners) -> None:
-        """Look into the container, and compare. `links` are the node's by name."""
-        path = self.one.netns
-        if not self.one.is_alive:
-            text = self.one.reason or f"its namespace {path} is gone"
-            self._note(ERROR, text, "cni gc" if self.one.verdict == OVER else "")
+        """Compare the attachment with the container and the node. `links` are the node's by name."""
+        path = self.remembered.netns
+        if not self.remembered.is_live:
+            text = self.remembered.reason or f"its namespace {path} is gone"
+            self._note(ERROR, text, "cni gc" if self.remembered.verdict == STALE else "")
             return
         if not path:
-            self._note(WARNING, "the path of its namespace is not remembered")
+            self._note(WARNING, "the path of its namespace is not in the cache")
             return
         try:
             with NetNS.open(path) as container, container.netlink() as inside:
@@ -205,7 +210,7 @@ class Attached:
             self._note(ERROR, f"its namespace {path} is gone", "cni gc")
             return
         except OSError as error:
-            self._note(WARNING, f"its namespace cannot be looked into: {describe(error)}")
+            self._note(WARNING, f"its namespace cannot be examined: {describe(error)}")
             return
         self._compare_on_node(links)
         self._compare_reservations(pools, owners)
@@ -216,9 +221,9 @@ class Attached:
             self._note(ERROR, f"its interface {self.ifname} is gone", self._restart())
             return
         self.present = [
-            CIDR(IP(each.packed), each.prefix)
-            for each in inside.addresses(link.index)
-            if each.scope != _LINK_SCOPE or len(each.packed) == 4
+            CIDR(IP(address.packed), address.prefix)
+            for address in inside.addresses(link.index)
+            if address.scope != _LINK_SCOPE or len(address.packed) == 4
         ]
         if not link.is_up and not self._is_meant_to_be_down():
             self._note(ERROR, f"its interface {self.ifname} is down", self._inside(f"link set {self.ifname} up"))
@@ -228,8 +233,8 @@ class Attached:
             self._note(WARNING, f"its MAC is {link.hwaddr}, where ADD set {reported.mac}", cure)
         self._compare_addresses()
         if link.kind in _PAIRS and link.link_netnsid >= 0:
-            peers = [one for one in links.values() if (one.index, one.link) == (link.link, link.index)]
-            self.port = next((one for one in peers if one.kind == link.kind), None)
+            peers = [peer for peer in links.values() if (peer.index, peer.link) == (link.link, link.index)]
+            self.port = next((peer for peer in peers if peer.kind == link.kind), None)
 
     def _compare_addresses(self) -> None:
         missing = [address for address in self.reported if address not in self.present]
@@ -249,7 +254,7 @@ class Attached:
             self._note(ERROR, f"its bridge {self.bridge} is down", f"ip link set {self.bridge} up")
         port = self.port = self.port or links.get(self.port_name)
         if port is None:
-            if self.port_name and self.link:  # where both ends are gone, one is news enough
+            if self.port_name and self.link:  # if both ends are gone, one problem is enough
                 self._note(ERROR, f"the node's end of its link, {self.port_name}, is gone", self._restart())
             return
         if not port.is_up and not self._is_meant_to_be_down():
@@ -277,13 +282,13 @@ class Attached:
         return any(_ipam_type(plugin.raw) == "host-local" for plugin in plugins)
 
     def _is_meant_to_be_down(self) -> bool:
-        return bool(self.config and bridge_table(self.config, "disableContainerInterface"))
+        return bool(self.config and bridge_value(self.config, "disableContainerInterface"))
 
     def _inside(self, command: str) -> str:
-        return f"nsenter --net={self.one.netns} ip {command}"
+        return f"nsenter --net={self.remembered.netns} ip {command}"
 
     def _restart(self) -> str:
-        return f"restart the container, or attach it anew: {self.again}"
+        return f"restart the container, or attach it again: {self.reattach_command}"
 
     def _note(self, severity: str, text: str, cure: str = "") -> None:
         self.problems.append(Problem(severity, text, cure))
@@ -293,48 +298,55 @@ Owners = dict[tuple[Any, str], str]  # the container that holds a pool's address
 
 
 class View:
-    """The node at one moment. `links` are its own by name, `addresses` theirs by index. Raises CNIError, OSError."""
+    """The node at one moment: `links` by name, `addresses` by the link's index. Raises CNIError, OSError."""
 
     def __init__(self, cache_dirs: Iterable[str], warn: Warn, grace: float = GRACE) -> None:
-        self.leftovers = Node(cache_dirs, grace, trusted=False, warn=warn)
+        self.leftovers = Leftovers(cache_dirs, grace, trusted=False, warn=warn)
         with NetNS.current() as own, own.netlink() as kernel:
             self.links = {link.name: link for link in kernel.links()}
             self.addresses: dict[int, list[CIDR]] = {}
-            for each in kernel.addresses():
-                if each.scope != _LINK_SCOPE:
-                    self.addresses.setdefault(each.index, []).append(CIDR(IP(each.packed), each.prefix))
+            for address in kernel.addresses():
+                if address.scope != _LINK_SCOPE:
+                    self.addresses.setdefault(address.index, []).append(CIDR(IP(address.packed), address.prefix))
             self.default_routes = [route for route in kernel.routes() if not route.prefix]
         owners = {
             (reserved.pool.folder, reserved.reservation.address): reserved.reservation.container_id
             for reserved in self.leftovers.reservations
         }
-        caches = {one.folder: ResultCache(one.folder, warn) for one in self.leftovers.attachments}
-        found = [Attached(one, caches[one.folder], self.leftovers) for one in self.leftovers.attachments]
-        self.attached = sorted(found, key=lambda each: (each.network, _order(each), each.container_id, each.ifname))
-        for one in self.attached:
-            one.examine(self.links, self.leftovers.pools, owners)
+        folders = {remembered.folder for remembered in self.leftovers.attachments}
+        caches = {folder: ResultCache(folder, warn) for folder in folders}
+        attachments = [
+            Attached(remembered, caches[remembered.folder], self.configured)
+            for remembered in self.leftovers.attachments
+        ]
+        self.attached = sorted(attachments, key=_order)
+        for attached in self.attached:
+            attached.examine(self.links, self.leftovers.pools, owners)
 
     @property
     def configured(self) -> list[NetworkConfigList]:
+        """Return the networks that are configured."""
         return self.leftovers.configured
 
     @property
     def uplinks(self) -> list[Link]:
-        """The links that default routes lead through."""
+        """Return the links that default routes lead through."""
         indexes = {index for route in self.default_routes for index in (route.index, *_hops(route.nexthops)) if index}
         return [link for link in self.links.values() if link.index in indexes]
 
     def link_by_index(self, index: int) -> Link | None:
+        """Return a link of the node, or None."""
         return next((link for link in self.links.values() if link.index == index), None)
 
     def addresses_of(self, link: Link | None) -> list[CIDR]:
+        """Return the addresses of a link of the node; none if there is no link."""
         return self.addresses.get(link.index, []) if link else []
 
     def device(self, network: NetworkConfigList) -> str:
-        """The bridge, or the master, that the network's containers are attached to; "" where it has none."""
+        """Return the bridge or parent interface that the network's containers are attached to; "" if it has none."""
         first = network.plugins[0]
         if first.type == "bridge":
-            return str(bridge_table(network, "bridge") or BridgeConf.bridge.default)
+            return str(bridge_value(network, "bridge") or BridgeConf.bridge.default)
         if first.type in _ON_MASTER:
             master = gojson.get(gojson.loads(first.raw), "master")
             return str(master) if master else (self.uplinks[0].name if self.uplinks else "")
@@ -342,21 +354,15 @@ class View:
 
 
 def cnitool(verbs: Sequence[str], network: str, netns: str, **variables: str) -> str:
-    """A command for a person to run: these calls of cnitool, with these variables, and folders as they are here."""
+    """Return a shell command that calls cnitool with these verbs and variables, and with this process's folders."""
     folders = {"CNI_PATH": os.pathsep.join(plugin_path()), "NETCONFPATH": os.environ.get("NETCONFPATH", "")}
     environ = [f"{name}={value}" for name, value in {**folders, **variables}.items() if value]
     calls = "; ".join(shlex.join(["cnitool", verb, network, netns]) for verb in verbs)
     return shlex.join(["env", *environ, "sh", "-c", calls])
 
 
-def port_text(port: Mapping) -> str:
-    """A published port: 127.0.0.1:8080 -> 80/tcp."""
-    where = f"[{port.hostIP}]" if port.hostIP and port.hostIP.version == 6 else str(port.hostIP or "")
-    return f"{where}:{port.hostPort} -> {port.containerPort}/{port.protocol}"
-
-
-def bridge_table(network: NetworkConfigList, key: str) -> Any:
-    """A key of the network's first plugin, if that is bridge; None otherwise, or where its value is wrong."""
+def bridge_value(network: NetworkConfigList, key: str) -> Any:
+    """Return the value of a key of the network's first plugin; None if that is not bridge, or the value is invalid."""
     first = network.plugins[0]
     if first.type != "bridge":
         return None
@@ -377,19 +383,20 @@ def _parsed(table: type[Settings], raw: bytes) -> Settings | None:
 
 def _ports(capability_args: dict[str, Any]) -> list[Mapping]:
     mappings = capability_args.get("portMappings")
-    found = []
+    ports = []
     for mapping in mappings if isinstance(mappings, list) else []:
         try:
-            found.append(Mapping.parse(mapping))
+            ports.append(Mapping.parse(mapping))
         except (ValueError, CNIError):
-            continue  # `cni validate` and ADD say so
-    return found
+            continue  # `cni validate` and ADD report it
+    return ports
 
 
-def _order(one: Attached) -> tuple[int, int]:
-    """By address, those without one last."""
-    first = one.reported[0].ip if one.reported else None
-    return (first.version, int(first)) if first else (99, 0)
+def _order(attached: Attached) -> tuple[str, tuple[int, int], str, str]:
+    """Return a key to sort by network and address; attachments without an address are last."""
+    ip = attached.reported[0].ip if attached.reported else None
+    by_address = (ip.version, int(ip)) if ip else (99, 0)
+    return attached.network, by_address, attached.container_id, attached.ifname
 
 
 def _hops(nexthops: Iterable[tuple[int, bytes | None]]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Release what attachments left behind that no longer exist; leftovers.py judges what that is.
+"""Garbage collection: delete stale attachments, and release stale reservations (leftovers.py says which are stale).
 
 An attachment is deleted as by its runtime: DEL of the network's plugins, with the configuration of the ADD, so that
 rules go as well as addresses. Reservations that are left after that are released in host-local's store, under its lock,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from cni.node.leftovers import ALIVE, OVER, Node, Remembered, Reserved
+from cni.node.leftovers import LIVE, STALE, Leftovers, Remembered, Reserved
 from cni.node.pools import Pool, Warn
 from cni.runtime import CNI, Exec, InProcess, RuntimeConf
 from cni.runtime.conf import plugin_path
@@ -19,49 +19,53 @@ from cni_plugins.ipam.host_local.store import Store
 _DEL_TIMEOUT = 120.0  # seconds, for all plugins of one attachment
 
 
-def collect(node: Node, warn: Warn) -> None:
-    """Delete the attachments and release the reservations that are over; each notes whether it is done, or why not."""
-    over = [attachment for attachment in node.attachments if attachment.verdict == OVER]
+def collect(leftovers: Leftovers, warn: Warn) -> None:
+    """Delete the stale attachments and release the stale reservations.
+
+    Their `is_done` and `failure` are the outcome.
+    """
+    stale_attachments = [attachment for attachment in leftovers.attachments if attachment.verdict == STALE]
     plugins = InProcess()
-    # Side by side, so that links go as one group.
+    # In parallel, so that links are deleted as one group.
     with ThreadPoolExecutor(plugins.at_once) as threads:
-        list(threads.map(lambda attachment: _delete(attachment, node, plugins, warn), over))
-    for pool in node.pools:
-        stale = [each for each in node.reservations if each.pool is pool and each.verdict == OVER]
+        list(threads.map(lambda attachment: _delete(attachment, leftovers, plugins, warn), stale_attachments))
+    for pool in leftovers.pools:
+        stale = [reserved for reserved in leftovers.reservations if reserved.pool is pool and reserved.verdict == STALE]
         if stale:
             _release(pool, stale)
 
 
-def _delete(one: Remembered, node: Node, plugins: Exec, warn: Warn) -> None:
-    if not one.is_unchanged():
-        one.judge(ALIVE, "it has changed meanwhile")
+def _delete(remembered: Remembered, leftovers: Leftovers, plugins: Exec, warn: Warn) -> None:
+    if not remembered.is_unchanged():
+        remembered.judge(LIVE, "it has changed meanwhile")
         return
-    then = one.attachment
+    attachment = remembered.attachment
     # Without the namespace, which is gone: something else may be at its path.
-    rt = RuntimeConf(then.container_id, "", then.ifname, then.args, then.capability_args)
+    rt = RuntimeConf(attachment.container_id, "", attachment.ifname, attachment.args, attachment.capability_args)
+    cni = CNI(plugin_path(), remembered.folder, plugins, warn=warn)
     try:
-        CNI(plugin_path(), one.folder, plugins, warn=warn).delete(one.network(node.configured), rt, _DEL_TIMEOUT)
-        one.is_done = True
+        cni.delete(remembered.network(leftovers.configured), rt, _DEL_TIMEOUT)
+        remembered.is_done = True
     except (CNIError, OSError) as error:
-        one.failure = str(error)
+        remembered.failure = str(error)
 
 
-def _release(pool: Pool, over: list[Reserved]) -> None:
+def _release(pool: Pool, stale: list[Reserved]) -> None:
     try:
         with Store(str(pool.data_dir), pool.network) as store:
-            for each in over:
-                _release_one(store, each)
+            for reserved in stale:
+                _release_reservation(store, reserved)
     except CNIError as error:
-        for each in over:
-            each.failure = "" if each.is_done else str(error)
+        for reserved in stale:
+            reserved.failure = "" if reserved.is_done else str(error)
 
 
-def _release_one(store: Store, reserved: Reserved) -> None:
-    """Release what is still as it was judged; what is not has been released by a DEL, and may be another's now."""
-    one = reserved.reservation
+def _release_reservation(store: Store, reserved: Reserved) -> None:
+    """Release a reservation if it is as it was judged; otherwise a DEL has released it, and it may be another's now."""
+    reservation = reserved.reservation
     try:
-        if store.look(one.address) == (one.owner, one.made):
-            store.release({one.address: one.owner})
+        if store.look(reservation.address) == (reservation.owner, reservation.since):
+            store.release({reservation.address: reservation.owner})
     except FileNotFoundError:
         pass
     except (CNIError, OSError) as error:

@@ -1,24 +1,24 @@
-"""What attachments left behind on this node, and the rule by which that is told from what is alive.
+"""Attachments and reservations on this node, and the rule by which stale ones are told from live ones.
 
-There are attachments that a runtime remembers (in the cache that the runtime libraries share: containerd and podman
-by Go's, others by this project's), and addresses that host-local has reserved.
+There are attachments in the runtimes' caches (in the format that the runtime libraries share: containerd and podman use
+Go's, others this project's), and addresses that host-local has reserved.
 
-An attachment is over when the network namespace it was made in is gone, unless an address has just been reserved for
-it since: then its container is starting anew under its old id.
+An attachment is stale if the network namespace it was made in is gone, unless an address has just been reserved for it
+since: then its container is starting anew under its old id.
 
-A reservation, by the first of these that applies,
+For a reservation, the first of these that applies decides:
 
-1. is over when its file is torn: nothing, or zeros, is what a crash leaves of it;
-2. lives or is over with the attachment that is remembered of the same network, container and interface, if the
-   reservation is no younger than that;
-3. lives as long as it is younger than the grace time: its ADD may be under way, which is remembered when it is done;
-4. lives as long as any namespace remembered of its container is there, and is over when there were and all are gone;
-5. is over when it was made before this boot: no namespace outlives that;
-6. is nobody's: it is over if every namespace of the node can be looked into (or it is said that what nobody remembers
-   is gone), else it is left alone.
+1. It is stale if its file is torn: a crash leaves an empty file, or zeros.
+2. It is live or stale with the cached attachment of the same network, container and interface, if the reservation is no
+   younger than that attachment.
+3. It is live while it is younger than the grace time: its ADD may be under way, which is cached at its end.
+4. It is live if any namespace cached for its container exists, and stale if there were some and all are gone.
+5. It is stale if it was made before this boot: no namespace outlives a boot.
+6. No cache has it: it is stale if every namespace of the node can be examined (or the caller asserts that what is in no
+   cache is gone), else its state is unknown and it is left alone.
 
-And whatever says that it is over, the kernel has the last word: an address that some network namespace of the node
-has is left alone. A file that names no container is never touched.
+Whatever the rule says, an address that some network namespace of the node has is in use: it is left alone. A file that
+names no container is never touched.
 """
 
 from __future__ import annotations
@@ -39,18 +39,21 @@ from cni.spec.names import check_container_id
 from cni.spec.result import Result
 from cni_plugins.ipam.host_local.holders import boot_time, is_netns
 
-ALIVE, OVER, UNKNOWN = "alive", "over", "unknown"
+LIVE, STALE, UNKNOWN = "live", "stale", "unknown"
 GRACE = 600.0  # seconds that an ADD may be under way
 
 
-class Finding:
-    """A thing found on the node. `verdict` is ALIVE, OVER or UNKNOWN, `reason` says why; `failure` why it stays."""
+class Candidate:
+    """An object on the node that may be stale.
+
+    `verdict` is LIVE, STALE or UNKNOWN, `reason` says why. `is_done` and `failure` are the outcome of its removal.
+    """
 
     kind = ""
-    verb = ""  # what is done to it
+    verb = ""  # of its removal
 
     def __init__(self) -> None:
-        self.verdict = ALIVE
+        self.verdict = LIVE
         self.reason = ""
         self.failure = ""
         self.is_done = False
@@ -60,18 +63,18 @@ class Finding:
         self.reason = reason
 
     def names(self) -> dict[str, str]:
-        """What it is, for a program."""
+        """Return what identifies it, for a program."""
         raise NotImplementedError
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for a program."""
+        """Return everything for a program."""
         failure = {"failure": self.failure} if self.failure else {}
         outcome = {"verdict": self.verdict, "reason": self.reason, "done": self.is_done, **failure}
         return {"kind": self.kind, **self.names(), **outcome}
 
 
-class Remembered(Finding):
-    """An attachment in the cache below `folder`, and since when (nanoseconds of the epoch) it is there."""
+class Remembered(Candidate):
+    """An attachment in the cache below `folder`; `since` is when it was written, in nanoseconds of the epoch."""
 
     kind = "attachment"
     verb = "delete"
@@ -83,32 +86,35 @@ class Remembered(Finding):
         self._cache = cache
         self.key = (attachment.network, attachment.container_id, attachment.ifname)
         self.since = self._written()
-        # Go's libcni notes it since 1.2; before, only the plugins' result tells.
+        # Go's libcni caches the path since 1.2; before, only the plugins' result has it.
         self.netns = attachment.netns or self._sandbox()
-        # Without a path nobody can tell.
-        self.is_alive = not self.netns or is_netns(self.netns)
+        # Without a path there is nothing to check.
+        self.is_live = not self.netns or is_netns(self.netns)
 
     def _written(self) -> int:
-        """The time of the cache's file; 0 where it has just been removed."""
+        """Return the time of the cache's file; 0 if it has just been removed."""
         try:
             return os.stat(self._cache.path(*self.key)).st_mtime_ns
         except OSError:
             return 0
 
     def is_unchanged(self) -> bool:
+        """Return whether the cache still has the same entry."""
         return self._written() == self.since != 0
 
     def is_forgotten(self) -> bool:
+        """Return whether the entry has been removed from the cache."""
         return self._written() == 0
 
     def addresses(self) -> set[str]:
-        """What ADD gave it, as far as that can be read."""
+        """Return the addresses that ADD assigned, as far as the result can be read."""
         return {str(ip.address.ip) for ip in self._result().ips}
 
     def _sandbox(self) -> str:
-        """The namespace of the container's interface, as far as that can be read."""
-        found = (each.sandbox for each in self._result().interfaces if each.name == self.attachment.ifname)
-        return next(filter(None, found), "")
+        """Return the namespace of the container's interface, as far as the result can be read."""
+        interfaces = self._result().interfaces
+        sandboxes = (interface.sandbox for interface in interfaces if interface.name == self.attachment.ifname)
+        return next(filter(None, sandboxes), "")
 
     def _result(self) -> Result:
         try:
@@ -117,7 +123,7 @@ class Remembered(Finding):
             return Result()
 
     def network(self, configured: Iterable[NetworkConfigList]) -> NetworkConfigList:
-        """The network as its ADD had it, or else as it is configured now. Raises CNIError."""
+        """Return the network as its ADD had it, or else as it is configured now. Raises CNIError."""
         try:
             fields = gojson.table(gojson.loads(self.attachment.config), "")
             if "plugins" in fields:
@@ -125,7 +131,7 @@ class Remembered(Finding):
             if "type" in fields:
                 return NetworkConfigList.from_plugin(PluginConfig.from_bytes(self.attachment.config))
         except (ValueError, CNIError):
-            pass  # an old library's, or damaged
+            pass  # written by an old library, or damaged
         for network in configured:
             if network.name == self.attachment.network:
                 return network
@@ -141,7 +147,7 @@ class Remembered(Finding):
         return f"attachment {container_id} {ifname} of network {network}"
 
 
-class Reserved(Finding):
+class Reserved(Candidate):
     """A reservation in a pool."""
 
     kind = "reservation"
@@ -153,9 +159,9 @@ class Reserved(Finding):
         self.reservation = reservation
         self.key = (pool.network, reservation.container_id, reservation.ifname)
 
-    def is_of(self, one: Remembered) -> bool:
-        """Whether it is that attachment's; old releases reserved without noting the interface."""
-        return one.key == self.key if self.reservation.ifname else one.key[:2] == self.key[:2]
+    def is_of(self, remembered: Remembered) -> bool:
+        """Return whether it belongs to that attachment; old releases did not note the interface."""
+        return remembered.key == self.key if self.reservation.ifname else remembered.key[:2] == self.key[:2]
 
     def names(self) -> dict[str, str]:
         network, container_id, ifname = self.key
@@ -168,10 +174,10 @@ class Reserved(Finding):
         return f"{self.reservation.address} of network {network}" + (f" ({text})" if text else "")
 
 
-class Node:
-    """What is known of the node at one moment, judged by the rule.
+class Leftovers:
+    """All attachments and reservations of the node at one moment, judged by the rule above.
 
-    `cache_dirs` are where runtimes remember; `grace` is in seconds; `trusted`: what nobody remembers is gone.
+    `cache_dirs` are the runtimes' caches; `grace` is in seconds; `trusted` asserts that what is in no cache is gone.
     Raises CNIError, OSError.
     """
 
@@ -185,9 +191,9 @@ class Node:
             for folder, cache in ((folder, ResultCache(folder, warn)) for folder in cache_dirs)
             for attachment in cache.attachments()
         ]
-        self.pools = pools([*self.configured, *self._forgotten()], warn)
-        self.reservations = [Reserved(pool, one) for pool in self.pools for one in pool.reservations()]
-        # After all else: an address that was reserved and came into use meanwhile is seen here.
+        self.pools = pools([*self.configured, *self._unconfigured()], warn)
+        self.reservations = [Reserved(pool, reservation) for pool in self.pools for reservation in pool.reservations()]
+        # Last, so that it sees an address that was reserved and came into use meanwhile.
         self._in_use = InUse()
         self._sees_all = trusted or self._in_use.complete
         for attachment in self.attachments:
@@ -196,62 +202,68 @@ class Node:
             reserved.judge(*self._rule(reserved))
             self._ask_kernel(reserved, {reserved.reservation.address})
 
-    def _forgotten(self) -> Iterable[NetworkConfigList]:
-        """The networks whose configuration only the cache still has."""
-        known = {network.name for network in self.configured}
-        for one in self.attachments:
-            if one.attachment.network in known:
+    def _unconfigured(self) -> Iterable[NetworkConfigList]:
+        """Yield the networks whose configuration only the cache still has."""
+        seen = {network.name for network in self.configured}
+        for remembered in self.attachments:
+            if remembered.attachment.network in seen:
                 continue
             try:
-                yield one.network(())
+                yield remembered.network(())
             except CNIError:
-                continue  # its DEL will say so, if it comes to that
-            known.add(one.attachment.network)
+                continue  # its DEL, if there is one, reports this
+            seen.add(remembered.attachment.network)
 
-    def _judge_attachment(self, one: Remembered) -> None:
-        if one.is_alive:
+    def _judge_attachment(self, remembered: Remembered) -> None:
+        if remembered.is_live:
             return
-        one.judge(OVER, f"its namespace {one.netns} is gone")
-        own = [reserved.reservation for reserved in self.reservations if reserved.key == one.key]
-        if any(reservation.made > one.since and self._is_young(reservation) for reservation in own):
-            one.judge(ALIVE, "its container is starting anew")
-        self._ask_kernel(one, one.addresses() | {reservation.address for reservation in own})
+        remembered.judge(STALE, f"its namespace {remembered.netns} is gone")
+        own = [reserved.reservation for reserved in self.reservations if reserved.key == remembered.key]
+        if any(reservation.since > remembered.since and self._is_young(reservation) for reservation in own):
+            remembered.judge(LIVE, "its container is starting anew")
+        self._ask_kernel(remembered, remembered.addresses() | {reservation.address for reservation in own})
 
     def _rule(self, reserved: Reserved) -> tuple[str, str]:
-        """The verdict, as far as it goes without the kernel; the numbers are those of the module's text."""
+        """Return verdict and reason without the kernel's word; the numbers are those of the module's docstring."""
         reservation = reserved.reservation
         if reservation.is_torn:
-            return OVER, "its file is torn"  # 1
+            return STALE, "its file is torn"  # 1
         if not _is_container(reservation.container_id):
-            return ALIVE, "its file names no container"
-        own = [one for one in self.attachments if reserved.is_of(one) and one.since >= reservation.made]
+            return LIVE, "its file names no container"
+        own = [
+            attachment
+            for attachment in self.attachments
+            if reserved.is_of(attachment) and attachment.since >= reservation.since
+        ]
         if own:
-            return _together(own, "its namespace")  # 2
+            return _by_namespaces(own, "its namespace")  # 2
         if self._is_young(reservation):
-            return ALIVE, "its ADD may be under way"  # 3
-        others = [one for one in self.attachments if one.attachment.container_id == reservation.container_id]
+            return LIVE, "its ADD may be under way"  # 3
+        container_id = reservation.container_id
+        others = [remembered for remembered in self.attachments if remembered.attachment.container_id == container_id]
         if others:
-            return _together(others, "its container's namespace")  # 4
-        if reservation.made < self._booted:
-            return OVER, "it was reserved before this boot, and no runtime remembers it"  # 5
+            return _by_namespaces(others, "its container's namespace")  # 4
+        if reservation.since < self._booted:
+            return STALE, "it was reserved before this boot, and no runtime remembers it"  # 5
         if self._sees_all:
-            return OVER, "no runtime remembers it, and no namespace has its address"  # 6
-        return UNKNOWN, "no runtime remembers it, but not every namespace can be looked into"
+            return STALE, "no runtime remembers it, and no namespace has its address"  # 6
+        return UNKNOWN, "no runtime remembers it, but not every namespace can be examined"
 
     def _is_young(self, reservation: Reservation) -> bool:
-        return self._now - reservation.made < self._grace
+        return self._now - reservation.since < self._grace
 
-    def _ask_kernel(self, finding: Finding, addresses: Iterable[str]) -> None:
+    def _ask_kernel(self, candidate: Candidate, addresses: Iterable[str]) -> None:
+        """Judge a stale candidate live if some namespace has one of its addresses."""
         used = {self._in_use.where[address]: address for address in addresses if address in self._in_use.where}
-        if used and finding.verdict == OVER:
+        if used and candidate.verdict == STALE:
             where, address = next(iter(used.items()))
-            finding.judge(ALIVE, f"{finding.reason}, but {where} has {address}")
+            candidate.judge(LIVE, f"{candidate.reason}, but {where} has {address}")
 
 
-def _together(known: list[Remembered], whose: str) -> tuple[str, str]:
-    if any(one.is_alive for one in known):
-        return ALIVE, ""
-    return OVER, f"{whose} {known[0].netns} is gone"
+def _by_namespaces(attachments: list[Remembered], whose: str) -> tuple[str, str]:
+    if any(attachment.is_live for attachment in attachments):
+        return LIVE, ""
+    return STALE, f"{whose} {attachments[0].netns} is gone"
 
 
 def _is_container(text: str) -> bool:

@@ -1,7 +1,7 @@
-"""Which addresses the network namespaces of this node have: the kernel's own word on whether one is in use.
+"""The addresses of all network namespaces of this node: the kernel's own word on whether an address is in use.
 
 A namespace lives as long as a process is in it, a mount holds it (``ip netns``, container runtimes), or a descriptor
-does. All three are looked for, in every process's view of the mounts.
+does. All three are searched for, in every process's view of the mounts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GONE = (FileNotFoundError, ProcessLookupError, NotADirectoryError)
 
 
 class InUse:
-    """The addresses by their text, each with where it was found; `complete` tells whether every namespace was seen."""
+    """The addresses in use. `where` says by its text where each was found; `complete`: every namespace was examined."""
 
     def __init__(self) -> None:
         self.where: dict[str, str] = {}
@@ -26,13 +26,13 @@ class InUse:
         self._mounts: set[str] = set()
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                self._look_at(pid)
+                self._examine(pid)
             except _GONE:
                 pass  # the process has ended meanwhile
             except OSError:
                 self.complete = False
 
-    def _look_at(self, pid: str) -> None:
+    def _examine(self, pid: str) -> None:
         folder = f"/proc/{pid}"
         self._add(os.readlink(f"{folder}/ns/net"), f"{folder}/ns/net", f"process {pid}")
         mounts = os.readlink(f"{folder}/ns/mnt")
@@ -51,7 +51,7 @@ class InUse:
         if namespace in self._seen or not namespace.startswith("net:["):
             return
         try:
-            with NetNS.open(path) as found, found.netlink() as inside:
+            with NetNS.open(path) as netns, netns.netlink() as inside:
                 addresses = inside.addresses()
         except _GONE:
             return
@@ -68,7 +68,10 @@ def _sees_all_processes() -> bool:
 
 
 def _mounted(pid: str) -> Iterator[tuple[str, str]]:
-    """Network namespaces that a mount holds, as (namespace, path) in the process's view; proc_pid_mountinfo(5)."""
+    """Yield the network namespaces that a mount holds, as (namespace, path in the process's view).
+
+    The format is that of proc_pid_mountinfo(5).
+    """
     with open(f"/proc/{pid}/mountinfo", "rb") as file:
         for line in file:
             fields = line.split()

@@ -1,6 +1,6 @@
-"""A node's networks as a picture (SVG): four columns, from what leads out of the node to the containers.
+"""A picture (SVG) of a node's networks in four columns: uplinks, networks, ports, containers.
 
-Everything is text in boxes. The letters are of one width, so how much room a text takes is known before it is drawn.
+Everything is text in boxes. The font is monospaced, so that the width of a text is known before it is drawn.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from textwrap import wrap
 from xml.sax.saxutils import escape
 
 from cni.node.attachments import BROKEN, GONE, HEALTHY, IMPAIRED, Attached
+from cni.node.text import counted
 from cni.node.topology import DOWN, MISSING, UNUSED, UP, Container, Segment, Topology, Uplink, lines, published
 
 _SIZE = 12.0  # pixels, of a letter's height
@@ -20,13 +21,13 @@ _PADDING = 10.0
 _MARGIN = 28.0
 _GAP = 12.0  # between boxes
 _BETWEEN = 7.0  # between a container's interfaces, so that their ports do not touch
-_GUTTER = 90.0  # between columns, for what connects them
+_GUTTER = 90.0  # between columns, for the connecting lines
 _TOP = 104.0
 _LONGEST = 64  # letters of a line about a problem
 
-# How things look: the colours of their line and of their paper, where the reader's desktop is light, and where it is
-# dark. The hues are segments' own, so that their lines can be followed.
-_LOOKS = {
+# The colours of outline and background, for a light and for a dark desktop. Each segment has a hue of its own, so that
+# its lines can be followed.
+_STYLES = {
     "hue0": (("#2563a8", "#e8f0fa"), ("#6ea8fe", "#14243a")),
     "hue1": (("#2e7d4f", "#e7f4ec"), ("#63c088", "#12291c")),
     "hue2": (("#7a4bb0", "#f1eafa"), ("#b794f4", "#241a35")),
@@ -40,7 +41,7 @@ _LOOKS = {
     "uplink": (("#44505c", "#eef1f4"), ("#9aa7b4", "#1b222a")),
     "plain": (("#44505c", "#ffffff"), ("#8b98a5", "#11181f")),
 }
-_HUES = [name for name in _LOOKS if name.startswith("hue")]
+_HUES = [name for name in _STYLES if name.startswith("hue")]
 _INK, _PAPER = ("#1c2733", "#e6edf3"), ("#ffffff", "#0d1117")
 
 _OF_HEALTH = {IMPAIRED: "poor", BROKEN: "bad", GONE: "bad"}
@@ -61,13 +62,13 @@ path {{ fill: none; stroke-width: 1.6 }}
 
 
 def _colours(scheme: int) -> str:
-    """For a light or a dark desktop."""
+    """Return the rules for a light (0) or a dark (1) desktop."""
     rules = [
         f"text {{ fill: {_INK[scheme]} }}",
         f"path {{ stroke: {_INK[scheme]} }}",
         f".paper {{ fill: {_PAPER[scheme]} }}",
     ]
-    for name, schemes in _LOOKS.items():
+    for name, schemes in _STYLES.items():
         line, paper = schemes[scheme]
         rules.append(f"rect.{name} {{ stroke: {line}; fill: {paper} }} path.{name} {{ stroke: {line} }}")
         rules.append(f"text.{name} {{ fill: {line} }}")
@@ -78,11 +79,11 @@ Line = tuple[str, str]  # text, class
 
 
 class Box:
-    """Lines of text with a frame; `y` is its upper edge, set when it is placed."""
+    """Lines of text in a frame; `y` is its upper edge, set when it is placed. `style` names its colours."""
 
-    def __init__(self, content: list[Line], look: str, *, dashed: bool = False) -> None:
+    def __init__(self, content: list[Line], style: str, *, dashed: bool = False) -> None:
         self.content = content
-        self.look = look
+        self.style = style
         self.dashed = dashed
         self.x = self.y = 0.0
         self.offsets = [_PADDING + _LINE * number for number in range(len(content))]
@@ -90,20 +91,20 @@ class Box:
         self.width = 2 * _PADDING + _LETTER * max(len(text) for text, _ in content)
 
     def middle(self, line: int | None = None) -> float:
-        """The height of a line's middle, or of the box's."""
+        """Return the height of the middle of a line, or of the box."""
         return self.y + (self.height / 2 if line is None else self.offsets[line] + _LINE / 2)
 
-    def part(self, line: int, gap: float) -> None:
-        """Put some room before a line."""
+    def add_gap(self, line: int, gap: float) -> None:
+        """Insert a gap before a line."""
         self.offsets[line:] = [offset + gap for offset in self.offsets[line:]]
         self.height += gap
 
 
 class _Row:
-    """An attachment in its container's box: the line where it begins, and its port."""
+    """An attachment in its container's box; `line` is the number of its first line."""
 
-    def __init__(self, one: Attached, segment: Segment, line: int) -> None:
-        self.one = one
+    def __init__(self, attached: Attached, segment: Segment, line: int) -> None:
+        self.attached = attached
         self.segment = segment
         self.line = line
 
@@ -125,12 +126,12 @@ class Picture:
             for segment in topology.segments
             for link in segment.strays
         ]
-        self._ports = {row.one: self._port(row) for _, rows in self._containers for row in rows}
+        self._ports = {row.attached: self._port(row) for _, rows in self._containers for row in rows}
         self._place()
         self._draw()
 
     def svg(self) -> str:
-        """The whole file."""
+        """Return the content of the file."""
         width, height = f"{self.width:.0f}", f"{self.height:.0f}"
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -140,7 +141,7 @@ class Picture:
 
     # ---- boxes ----
 
-    def _look(self, segment: Segment) -> str:
+    def _segment_style(self, segment: Segment) -> str:
         return _OF_STATE.get(segment.state, self._hues[segment])
 
     def _segment_box(self, segment: Segment) -> Box:
@@ -148,15 +149,15 @@ class Picture:
         content += [(address, "") for address in segment.addresses if segment.is_bridge]
         if segment.state != UP:
             content.append((segment.state, "quiet" if segment.state == UNUSED else "bad"))
-        return Box(content, self._look(segment), dashed=segment.state in (MISSING, UNUSED))
+        return Box(content, self._segment_style(segment), dashed=segment.state in (MISSING, UNUSED))
 
     def _port(self, row: _Row) -> Box | None:
-        port = row.one.port
+        port = row.attached.port
         if port is None:
-            return _pill(row.one.port_name, "bad", dashed=True) if row.one.port_name else None
+            return _pill(row.attached.port_name, "bad", dashed=True) if row.attached.port_name else None
         return _pill(port.name, self._hues[row.segment] if port.is_up else "bad", dashed=False)
 
-    # ---- where they stand ----
+    # ---- places ----
 
     def _place(self) -> None:
         y = _TOP
@@ -165,7 +166,7 @@ class Picture:
             y += box.height + _GAP
         for box, rows in self._containers:
             for row in rows:
-                if port := self._ports[row.one]:
+                if port := self._ports[row.attached]:
                     port.y = box.middle(row.line) - port.height / 2
         for _, _, pill in self._strays:
             pill.y = y
@@ -198,9 +199,9 @@ class Picture:
         self.width = max(x - _GUTTER + _MARGIN, 2 * _MARGIN + 110 * _LETTER)
 
     def _anchors(self, segment: Segment) -> list[float]:
-        """The heights of what is attached to it."""
-        found = [box.middle(row.line) for box, rows in self._containers for row in rows if row.segment is segment]
-        return found + [pill.middle() for of, _, pill in self._strays if of is segment]
+        """Return the heights of the attachments and stray ports of a segment."""
+        heights = [box.middle(row.line) for box, rows in self._containers for row in rows if row.segment is segment]
+        return heights + [pill.middle() for owner, _, pill in self._strays if owner is segment]
 
     # ---- the drawing ----
 
@@ -209,75 +210,80 @@ class Picture:
         self._text(_MARGIN, 56, self._summary(), "quiet")
         for uplink, box in self._uplinks:
             for segment in uplink.carries:
-                self._connect(box, self._segments[segment], self._hues[segment], "")
+                self._connect(box, self._segments[segment], self._hues[segment])
             for segment in uplink.routes:
-                self._connect(box, self._segments[segment], "quiet", "routed")
+                self._connect(box, self._segments[segment], "quiet routed")
             self._box(box, uplink.link.name)
         for box, rows in self._containers:
             for row in rows:
                 self._attach(row, box)
         for segment, _, pill in self._strays:
-            self._connect(self._segments[segment], pill, "poor", "")
-            self._box(pill, "a port of nobody that a runtime remembers")
+            self._connect(self._segments[segment], pill, "poor")
+            self._box(pill, "a port of no attachment that a runtime remembers")
         for segment, box in self._segments.items():
             self._box(box, f"{segment.title}, {segment.about}")
         for box, rows in self._containers:
-            self._box(box, rows[0].one.container_id)
+            self._box(box, rows[0].attached.container_id)
         for port in filter(None, self._ports.values()):
-            self._box(port, "the node's end of the container's link")
+            self._box(port, "the host end of the container's link")
         self._legend()
 
     def _attach(self, row: _Row, container: Box) -> None:
-        """From the segment by the port, if there is one, to the interface's line."""
-        segment, port = self._segments[row.segment], self._ports[row.one]
-        sound = row.one.health in (HEALTHY, IMPAIRED) and row.segment.state == UP
-        look = self._hues[row.segment] if sound else "bad"
-        style = "" if sound else "gone"
+        """Draw the line from the segment by the port, if there is one, to the interface."""
+        segment, port = self._segments[row.segment], self._ports[row.attached]
+        works = row.attached.health in (HEALTHY, IMPAIRED) and row.segment.state == UP
+        style = self._hues[row.segment] if works else "bad gone"
         y = container.middle(row.line)
         if port:
-            self._connect(segment, port, look, style)
-            self._path(f"M{port.x + port.width:.1f} {y:.1f}H{container.x:.1f}", look, style)
+            self._connect(segment, port, style)
+            self._path(f"M{port.x + port.width:.1f} {y:.1f}H{container.x:.1f}", style)
             return
         straight = segment_end = max([box.x for box in filter(None, self._ports.values())] or [container.x - 24])
-        self._path(_curve(segment, segment_end, y) + f"H{max(container.x, straight):.1f}", look, style)
+        self._path(_curve(segment, segment_end, y) + f"H{max(container.x, straight):.1f}", style)
 
-    def _connect(self, left: Box, right: Box, look: str, style: str) -> None:
-        self._path(_curve(left, right.x, right.middle()), look, style)
+    def _connect(self, left: Box, right: Box, style: str) -> None:
+        self._path(_curve(left, right.x, right.middle()), style)
 
     def _summary(self) -> str:
         topology = self._topology
-        attached = [one for container in topology.containers for one, _ in container.attached]
-        words = f"{len(topology.containers)} containers, {len(attached)} attachments, {len(topology.segments)} networks"
-        ill = sum(one.health != HEALTHY for one in attached)
-        return f"{words}; {ill} not healthy" if ill else f"{words}; all healthy"
+        attachments = [attached for container in topology.containers for attached, _ in container.attached]
+        counts = ", ".join(
+            (
+                counted(len(topology.containers), "container"),
+                counted(len(attachments), "attachment"),
+                counted(len(topology.segments), "network"),
+            )
+        )
+        unhealthy = sum(attached.health != HEALTHY for attached in attachments)
+        return f"{counts}; {unhealthy} not healthy" if unhealthy else f"{counts}; all healthy"
 
     def _legend(self) -> None:
         x, y = _MARGIN, self._legend_y
-        for look, style, words in (
-            ("", "", "attached"),
-            ("quiet", "routed", "routed by the node"),
-            ("bad", "gone", "down or gone"),
-            ("poor", "", "not as ADD left it"),
+        for style, meaning in (
+            ("", "attached"),
+            ("quiet routed", "routed by the node"),
+            ("bad gone", "down or gone"),
+            ("poor", "not as ADD left it"),
         ):
-            self._path(f"M{x:.1f} {y - 4:.1f}h30", look, style)
-            self._text(x + 38, y, words, "quiet")
-            x += 38 + _LETTER * (len(words) + 3)
+            self._path(f"M{x:.1f} {y - 4:.1f}h30", style)
+            self._text(x + 38, y, meaning, "quiet")
+            x += 38 + _LETTER * (len(meaning) + 3)
 
     def _box(self, box: Box, tip: str) -> None:
-        look = f"{box.look} gone" if box.dashed else box.look
+        style = f"{box.style} gone" if box.dashed else box.style
         self._parts.append(
             f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" rx="5" '
-            f'class="{look}"><title>{escape(tip)}</title></rect>'
+            f'class="{style}"><title>{escape(tip)}</title></rect>'
         )
-        for (text, style), offset in zip(box.content, box.offsets, strict=True):
-            self._text(box.x + _PADDING, box.y + offset + _SIZE, text, style)
+        for (text, text_style), offset in zip(box.content, box.offsets, strict=True):
+            self._text(box.x + _PADDING, box.y + offset + _SIZE, text, text_style)
 
     def _text(self, x: float, y: float, text: str, style: str = "") -> None:
-        of_class = f' class="{style}"' if style else ""
-        self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" xml:space="preserve"{of_class}>{escape(text)}</text>')
+        class_ = f' class="{style}"' if style else ""
+        self._parts.append(f'<text x="{x:.1f}" y="{y:.1f}" xml:space="preserve"{class_}>{escape(text)}</text>')
 
-    def _path(self, path: str, look: str, style: str) -> None:
-        self._lines.append(f'<path d="{path}" class="{f"{look} {style}".strip()}"/>')
+    def _path(self, path: str, style: str) -> None:
+        self._lines.append(f'<path d="{path}" class="{style}"/>')
 
 
 def _curve(left: Box, x: float, y: float) -> str:
@@ -287,17 +293,17 @@ def _curve(left: Box, x: float, y: float) -> str:
 
 
 def _spread(boxes: Iterable[tuple[Box, list[float]]]) -> float:
-    """Put each box beside the middle of what it belongs to, none over another; the lower edge of the last."""
+    """Place each box beside the middle of its anchors, none over another. Return the lower edge of the last."""
     wanted = [(median(anchors) - box.height / 2 if anchors else float("inf"), box) for box, anchors in boxes]
     bottom = _TOP
-    for y, box in sorted(wanted, key=lambda each: each[0]):
+    for y, box in sorted(wanted, key=lambda placed: placed[0]):
         box.y = bottom if y == float("inf") else max(y, bottom)
         bottom = box.y + box.height + 1.5 * _GAP
     return bottom
 
 
-def _pill(text: str, look: str, *, dashed: bool) -> Box:
-    box = Box([(text, "")], look, dashed=dashed)
+def _pill(text: str, style: str, *, dashed: bool) -> Box:
+    box = Box([(text, "")], style, dashed=dashed)
     box.height = _LINE + 3
     box.offsets = [1.5]
     return box
@@ -316,13 +322,13 @@ def _uplink_box(uplink: Uplink) -> Box:
 def _container_box(container: Container) -> tuple[Box, list[_Row]]:
     content: list[Line] = [(container.title, "strong")]
     rows = []
-    for one, segment in container.attached:
-        rows.append(_Row(one, segment, len(content)))
-        style = _OF_HEALTH.get(one.health, "")
-        content += [(text, style) for text in lines(one)]
-        content += [(f"  {text}", "port") for text in published(one)]
-        content += [(f"  {line}", style) for problem in one.problems for line in wrap(problem.text, _LONGEST)]
+    for attached, segment in container.attached:
+        rows.append(_Row(attached, segment, len(content)))
+        style = _OF_HEALTH.get(attached.health, "")
+        content += [(text, style) for text in lines(attached)]
+        content += [(f"  {text}", "port") for text in published(attached)]
+        content += [(f"  {line}", style) for problem in attached.problems for line in wrap(problem.text, _LONGEST)]
     box = Box(content, _OF_HEALTH.get(container.health, "plain"), dashed=container.health == GONE)
     for row in rows[1:]:
-        box.part(row.line, _BETWEEN)
+        box.add_gap(row.line, _BETWEEN)
     return box, rows

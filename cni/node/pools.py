@@ -1,6 +1,6 @@
-"""host-local's networks on this node and what is reserved in them, for the commands and the agent, which look at it.
+"""The address pools of host-local on this node, and their reservations, read only.
 
-Nothing is locked, and nothing made: a network that has never been used has no folder yet.
+Nothing is locked or created: a network that has never been used has no folder yet.
 """
 
 from __future__ import annotations
@@ -28,51 +28,51 @@ Warn = Callable[[str], object]
 
 
 class Reservation:
-    """One address's file: whose it is, and since when (nanoseconds of the epoch)."""
+    """The file of a reserved address: its owner, and since when it is reserved (nanoseconds of the epoch)."""
 
-    def __init__(self, address: str, owner: bytes, made: int) -> None:
+    def __init__(self, address: str, owner: bytes, since: int) -> None:
         self.address = address
         self.owner = owner
-        self.made = made
+        self.since = since
         self.is_torn = is_torn(owner)
         self.container_id, self.ifname = ("", "") if self.is_torn else holder(owner)
 
 
 class RangeUsage:
-    """Of a range set's `size` addresses, `held` are reserved and `free` can be given out.
+    """The usage of a range set: of `size` addresses, `held` are reserved and `free` can be assigned.
 
-    `reserved` has the gateways too that somebody reserved by hand: nothing that could be given out is taken by that.
+    `reserved` also counts gateways that were reserved by hand, which takes no address that could be assigned.
     """
 
     __slots__ = ("free", "held", "ranges", "reserved", "size")
 
     def __init__(self, ranges: RangeSet, held: set[bytes]) -> None:
-        within = [(one, _within(one, held)) for one in ranges.ranges]
+        within = [(addresses, _within(addresses, held)) for addresses in ranges.ranges]
         self.ranges = str(ranges)
         self.size = ranges.size
-        self.reserved = sum(len(found) for _, found in within)
-        self.held = sum(len(found - {one.gateway.packed}) for one, found in within)
+        self.reserved = sum(len(reserved) for _, reserved in within)
+        self.held = sum(len(reserved - {addresses.gateway.packed}) for addresses, reserved in within)
         self.free = self.size - self.held
 
 
-def _within(one: Range, held: set[bytes]) -> set[bytes]:
-    low, high = one.start.packed, one.end.packed
+def _within(addresses: Range, held: set[bytes]) -> set[bytes]:
+    low, high = addresses.start.packed, addresses.end.packed
     return {packed for packed in held if low <= packed <= high and len(packed) == len(low)}
 
 
 class Usage:
-    """How much of a pool is reserved: `held` addresses, `elsewhere` of them in none of its ranges."""
+    """The usage of a pool: `held` addresses are reserved, `elsewhere` of them in none of its ranges."""
 
     __slots__ = ("elsewhere", "held", "sets")
 
     def __init__(self, sets: Iterable[RangeSet], held: set[bytes]) -> None:
         self.sets = [RangeUsage(ranges, held) for ranges in sets]
         self.held = len(held)
-        self.elsewhere = self.held - sum(each.reserved for each in self.sets)
+        self.elsewhere = self.held - sum(usage.reserved for usage in self.sets)
 
 
 class Pool:
-    """A network's folder, and its range sets where a configuration tells them."""
+    """The reservations of a network, and its range sets if it is configured."""
 
     def __init__(
         self, network: str, data_dir: Path, sets: Iterable[RangeSet] = (), *, configured: bool = False
@@ -87,14 +87,14 @@ class Pool:
         return self.data_dir / self.network
 
     def usage(self) -> Usage:
-        """Counted by the files' names: one that is no reservation takes its address as well. Raises OSError."""
-        # Bytes, not IPs, and no file is opened: a /16 may be full, and metrics are asked for every few seconds.
+        """Count the reserved addresses by the files' names: any such file takes its address. Raises OSError."""
+        # Bytes, not IPs, and no file is opened: a /16 may be full, and metrics are read every few seconds.
         return Usage(self.sets, {parse_ip(name) for name in self._names()})
 
     def reservations(self) -> list[Reservation]:
-        """All of them, by address. Raises OSError."""
-        found = (self._read(name) for name in sorted(self._names(), key=IP.parse))
-        return [reservation for reservation in found if reservation]
+        """Return all reservations, by address. Raises OSError."""
+        reservations = (self._read(name) for name in sorted(self._names(), key=IP.parse))
+        return [reservation for reservation in reservations if reservation]
 
     def as_dict(self) -> dict[str, Any]:
         """Return for a program how much of each range set is held, and how much is free. Raises OSError."""
@@ -106,7 +106,8 @@ class Pool:
             "held": usage.held,
             "heldElsewhere": usage.elsewhere,
             "ranges": [
-                {"ranges": each.ranges, "size": each.size, "held": each.held, "free": each.free} for each in usage.sets
+                {"ranges": ranges.ranges, "size": ranges.size, "held": ranges.held, "free": ranges.free}
+                for ranges in usage.sets
             ],
         }
 
@@ -117,13 +118,13 @@ class Pool:
             **self.as_dict(),
             "reservations": [
                 {
-                    "address": each.address,
-                    "containerID": each.container_id,
-                    "ifname": each.ifname,
-                    "since": datetime.fromtimestamp(each.made / 1e9, UTC).isoformat(timespec="seconds"),
-                    "note": why_dead(self.network, each.owner, each.made, booted),
+                    "address": reservation.address,
+                    "containerID": reservation.container_id,
+                    "ifname": reservation.ifname,
+                    "since": datetime.fromtimestamp(reservation.since / 1e9, UTC).isoformat(timespec="seconds"),
+                    "note": why_dead(self.network, reservation.owner, reservation.since, booted),
                 }
-                for each in self.reservations()
+                for reservation in self.reservations()
             ],
         }
 
@@ -134,7 +135,7 @@ class Pool:
             return []
 
     def _read(self, name: str) -> Reservation | None:
-        """None where it has just been released, or is no file."""
+        """Return the reservation; None if it has just been released, or is no regular file."""
         path = self.folder / name
         if path.is_symlink() or not path.is_file():
             return None
@@ -145,8 +146,8 @@ class Pool:
 
 
 def pools(configured: Iterable[NetworkConfigList], warn: Warn) -> list[Pool]:
-    """The pools of these networks, and those in host-local's default folder that none of them owns; by name."""
-    found: dict[Path, Pool] = {}
+    """Return the pools of these networks, and those in host-local's default folder that none of them owns, by name."""
+    by_folder: dict[Path, Pool] = {}
     for network in configured:
         for plugin in network.plugins:
             try:
@@ -155,10 +156,10 @@ def pools(configured: Iterable[NetworkConfigList], warn: Warn) -> list[Pool]:
                 warn(f"the ranges of network {quote(network.name)} are left out: {error}")
                 continue
             if pool:
-                found.setdefault(pool.folder, pool)
+                by_folder.setdefault(pool.folder, pool)
     for folder in _folders(DATA_DIR):
-        found.setdefault(folder, Pool(folder.name, DATA_DIR))
-    return sorted(found.values(), key=lambda pool: (pool.network, pool.data_dir))
+        by_folder.setdefault(folder, Pool(folder.name, DATA_DIR))
+    return sorted(by_folder.values(), key=lambda pool: (pool.network, pool.data_dir))
 
 
 def _pool(network: NetworkConfigList, plugin: PluginConfig) -> Pool | None:
@@ -169,7 +170,7 @@ def _pool(network: NetworkConfigList, plugin: PluginConfig) -> Pool | None:
     if conf.ipam is None:
         return None
     data_dir = Path(conf.ipam.dataDir or DATA_DIR)
-    # Ranges may come with the call, by the capability ipRanges.
+    # The capability ipRanges passes ranges with the call instead.
     sets = range_sets(conf) if conf.ipam.subnet or conf.ipam.ranges else []
     return Pool(network.name, data_dir, sets, configured=True)
 

@@ -74,7 +74,7 @@ class AttachmentRules:
                 self._calls.append((plugin, open_requests.enter_context(request)))
                 plugin.rules(request, self.rules)
 
-    def look(self, present: Present) -> list[str]:
+    def find_missing(self, present: Present) -> list[str]:
         """Return the rules that are missing now; note a failure."""
         try:
             return self.rules.missing(present)
@@ -99,7 +99,7 @@ def examine(cache_dirs: Iterable[str], warn: Warn) -> list[AttachmentRules]:
     """Find the missing rules of all live attachments in these caches. Raises CNIError, OSError."""
     with ExitStack() as open_requests:
         attachments = _live(cache_dirs, open_requests, warn)
-        _look(attachments)
+        _find_missing(attachments)
     return attachments
 
 
@@ -107,7 +107,7 @@ def restore(cache_dirs: Iterable[str], warn: Warn) -> list[AttachmentRules]:
     """Restore the missing rules of all live attachments in these caches. Raises CNIError, OSError."""
     with ExitStack() as open_requests:
         attachments = _live(cache_dirs, open_requests, warn)
-        _look(attachments)
+        _find_missing(attachments)
         _restore([attachment for attachment in attachments if attachment.missing and not attachment.failure])
     return attachments
 
@@ -120,7 +120,7 @@ def _live(cache_dirs: Iterable[str], open_requests: ExitStack, warn: Warn) -> li
     for folder in cache_dirs:
         cache = ResultCache(folder, warn)
         for remembered in (Remembered(attachment, cache, folder) for attachment in cache.attachments()):
-            if remembered.is_alive:
+            if remembered.is_live:
                 attachment = AttachmentRules(remembered, default_backend)
                 live.append(attachment)
                 try:
@@ -130,11 +130,11 @@ def _live(cache_dirs: Iterable[str], open_requests: ExitStack, warn: Warn) -> li
     return live
 
 
-def _look(attachments: list[AttachmentRules]) -> None:
+def _find_missing(attachments: list[AttachmentRules]) -> None:
     present = Present()
     for attachment in attachments:
         if not attachment.failure:
-            attachment.missing = attachment.look(present)
+            attachment.missing = attachment.find_missing(present)
 
 
 def _restore(attachments: list[AttachmentRules]) -> None:
@@ -166,7 +166,7 @@ def _verify(attachments: list[AttachmentRules]) -> None:
         except _FAILURES as error:
             attachment.failure = f"deleted meanwhile, its rules stay: {error}"
             continue
-        missing = attachment.look(present)
+        missing = attachment.find_missing(present)
         attachment.is_restored = not missing and not attachment.failure
         if missing:
             attachment.failure = f"still missing: {missing[0]}"

@@ -1,8 +1,8 @@
-"""A private node: processes, network and mounts of their own, that end as one.
+"""A private node that is thrown away: processes with their own network and mounts, which end together.
 
-All that measures is in one PID namespace. When its first process is killed the kernel kills all the others, and with
-the last of them go the namespaces and file systems that only they had. So nothing has to be cleaned up, whatever
-happens: the first process is killed when this one ends, in whichever way.
+All processes are in one PID namespace. When its first process is killed, the kernel kills all the others, and with the
+last of them go the namespaces and file systems that only they had. So there is nothing to clean up, whatever happens:
+the first process is killed when this one ends, in whichever way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MS_REC = 0x4000
 _MS_PRIVATE = 0x40000
 _PR_SET_PDEATHSIG = 1
 
-UPLINK = "uplink0"  # what plugins that need a device of the node's get
+UPLINK = "uplink0"  # a device for plugins that need one of the node's
 _STATE = "/var/lib/cni"
 _fork = multiprocessing.get_context("fork")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,14 +33,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @contextlib.contextmanager
 def started(work: Callable[[Connection], None]) -> Iterator[Iterator[object]]:
-    """Run ``work`` in a process that nothing outlives: the first one of a PID namespace.
+    """Run ``work`` as the first process of a PID namespace, so that none of its processes outlives it.
 
-    Yields what it sends, until it ends. At the end of the ``with`` block it is gone, with all that it started. It is
-    in no process group of the terminal, so that Ctrl-C reaches this process alone. Raises OSError (not root).
+    Yield what it sends, until it ends. At the end of the ``with`` block it is killed, with all processes that it
+    started. It is in no process group of the terminal, so that Ctrl-C reaches this process alone. Raises OSError
+    (not root).
     """
     receiver, sender = _fork.Pipe(duplex=False)
     process = _fork.Process(target=_first, args=(work, receiver, sender))
-    # An interrupt has to find the process either not there yet or to be killed.
+    # An interrupt must come either before the process is started, or where it is killed.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         _start_in_own_pid_namespace(process)
@@ -57,7 +58,7 @@ def started(work: Callable[[Connection], None]) -> Iterator[Iterator[object]]:
 
 
 def fork(work: Callable[[Connection], None]) -> Connection:
-    """Run ``work`` in a child process; it and the caller have the ends of a pipe."""
+    """Run ``work`` in a child process with one end of a pipe, and return the other end."""
     ours, theirs = _fork.Pipe()
     _fork.Process(target=work, args=(theirs,)).start()
     theirs.close()
@@ -65,7 +66,7 @@ def fork(work: Callable[[Connection], None]) -> Connection:
 
 
 class Numbers:
-    """From 0 up to ``count``, each for one of the processes that have been forked since."""
+    """An iterator over 0 up to ``count`` that forked processes share: each number goes to one of them."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -81,33 +82,33 @@ class Numbers:
             yield number
 
     def clear(self) -> None:
-        """There are no more."""
+        """End the iteration for all processes."""
         with self._next.get_lock():
             self._next.value = self._count
 
 
 class Gate:
-    """Holds processes that have been forked since, until it is opened for all of them at once."""
+    """A barrier at which processes that have been forked since wait, until it is opened for all at once."""
 
     def __init__(self) -> None:
         self._inside, self._outside = _fork.Pipe(duplex=False)
 
     def wait(self) -> None:
-        """Until it is open."""
+        """Block until the gate is open."""
         self._outside.close()
         with contextlib.suppress(EOFError):
-            self._inside.recv_bytes()  # ends when nobody is left who could send
+            self._inside.recv_bytes()  # ends when no process is left that could send
 
     def open(self) -> None:
-        """Let them go."""
+        """Release all processes that wait."""
         self._outside.close()
 
 
 def enter() -> None:
     """Move this process, which must have one thread, to a network and mounts of its own.
 
-    There is nothing in the network but ``lo`` and a device ``uplink0``, both up; no runtime's state, and no sockets of
-    services. Raises OSError.
+    The network has only ``lo`` and a device ``uplink0``, both up. There is no runtime's state, and there are no sockets
+    of services. Raises OSError.
     """
     _system("unshare", _CLONE_NEWNET | _CLONE_NEWNS)
     _system("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
@@ -120,15 +121,15 @@ def enter() -> None:
 
 
 def hidden() -> list[str]:
-    """The folders that are empty on a private node: those with state, and those with services that would change it.
+    """Return the folders that are empty on a private node: those with state, and those with services that change it.
 
-    Where there is no folder to put an empty one over, it is the one above that is hidden: nothing is made on the disk.
+    If such a folder does not exist, its parent is hidden instead: nothing is created on the disk.
     """
     return ["/run", _STATE if os.path.isdir(_STATE) else os.path.dirname(_STATE)]
 
 
 def is_visible(path: str) -> bool:
-    """Whether there is on a private node what is here at ``path``."""
+    """Return whether a private node has what is at ``path`` here."""
     real = os.path.realpath(path)
     return not any(real == folder or real.startswith(f"{folder}/") for folder in map(os.path.realpath, hidden()))
 
@@ -136,7 +137,7 @@ def is_visible(path: str) -> bool:
 def _start_in_own_pid_namespace(process: multiprocessing.context.ForkProcess) -> None:
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _system("unshare", _CLONE_NEWPID)  # of the children to come
+        _system("unshare", _CLONE_NEWPID)  # of future children
         try:
             process.start()
         finally:
@@ -153,7 +154,7 @@ def _first(work: Callable[[Connection], None], receiver: Connection, sender: Con
     _system("unshare", _CLONE_NEWNET | _CLONE_NEWNS)
     _system("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
     _system("mount", b"proc", b"/proc", b"proc", 0, None)
-    with contextlib.suppress(BrokenPipeError):  # who would want to know is gone
+    with contextlib.suppress(BrokenPipeError):  # the reader is gone
         work(sender)
     os._exit(0)  # without waiting for the other processes, which end with this one
 

@@ -1,6 +1,6 @@
-"""How this node's networks hang together: uplinks, what containers are attached to, and the containers.
+"""The topology of this node's networks: uplinks, the segments that containers are attached to, and the containers.
 
-It is what ``cni graph`` draws, as a tree and as a picture.
+``cni graph`` draws it as a tree and as a picture.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from cni._core import Link
-from cni.node.attachments import BROKEN, GONE, HEALTHY, IMPAIRED, Attached, View, port_text
+from cni.node.attachments import BROKEN, GONE, HEALTHY, IMPAIRED, Attached, View
+from cni.node.text import port_text
 
 UP, DOWN, MISSING, UNUSED = "up", "down", "gone", "not in use yet"
 
@@ -18,10 +19,10 @@ _WORST = (HEALTHY, IMPAIRED, BROKEN, GONE)
 
 
 class Segment:
-    """What containers are attached to: a bridge, a master, or just a network where each has a link of its own.
+    """A bridge, a parent interface, or a network whose containers each have a link of their own.
 
-    `device` is its name ("" for none), `link` the device as the kernel has it. `strays` are ports that belong to no
-    attachment that a runtime remembers.
+    `device` is the name of the bridge or parent ("" for none), `link` the device as the kernel has it. `strays` are
+    ports that belong to no cached attachment.
     """
 
     def __init__(self, device: str, link: Link | None, addresses: list[str]) -> None:
@@ -35,16 +36,17 @@ class Segment:
 
     @property
     def is_bridge(self) -> bool:
-        """Whether it is a thing of its own on the node, rather than a device that leads out of it."""
+        """Return whether it is a bridge, rather than a device that leads out of the node."""
         return "bridge" in self.plugins or (self.link is not None and self.link.kind == "bridge")
 
     @property
     def title(self) -> str:
+        """Return the name to show: the bridge's, or the networks'."""
         return self.device if self.is_bridge else ", ".join(self.networks)
 
     @property
     def about(self) -> str:
-        """The kinds of its plugins, and what the title does not say: networks, or the device."""
+        """Return the types of its plugins, and what the title leaves out: networks, or the device."""
         kinds = ", ".join(self.plugins)
         if self.is_bridge:
             return f"{kinds or 'bridge'}: {', '.join(self.networks)}"
@@ -52,6 +54,7 @@ class Segment:
 
     @property
     def state(self) -> str:
+        """Return UP, DOWN, MISSING or UNUSED."""
         if self.device and self.link is None:
             return MISSING if self.attached else UNUSED
         if not self.attached and not self.strays and not self.device:
@@ -60,11 +63,11 @@ class Segment:
 
     @property
     def is_routed(self) -> bool:
-        """Whether the node itself forwards for the containers."""
+        """Return whether the node itself forwards packets for the containers."""
         return bool(self.addresses) if self.link and self.link.kind == "bridge" else "ptp" in self.plugins
 
     def join(self, network: str, plugin: str) -> None:
-        """One more network that is on it."""
+        """Note a network, and the type of its plugin, as being on this segment."""
         if network not in self.networks:
             self.networks.append(network)
         if plugin and plugin not in self.plugins:
@@ -72,7 +75,7 @@ class Segment:
 
 
 class Container:
-    """A container and its attachments, each with the segment it is on."""
+    """A container and its attachments, each with its segment."""
 
     def __init__(self, container_id: str) -> None:
         self.container_id = container_id
@@ -80,16 +83,20 @@ class Container:
 
     @property
     def title(self) -> str:
+        """Return the name of the container for a person."""
         return self.attached[0][0].title
 
     @property
     def health(self) -> str:
-        """That of the worst of its attachments."""
-        return max((one.health for one, _ in self.attached), key=_WORST.index)
+        """Return the health of the worst attachment."""
+        return max((attached.health for attached, _ in self.attached), key=_WORST.index)
 
 
 class Uplink:
-    """A link that leads out of the node, and the segments it serves: as a port or master, or only by a route."""
+    """A link that leads out of the node, and the segments it serves.
+
+    It is the port or parent of those in `carries`; the node routes through it for those in `routes`.
+    """
 
     def __init__(self, link: Link, addresses: list[str], *, is_default: bool) -> None:
         self.link = link
@@ -100,33 +107,39 @@ class Uplink:
 
     @property
     def state(self) -> str:
+        """Return UP or DOWN."""
         return UP if self.link.is_up else DOWN
 
 
 class Topology:
-    """All of it, in the order to show it in. A network named `network` alone, where one is asked for."""
+    """Segments, containers and uplinks, in the order to show them; of one network only if `network` names it."""
 
     def __init__(self, view: View, network: str | None = None) -> None:
         self._view = view
         self._segments: dict[tuple[str, str], Segment] = {}
-        shown = [one for one in view.attached if one.plugin != _LOOPBACK and network in (None, one.network)]
+        shown = [
+            attached
+            for attached in view.attached
+            if attached.plugin != _LOOPBACK and network in (None, attached.network)
+        ]
         for configured in view.configured:
             if configured.plugins[0].type != _LOOPBACK and network in (None, configured.name):
                 self._segment(view.device(configured), configured.name, configured.plugins[0].type)
         containers: dict[str, Container] = {}
-        # The interface that a container was made with tells where it is shown.
-        for one in sorted(shown, key=lambda each: (each.ifname != "eth0", each.ifname)):
-            segment = self._segment(self._device(one), one.network, one.plugin)
-            segment.attached.append(one)
-            containers.setdefault(one.container_id, Container(one.container_id)).attached.append((one, segment))
-        self.segments = sorted(self._segments.values(), key=lambda each: (not each.attached, each.title))
+        # A container is shown at the segment of its first interface, eth0 if there is one.
+        for attached in sorted(shown, key=lambda attached: (attached.ifname != "eth0", attached.ifname)):
+            segment = self._segment(self._device(attached), attached.network, attached.plugin)
+            segment.attached.append(attached)
+            container_id = attached.container_id
+            containers.setdefault(container_id, Container(container_id)).attached.append((attached, segment))
+        self.segments = sorted(self._segments.values(), key=lambda segment: (not segment.attached, segment.title))
         for segment in self.segments:
             segment.strays = self._strays(segment)
         self.containers = sorted(containers.values(), key=self._place)
         self.uplinks = self._uplinks()
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it for a program."""
+        """Return everything for a program."""
         return {
             "uplinks": [
                 {
@@ -146,7 +159,7 @@ class Topology:
                     "plugins": segment.plugins,
                     "state": segment.state,
                     "addresses": segment.addresses,
-                    "attachments": [one.as_dict() for one in segment.attached],
+                    "attachments": [attached.as_dict() for attached in segment.attached],
                     "strayPorts": [link.name for link in segment.strays],
                 }
                 for segment in self.segments
@@ -162,35 +175,36 @@ class Topology:
         self._segments[key].join(network, plugin)
         return self._segments[key]
 
-    def _device(self, one: Attached) -> str:
-        """What an attachment is on, by the kernel where that tells, else as it was reported or configured."""
-        if one.bridge:
-            return one.bridge
-        if one.port and (master := self._view.link_by_index(one.port.master)):
-            return master.name
-        if one.link and one.link.kind not in _PAIRS and one.link.link and one.link.link_netnsid >= 0:
-            master = self._view.link_by_index(one.link.link)
-            return master.name if master else ""
-        return self._view.device(one.config) if one.config else ""
+    def _device(self, attached: Attached) -> str:
+        """Return the name of an attachment's bridge or parent: as ADD reported it, the kernel has it, or configured."""
+        if attached.bridge:
+            return attached.bridge
+        if attached.port and (bridge := self._view.link_by_index(attached.port.master)):
+            return bridge.name
+        link = attached.link
+        if link and link.kind not in _PAIRS and link.link and link.link_netnsid >= 0:
+            parent = self._view.link_by_index(link.link)
+            return parent.name if parent else ""
+        return self._view.device(attached.config) if attached.config else ""
 
     def _strays(self, segment: Segment) -> list[Link]:
         if not segment.link or segment.link.kind != "bridge":
             return []
-        known = {one.port.index for one in self._view.attached if one.port}
+        own = {attached.port.index for attached in self._view.attached if attached.port}
         ports = [link for link in self._view.links.values() if link.master == segment.link.index]
-        return [link for link in ports if link.kind in _PAIRS and link.link_netnsid >= 0 and link.index not in known]
+        return [link for link in ports if link.kind in _PAIRS and link.link_netnsid >= 0 and link.index not in own]
 
     def _place(self, container: Container) -> tuple[Any, ...]:
         first, segment = container.attached[0]
         return self.segments.index(segment), self._view.attached.index(first)
 
     def _uplinks(self) -> list[Uplink]:
-        found: dict[str, Uplink] = {}
+        by_name: dict[str, Uplink] = {}
         defaults = self._view.uplinks
 
         def uplink(link: Link) -> Uplink:
             addresses = list(map(str, self._view.addresses_of(link)))
-            return found.setdefault(link.name, Uplink(link, addresses, is_default=link in defaults))
+            return by_name.setdefault(link.name, Uplink(link, addresses, is_default=link in defaults))
 
         own = {segment.device for segment in self.segments if segment.link and segment.link.kind == "bridge"}
         for link in defaults:
@@ -202,24 +216,26 @@ class Topology:
             if segment.link.kind != "bridge":
                 uplink(segment.link).carries.append(segment)
                 continue
-            others = {one.port.index for one in segment.attached if one.port} | {link.index for link in segment.strays}
+            ports = {attached.port.index for attached in segment.attached if attached.port}
+            ports |= {link.index for link in segment.strays}
             for link in self._view.links.values():
-                if link.master == segment.link.index and link.index not in others:
+                if link.master == segment.link.index and link.index not in ports:
                     uplink(link).carries.append(segment)
-        for each in found.values():
-            if each.is_default:
-                each.routes = [segment for segment in self.segments if segment.is_routed and segment.attached]
-        return list(found.values())
+        routed = [segment for segment in self.segments if segment.is_routed and segment.attached]
+        for default in by_name.values():
+            if default.is_default:
+                default.routes = routed
+        return list(by_name.values())
 
 
-def lines(one: Attached) -> list[str]:
-    """An attachment in words: its interface and address, further addresses, published ports."""
-    addresses = list(map(str, one.addresses))
-    indent = " " * (len(one.ifname) + 1)
-    first = f"{one.ifname} {addresses[0] if addresses else 'no address'}"
+def lines(attached: Attached) -> list[str]:
+    """Return lines about an attachment: its interface with the first address, then further addresses."""
+    addresses = list(map(str, attached.addresses))
+    indent = " " * (len(attached.ifname) + 1)
+    first = f"{attached.ifname} {addresses[0] if addresses else 'no address'}"
     return [first, *(indent + address for address in addresses[1:])]
 
 
-def published(one: Attached) -> list[str]:
-    """The ports of the node that lead to the container."""
-    return [f"node {port_text(port)}" for port in one.ports]
+def published(attached: Attached) -> list[str]:
+    """Return lines about the ports of the node that lead to the container."""
+    return [f"node {port_text(port)}" for port in attached.ports]

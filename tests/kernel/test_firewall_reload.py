@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from cni.node.text import counted
 
 if TYPE_CHECKING:
     from tests.conftest import Node
@@ -127,8 +130,8 @@ def lines_of(host: Host, *restored: Node, complete: int = 0, name: str = "pods")
     for container in restored:
         (line,) = [line for line in lines if container.name in line]
         assert line.startswith(f"restored attachment {container.name} eth0 of network "), line
-        assert line.endswith(" were missing")
-    assert lines[-1] == f"{len(restored)} attachments restored, {complete} had all their rules"
+        assert re.search(r": (1 missing rule|\d+ missing rules)$", line), line
+    assert lines[-1] == f"{counted(len(restored), 'attachment')} restored, {complete} had all their rules"
     assert len(lines) == len(restored) + 1
     return lines
 
@@ -156,7 +159,7 @@ def test_everything_comes_back(host: Host, backend: str, commands: list[str], co
     host.node.nft(FOREIGN)
     flushed = host.everything()
     told = host.reload("--dry-run")[0]
-    assert told[-1] == f"{count} attachments would be restored, {3 - count} had all their rules"
+    assert told[-1] == f"{counted(count, 'attachment')} would be restored, {3 - count} had all their rules"
     assert [line for line in told if line.startswith("would restore attachment ")] == told[:-1]
     assert host.everything() == flushed
     lines_of(host, *[container for container in (one, other, wire) if container.name in f"{told}"], complete=3 - count)
@@ -231,7 +234,7 @@ def test_one_that_cannot_be_restored_does_not_stop_the_others(host: Host) -> Non
     host.node.run(["nft", "flush", "ruleset"])
     lines, words = host.reload(status=1)
     assert [line for line in lines if line.startswith("restored")] == [line for line in lines if fine.name in line]
-    assert lines[-1] == "1 attachments restored, 0 had all their rules"
+    assert lines[-1] == "1 attachment restored, 0 had all their rules"
     said = words.splitlines()
     assert [line for line in said if line.startswith(f"cni firewall: cannot restore attachment {unreadable.name} ")]
     assert [line for line in said if line.startswith(f"cni firewall: cannot restore attachment {refused.name} ")]

@@ -141,7 +141,7 @@ def test_reload(network: Network, firewalld: Firewalld, tmp_path: Path) -> None:
     firewalld.cmd("--reload")
     assert firewalld.sources() == set()
     code = "import sys; from cni.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    for words in ("1 attachments restored, 0 had all their rules", "0 attachments restored, 1 had all their rules"):
+    for words in ("1 attachment restored, 0 had all their rules", "0 attachments restored, 1 had all their rules"):
         told = node.python(code, "firewall", "reload", "--cache-dir", str(tmp_path / "cni"), env=environ)
         assert told.splitlines()[-1] == words
         assert firewalld.sources() == before - {OTHERS}

@@ -126,18 +126,18 @@ def test_what_lives_stays_and_what_is_over_goes(host: Host, ended: Node) -> None
     expected = [
         f"would delete attachment {ended.name} eth0 of network pods: {reason}",
         f"would release {gone} of network pods ({ended.name} eth0): {reason}",
-        "1 addresses would be released, 1 would stay reserved",
+        "1 address would be released, 1 kept",
     ]
     assert host.gc("--dry-run") == (expected, "")
     assert host.held() == sorted([kept, gone])
     assert len(host.remembered()) == 2
     done = [line.replace("would delete", "deleted").replace("would release", "released") for line in expected[:2]]
-    assert host.gc() == ([*done, "1 addresses released, 1 stay reserved"], "")
+    assert host.gc() == ([*done, "1 address released, 1 kept"], "")
     assert host.held() == [kept]
     assert host.remembered() == [f"pods-{alive.name}-eth0"]
     assert gone not in host.masqueraded()
     assert kept in host.masqueraded()
-    assert host.gc() == (["0 addresses released, 1 stay reserved"], "")
+    assert host.gc() == (["0 addresses released, 1 kept"], "")
 
 
 def test_json_tells_what_was_done(host: Host, ended: Node) -> None:
@@ -145,7 +145,7 @@ def test_json_tells_what_was_done(host: Host, ended: Node) -> None:
     remove(ended)
     told = json.loads("\n".join(host.gc("--json")[0]))
     reason = f"its namespace {ended.path} is gone"
-    outcome = {"verdict": "over", "reason": reason, "done": True}
+    outcome = {"verdict": "stale", "reason": reason, "done": True}
     names = {"network": "pods", "containerID": ended.name, "ifname": "eth0"}
     assert told == {
         "dryRun": False,
@@ -164,9 +164,9 @@ def test_a_namespace_without_a_name_that_still_has_the_address(host: Host, ended
         inside.stdout.readline()
         remove(ended)
         found = host.findings()
-        assert found[address][0] == found[ended.name][0] == "alive"
+        assert found[address][0] == found[ended.name][0] == "live"
         assert found[address][1].startswith(f"its namespace {ended.path} is gone, but process ")
-        assert host.gc()[0] == ["0 addresses released, 1 stay reserved"]
+        assert host.gc()[0] == ["0 addresses released, 1 kept"]
         assert host.held() == [address]
     inside.wait()
     host.gc()
@@ -180,8 +180,8 @@ def test_torn_files(host: Host) -> None:
     for number, content in ((50, ""), (51, "\0" * 20), (52, "cid\r\n\0\0")):
         host.reserve(number, content, age=0)
     found = host.findings()
-    assert {found[f"{SUBNET}.{number}"] for number in (50, 51, 52)} == {("over", "its file is torn")}
-    assert found[torn][0] == "alive"  # the kernel knows better
+    assert {found[f"{SUBNET}.{number}"] for number in (50, 51, 52)} == {("stale", "its file is torn")}
+    assert found[torn][0] == "live"  # the kernel knows better
     host.gc()
     assert host.held() == [torn]
 
@@ -196,11 +196,11 @@ def test_what_no_runtime_remembers(host: Host) -> None:
     note = host.reserve(54, "the printer has this one", age=before)
     found = host.findings("--trust-cache", grace)
     assert found == {
-        young: ("alive", "its ADD may be under way"),
-        old: ("over", "no runtime remembers it, and no namespace has its address"),
-        before_boot: ("over", "it was reserved before this boot, and no runtime remembers it"),
-        legacy: ("over", "it was reserved before this boot, and no runtime remembers it"),
-        note: ("alive", "its file names no container"),
+        young: ("live", "its ADD may be under way"),
+        old: ("stale", "no runtime remembers it, and no namespace has its address"),
+        before_boot: ("stale", "it was reserved before this boot, and no runtime remembers it"),
+        legacy: ("stale", "it was reserved before this boot, and no runtime remembers it"),
+        note: ("live", "its file names no container"),
     }
     host.gc("--trust-cache", grace)
     assert host.held() == [young, note]
@@ -213,10 +213,10 @@ def test_not_every_namespace_can_be_looked_into(host: Host) -> None:
     old = host.reserve(51, "c2\r\neth0", age=since_boot() / 2)
     pid_namespace = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-P", "-m", "cni", "gc"]
     done = host.node.run([*pid_namespace, "--cache-dir", str(host.cache), "--grace", "0"], env=host.environ)
-    why = "no runtime remembers it, but not every namespace can be looked into"
+    why = "no runtime remembers it, but not every namespace can be examined"
     assert done.stdout.splitlines() == [
         f"left alone: {old} of network pods (c2 eth0): {why}",
-        "0 addresses released, 1 stay reserved",
+        "0 addresses released, 1 kept",
     ]
     assert host.held() == [old]
 
@@ -228,7 +228,7 @@ def test_an_address_in_use_that_no_runtime_remembers(host: Host) -> None:
         path.unlink()
     os.utime(host.pool / address, (1, 1))
     verdict, reason = host.findings("--trust-cache")[address]
-    assert verdict == "alive"
+    assert verdict == "live"
     assert reason.startswith("it was reserved before this boot, and no runtime remembers it, but ")
 
 
@@ -241,8 +241,8 @@ def test_a_container_that_other_networks_remember(host: Host, ended: Node) -> No
     gone = host.reserve(61, f"{ended.name}\r\nnet1", age=HOUR)
     remove(ended)
     found = host.findings()
-    assert found[other] == ("alive", "")
-    assert found[gone] == ("over", f"its container's namespace {ended.path} is gone")
+    assert found[other] == ("live", "")
+    assert found[gone] == ("stale", f"its container's namespace {ended.path} is gone")
 
 
 def test_a_container_that_starts_anew_under_its_id(host: Host, ended: Node) -> None:
@@ -251,12 +251,12 @@ def test_a_container_that_starts_anew_under_its_id(host: Host, ended: Node) -> N
     remove(ended)
     os.utime(host.cache / "results" / f"pods-{ended.name}-eth0", (time.time() - HOUR,) * 2)
     found = host.findings()
-    assert found[address] == ("alive", "its ADD may be under way")
-    assert found[ended.name] == ("alive", "its container is starting anew")
+    assert found[address] == ("live", "its ADD may be under way")
+    assert found[ended.name] == ("live", "its container is starting anew")
     os.utime(host.pool / address, (time.time() - HOUR / 2,) * 2)  # it never came up
     found = host.findings()
-    assert found[address] == ("over", f"its container's namespace {ended.path} is gone")
-    assert found[ended.name] == ("over", f"its namespace {ended.path} is gone")
+    assert found[address] == ("stale", f"its container's namespace {ended.path} is gone")
+    assert found[ended.name] == ("stale", f"its namespace {ended.path} is gone")
 
 
 def test_after_a_boot(host: Host, ended: Node) -> None:
@@ -278,7 +278,7 @@ def test_a_network_that_only_the_cache_still_has(host: Host, ended: Node) -> Non
     (host.conf / "pods.conflist").unlink()
     assert address in host.held()
     lines, _ = host.gc()
-    assert lines[-1] == "1 addresses released, 0 stay reserved"
+    assert lines[-1] == "1 address released, 0 kept"
     assert (host.held(), host.remembered()) == ([], [])
     assert address not in host.masqueraded()
 
@@ -288,7 +288,7 @@ def test_a_del_that_fails(host: Host, ended: Node) -> None:
     address = host.attach(ended)
     remove(ended)
     lines, errors = host.gc(status=1, CNI_PATH="/does/not/exist")
-    assert lines[-1] == "1 addresses released, 0 stay reserved"
+    assert lines[-1] == "1 address released, 0 kept"
     assert errors.startswith(f"cni gc: cannot delete attachment {ended.name} eth0 of network pods: ")
     assert 'failed to find plugin "bridge"' in errors
     assert host.held() == []
@@ -322,13 +322,13 @@ def test_a_killed_add(host: Host) -> None:
     before = host.held()
     with adding(40):
         until(lambda: host.held() != before, "a reservation")
-    assert host.gc()[0] == [f"0 addresses released, {len(host.held())} stay reserved"]  # they are young
+    assert host.gc()[0] == [f"0 addresses released, {len(host.held())} kept"]  # they are young
     host.gc("--grace", "0", "--trust-cache")
     assert host.held() == []
 
 
 def test_no_store_no_cache(host: Host) -> None:
-    assert host.gc() == (["0 addresses released, 0 stay reserved"], "")
+    assert host.gc() == (["0 addresses released, 0 kept"], "")
     assert not host.pool.exists()
 
 
@@ -338,7 +338,7 @@ def test_a_store_that_cannot_be_written(host: Host) -> None:
     host.node.run(["mount", "--bind", str(host.networks), str(host.networks)])
     host.node.run(["mount", "-o", "remount,bind,ro", str(host.networks)])
     lines, errors = host.gc(status=1)
-    assert lines == ["0 addresses released, 1 stay reserved"]
+    assert lines == ["0 addresses released, 1 kept"]
     assert errors.startswith(f"cni gc: cannot release {address} of network pods: cannot ")
     assert "Read-only file system" in errors
     assert host.held() == [address]
@@ -355,15 +355,15 @@ def test_what_changes_between_judging_and_doing_stays(host: Host, ended: Node, m
     remove(ended)
     monkeypatch.setenv("NETCONFPATH", str(host.conf))
     warned: list[str] = []
-    node = leftovers.Node([str(host.cache)], 600, trusted=False, warn=warned.append)
-    assert [each.verdict for each in (*node.attachments, *node.reservations)] == ["over"] * 3
+    node = leftovers.Leftovers([str(host.cache)], 600, trusted=False, warn=warned.append)
+    assert [each.verdict for each in (*node.attachments, *node.reservations)] == ["stale"] * 3
     host.reserve(50, "c9\r\neth0", age=0)
     os.utime(host.pool / address)
     os.utime(host.cache / "results" / f"pods-{ended.name}-eth0")
     collect(node, warned.append)
     assert host.held() == sorted([address, torn])
     one = node.attachments[0]
-    assert (one.verdict, one.reason, one.failure) == ("alive", "it has changed meanwhile", "")
+    assert (one.verdict, one.reason, one.failure) == ("live", "it has changed meanwhile", "")
     assert warned == []
 
 

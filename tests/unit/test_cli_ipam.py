@@ -165,7 +165,7 @@ def test_one_name_in_two_places(host: Host, tmp_path: Path) -> None:
 
 def test_unknown_network(host: Host) -> None:
     assert host.run("show", "nope", status=1) == ""
-    assert host.err == "cni ipam: no network nope is configured for host-local, or has addresses reserved\n"
+    assert host.err == "cni ipam: network nope is not configured for host-local, and has no reserved addresses\n"
 
 
 def test_what_cannot_be_read_does_not_hide_the_rest(host: Host) -> None:

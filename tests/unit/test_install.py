@@ -264,7 +264,7 @@ class TestUnits:
         assert units.metrics_address(machine.units) == ""
 
     def test_metrics_are_the_agent_s(self, machine: Machine) -> None:
-        said = "cni install: --metrics is the agent's, and goes with --agent\n"
+        said = "cni install: --metrics is an option of the agent: add --agent\n"
         assert machine.run("install", "--metrics", "9464") == (2, [], said)
         assert not machine.plugins.exists()
         with pytest.raises(SystemExit, match="2"):
@@ -335,5 +335,5 @@ class TestUnits:
     def test_the_plugins_alone_are_removed(self, machine: Machine) -> None:
         machine.run("install", "--agent")
         status, _, err = machine.run("uninstall")
-        assert (status, err) == (0, "cni uninstall: the service cni-agent stays: --agent removes it too\n")
+        assert (status, err) == (0, "cni uninstall: the service cni-agent stays; --agent removes it too\n")
         assert len(machine.files(machine.units)) == 2

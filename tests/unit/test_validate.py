@@ -432,7 +432,7 @@ def test_which_network_comes_first(folder: Folder) -> None:
     folder.list({"type": "loopback"}, file="10-a.conflist", name="a")
     folder.list({"type": "loopback"}, file="05-b.conflist", name="b")
     assert folder.run("--files-only", status=0) == (
-        "no errors and no warnings in 2 networks; a runtime that takes one alone takes the first, 05-b.conflist (b)\n"
+        "no errors and no warnings in 2 networks; a runtime that uses a single network uses the first, 05-b.conflist (b)\n"
     )
 
 

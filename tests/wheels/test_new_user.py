@@ -219,8 +219,8 @@ def test_all_is_well(box: Box) -> None:
     assert box.sh("cni ipam list").splitlines()[1].split() == ["pods", f"{NET}.1-{NET}.254", "2", "251", "253"]
     assert f"\n{NET}.2 " in box.sh("cni ipam show pods")
     assert len(box.json("cni ipam show pods")[0]["reservations"]) == 2
-    assert box.sh("cni gc --dry-run") == "0 addresses would be released, 3 would stay reserved\n"
-    assert {one["verdict"] for one in box.json("cni gc --dry-run")["findings"]} == {"alive"}
+    assert box.sh("cni gc --dry-run") == "0 addresses would be released, 3 kept\n"
+    assert {one["verdict"] for one in box.json("cni gc --dry-run")["findings"]} == {"live"}
     assert "isDefaultGateway: boolean = false" in box.sh("cni explain bridge")
 
 
@@ -435,11 +435,11 @@ def test_without_root(box: Box) -> None:
     ("command", "status", "said"),
     [
         ("cni list --network pots", 1, ""),
-        ("cni graph --network pots", 1, "cni graph: no network pots is configured, or has containers attached\n"),
+        ("cni graph --network pots", 1, "cni graph: network pots is not configured, and has no containers attached\n"),
         (
             "cni ipam show pots",
             1,
-            "cni ipam: no network pots is configured for host-local, or has addresses reserved\n",
+            "cni ipam: network pots is not configured for host-local, and has no reserved addresses\n",
         ),
         ("cni explain brigde", 1, "cni explain: there is no plugin brigde; bridge is probably meant\n"),
         ("cni validate /nowhere", 1, ""),
