@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that ``cni install`` and ``cni uninstall`` share."""
-    parser.add_argument("--dir", default=DEFAULT_PLUGIN_DIR, help="the folder of the plugins (default: %(default)s)")
+    parser.add_argument(
+        "--dir", default=DEFAULT_PLUGIN_DIR, metavar="DIR", help="the folder of the plugins (default: %(default)s)"
+    )
     parser.add_argument("--agent", action="store_true", help="include the agent, as a service of systemd")
     parser.add_argument("--dhcp-daemon", action="store_true", help="include the daemon of the plugin dhcp, as another")
     parser.add_argument(

@@ -121,7 +121,9 @@ def _summary(networks: Sequence[Network], findings: Sequence[Finding]) -> str:
     folders = {os.path.dirname(network.file) for network in networks}
     if len(networks) > 1 and len(folders) == 1:
         first = networks[0]
-        summary += f"; a runtime that takes one alone takes the first, {os.path.basename(first.file)} ({first.name})"
+        summary += (
+            f"; a runtime that uses a single network uses the first, {os.path.basename(first.file)} ({first.name})"
+        )
     return summary
 
 

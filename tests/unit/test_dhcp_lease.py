@@ -928,7 +928,7 @@ class TestServer:
             writer.write(rpc.CONNECT + b"\x2e\x7f\x03")  # and no more
             assert await reader.readexactly(len(rpc.CONNECTED)) == rpc.CONNECTED
             # All of these have been accepted. Calls may take as long as they do.
-            monkeypatch.setattr("cni_plugins.ipam.dhcp.server._PATIENCE", LIMIT)
+            monkeypatch.setattr("cni_plugins.ipam.dhcp.server._CLIENT_TIMEOUT", LIMIT)
             slow = asyncio.create_task(asyncio.to_thread(call, path, "slow"))
             for name in ("a", "b"):
                 with pytest.raises(CNIError, match=f"error calling DHCP.Allocate: hello {name}"):

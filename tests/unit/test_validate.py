@@ -505,14 +505,13 @@ def test_a_third_partys_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "note"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(
-        "note: a chained plugin that writes down which container got which addresses\n\nKeys\n  ipam: object\n"
+        "note: a chained plugin that records which container got which addresses\n\nKeys\n  ipam: object\n"
     )
     assert '  file: string = "/run/cni-notes"\n      the file that gets a line for each ADD and DEL\n' in out
     assert err == "cni explain: plugin broken cannot be loaded: nowhere:plugin: No module named 'nowhere'\n"
     assert main(["explain"]) == 0
     assert (
-        "  note         a chained plugin that writes down which container got which addresses\n"
-        in capsys.readouterr().out
+        "  note         a chained plugin that records which container got which addresses\n" in capsys.readouterr().out
     )
 
 
