@@ -232,7 +232,7 @@ def parse_messages(data: bytes) -> list[Link | Address | Route | tuple[int, byte
 class Netlink:
     """A netlink socket, which belongs to the namespace that it is opened in.
 
-    It speaks rtnetlink; with another ``protocol`` (NETLINK_ numbers of linux/netlink.h) it takes raw requests
+    It speaks rtnetlink; with another ``protocol`` (``NETLINK_...`` of linux/netlink.h) it takes raw requests
     and dumps.
 
     Threads may share a socket: each conversation is whole. Raises KernelError.
@@ -261,7 +261,7 @@ class Netlink:
         """Request any list, again if it changed meanwhile. Raises NetlinkError, EAGAIN after 20 attempts."""
 
     def subscribe(self, group: int) -> None:
-        """Subscribe to the notifications of an RTNLGRP_ number. From then on the socket is for ``wait`` alone."""
+        """Subscribe to the notifications of a group (``RTNLGRP_...``). From then on the socket is for ``wait`` alone."""
 
     def wait(self, seconds: float) -> list[Any]:
         """Return the next notification's objects; an empty list after a timeout, a signal or an overflow."""
