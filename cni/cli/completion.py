@@ -44,7 +44,7 @@ fi"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line of ``cni completion``."""
+    """Add the arguments of ``cni completion``."""
     wanted = parser.add_mutually_exclusive_group(required=True)
     wanted.add_argument("shell", nargs="?", choices=_SHELLS, help="the shell")
     wanted.add_argument("--names", choices=_NAMES, help=argparse.SUPPRESS)  # asked by the scripts

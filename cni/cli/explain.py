@@ -19,7 +19,7 @@ _MAX_WIDTH = 100  # columns: longer lines are hard to read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line of ``cni explain``."""
+    """Add the arguments of ``cni explain``."""
     parser.add_argument("plugin", nargs="?", metavar="PLUGIN", help="the name of a plugin; without it, all are listed")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON")

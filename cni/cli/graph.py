@@ -72,18 +72,18 @@ def _tree(topology: Topology) -> Tree:
 def _uplink(uplink: Uplink) -> list[Part]:
     to = [f"carries {', '.join(segment.title for segment in uplink.carries)}"] if uplink.carries else []
     to += [f"routes for {', '.join(segment.title for segment in uplink.routes)}"] if uplink.routes else []
-    words = ["uplink", *uplink.addresses, *(["default route"] if uplink.is_default else []), *to]
+    description = ["uplink", *uplink.addresses, *(["default route"] if uplink.is_default else []), *to]
     state: list[Part] = [] if uplink.state == UP else [(f"  {uplink.state}", "red")]
-    return [(uplink.link.name, "bold cyan"), f"  {'  '.join(words)}", *state]
+    return [(uplink.link.name, "bold cyan"), f"  {'  '.join(description)}", *state]
 
 
 def _segment(segment: Segment) -> list[Part]:
-    words = [segment.about, *(segment.addresses if segment.is_bridge else [])]
+    description = [segment.about, *(segment.addresses if segment.is_bridge else [])]
     colour = {UP: "bold green", UNUSED: "dim"}.get(segment.state, "bold red")
     state: list[Part] = (
         [] if segment.state == UP else [(f"  {segment.state}", "dim" if segment.state == UNUSED else "red")]
     )
-    return [(segment.title, colour), f"  {'  '.join(words)}", *state]
+    return [(segment.title, colour), f"  {'  '.join(description)}", *state]
 
 
 def _attachment(branch: Tree, attached: Attached) -> None:

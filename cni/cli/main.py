@@ -76,8 +76,8 @@ def command_line(
     """Return the parser of ``cni`` and those of its commands; only the wanted ones have arguments and `run`."""
     parser = parser_class(prog="cni", description="The Container Network Interface for Python.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module_name, meaning in COMMANDS:
-        command = commands.add_parser(name, help=meaning, description=meaning.capitalize() + ".")
+    for name, module_name, description in COMMANDS:
+        command = commands.add_parser(name, help=description, description=description.capitalize() + ".")
         if is_wanted(name):
             module = import_module(f"cni.cli.{module_name}")
             module.add_arguments(command)

@@ -13,7 +13,7 @@ Part = str | tuple[str, str]  # a text, or a text and its style, as rich calls i
 
 
 def print_table(rows: Sequence[Sequence[str]], numbers: int | None = None) -> None:
-    """Print rows, of which the first is the heads, in columns; those from `numbers` on are aligned on the right."""
+    """Print rows in columns, the headings first; columns from number `numbers` on are aligned on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:numbers], widths, strict=False)]
@@ -30,10 +30,7 @@ def age(seconds: float) -> str:
 
 
 def console() -> Console | None:
-    """Return rich's console, or None where it is not installed or nobody looks at stdout, so that plain text will do.
-
-    It is coloured unless NO_COLOR is set.
-    """
+    """Return rich's console, coloured unless NO_COLOR is set; None without rich, or if stdout is no terminal."""
     try:
         from rich.console import Console
     except ModuleNotFoundError:
@@ -45,9 +42,9 @@ def console() -> Console | None:
 
 
 def say(*parts: Part, margin: Part = "", wrap: bool = False) -> None:
-    """Print a line of these parts beside a margin, which stays free in further lines.
+    """Print a line of these parts after a margin, which stays empty in further lines.
 
-    With `wrap` it is broken where the terminal ends, otherwise left to the terminal, so that it can be copied.
+    With `wrap` a long line is wrapped beside the margin; otherwise the terminal wraps it, so that it can be copied.
     """
     screen = console()
     indent = "\n" + " " * len(_text(margin))
@@ -71,19 +68,19 @@ def _text(part: Part) -> str:
 
 
 class Tree:
-    """A line, and branches below it."""
+    """A line with branches below it."""
 
     def __init__(self, *parts: Part) -> None:
         self._parts = parts
         self._branches: list[Tree] = []
 
     def add(self, *parts: Part) -> Tree:
-        """Return a new branch."""
+        """Add a branch, and return it."""
         self._branches.append(Tree(*parts))
         return self._branches[-1]
 
     def print(self, margin: str = "", margin_below: str = "") -> None:
-        """Print the line, and the branches with lines that lead to them."""
+        """Print the line, and the branches with the lines that connect them."""
         say(*self._parts, margin=margin, wrap=True)
         for branch in self._branches:
             if branch is self._branches[-1]:

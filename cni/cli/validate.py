@@ -10,6 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from cni.cli.terminal import say
+from cni.node.text import counted
 from cni.runtime.conf import DEFAULT_CONF_DIR, conf_dir, plugin_path
 from cni.validate.findings import Finding
 from cni.validate.network import Network
@@ -23,7 +24,7 @@ _STYLES = {"error": "bold red", "warning": "bold yellow"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line of ``cni validate``."""
+    """Add the arguments of ``cni validate``."""
     parser.add_argument(
         "paths",
         nargs="*",
@@ -99,8 +100,8 @@ def _print_plan(plan: Plan) -> None:
     if plan.failure:
         say((f"  would fail: {plan.failure}", "bold red"))
     for place, parts in plan.places.items():
-        for what, lines in parts.items():
-            say((f"  {place}: {what}" if what else f"  {place}", "cyan"))
+        for part, lines in parts.items():
+            say((f"  {place}: {part}" if part else f"  {place}", "cyan"))
             for line in lines:
                 say(line, margin="    ")
 
@@ -120,12 +121,10 @@ def _summary(networks: Sequence[Network], findings: Sequence[Finding]) -> str:
     summary = f"{' and '.join(counts)} in {_count(len(networks), 'network')}"
     folders = {os.path.dirname(network.file) for network in networks}
     if len(networks) > 1 and len(folders) == 1:
-        first = networks[0]
-        summary += (
-            f"; a runtime that uses a single network uses the first, {os.path.basename(first.file)} ({first.name})"
-        )
+        file, name = os.path.basename(networks[0].file), networks[0].name
+        summary += f"; a runtime that uses a single network uses the first, {file} ({name})"
     return summary
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+    return counted(number, noun) if number else f"no {noun}s"

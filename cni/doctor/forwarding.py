@@ -39,7 +39,7 @@ class Rule:
         self.target = target
 
 
-class Ruleset:
+class Chains:
     """Chains of rules, as one packet sees them."""
 
     def __init__(self, chains: dict[str, list[Rule]]) -> None:
@@ -76,10 +76,10 @@ class Ruleset:
 # ---- iptables ----
 
 
-def of_iptables(table: dict[str, list[list[str]]], packet: Packet) -> Ruleset:
+def of_iptables(table: dict[str, list[list[str]]], packet: Packet) -> Chains:
     """Return the chains of a table, as Iptables.table() lists them, for one packet."""
     chains = {name: [_iptables_rule(rule, packet, table) for rule in rules] for name, rules in table.items()}
-    return Ruleset(chains)
+    return Chains(chains)
 
 
 def _iptables_rule(rule: list[str], packet: Packet, table: dict[str, list[list[str]]]) -> Rule:
@@ -178,7 +178,7 @@ class Nftables:
             rule = entry.get("rule")
             if rule and (rule["family"], rule["table"]) == where:
                 chains.setdefault(rule["chain"], []).append(self._rule(rule["expr"], packet, where))
-        return Ruleset(chains).fate(chain["name"], DROP if chain.get("policy") == "drop" else ACCEPT)
+        return Chains(chains).fate(chain["name"], DROP if chain.get("policy") == "drop" else ACCEPT)
 
     def _rule(self, expressions: list[dict[str, Any]], packet: Packet, where: tuple[str, str]) -> Rule:
         matches: list[bool | None] = []
