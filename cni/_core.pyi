@@ -261,7 +261,7 @@ class Netlink:
         """Request any list, again if it changed meanwhile. Raises NetlinkError, EAGAIN after 20 attempts."""
 
     def subscribe(self, group: int) -> None:
-        """Subscribe to the notifications of a group (``RTNLGRP_...``). From then on the socket is for ``wait`` alone."""
+        """Subscribe to a group's notifications (``RTNLGRP_...``). From then on the socket is for ``wait`` alone."""
 
     def wait(self, seconds: float) -> list[Any]:
         """Return the next notification's objects; an empty list after a timeout, a signal or an overflow."""
