@@ -346,7 +346,7 @@ def test_what_others_have_made_stays(shape: Shape, node: Node, obstacle: str, su
         assert "file exists" in str(refused.value)
         assert refused.value.details == "v-eth0 is already limited or filtered, by another ADD or another program"
     else:
-        assert "other attachments have the names" in str(refused.value)
+        assert "are taken by other attachments" in str(refused.value)
 
 
 @pytest.mark.parametrize("limits", [INGRESS, EGRESS, BOTH, {**BOTH, **SHAPED}], ids=["in", "out", "both", "subnets"])
