@@ -93,10 +93,11 @@ def test_an_empty_folder_in_the_path_is_not_the_current_one(tmp_path: Path, monk
 
 
 def test_environment_sets_all_six(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CNI_")]:  # the tests' own
+        monkeypatch.delenv(name)
     monkeypatch.setenv("CNI_IFNAME", "stale")
     monkeypatch.setenv("CNI_ARGS", "stale")
     monkeypatch.setenv("OTHER", "kept")
-    monkeypatch.delenv("CNI_AGENT_TIMEOUT")  # the tests' own
     environ = invoke.environment("ADD", container_id="c", netns="/n", ifname="eth0", paths=["/a", "/b"])
     assert environ["OTHER"] == "kept"
     assert {key: value for key, value in environ.items() if key.startswith("CNI_")} == {
