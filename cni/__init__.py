@@ -59,19 +59,6 @@ if TYPE_CHECKING:
     from cni.runtime.operations import CNI as CNI
     from cni.runtime.operations import CheckNotSupported as CheckNotSupported
     from cni.runtime.operations import PluginFailed as PluginFailed
-    from cni.spec.errors import DECODING_FAILURE as DECODING_FAILURE
-    from cni.spec.errors import INCOMPATIBLE_CNI_VERSION as INCOMPATIBLE_CNI_VERSION
-    from cni.spec.errors import INTERNAL as INTERNAL
-    from cni.spec.errors import INVALID_ENVIRONMENT_VARIABLES as INVALID_ENVIRONMENT_VARIABLES
-    from cni.spec.errors import INVALID_NETNS as INVALID_NETNS
-    from cni.spec.errors import INVALID_NETWORK_CONFIG as INVALID_NETWORK_CONFIG
-    from cni.spec.errors import IO_FAILURE as IO_FAILURE
-    from cni.spec.errors import LIMITED_CONNECTIVITY as LIMITED_CONNECTIVITY
-    from cni.spec.errors import PLUGIN_NOT_AVAILABLE as PLUGIN_NOT_AVAILABLE
-    from cni.spec.errors import TRY_AGAIN_LATER as TRY_AGAIN_LATER
-    from cni.spec.errors import UNKNOWN as UNKNOWN
-    from cni.spec.errors import UNKNOWN_CONTAINER as UNKNOWN_CONTAINER
-    from cni.spec.errors import UNSUPPORTED_FIELD as UNSUPPORTED_FIELD
     from cni.spec.errors import CNIError as CNIError
     from cni.spec.errors import ConfigError as ConfigError
     from cni.spec.errors import DeadlineExceeded as DeadlineExceeded
@@ -97,11 +84,7 @@ else:
             ),
             "cni.runtime.exec": "Exec InProcess",
             "cni.runtime.operations": "CNI CheckNotSupported PluginFailed",
-            "cni.spec.errors": (
-                "DECODING_FAILURE INCOMPATIBLE_CNI_VERSION INTERNAL INVALID_ENVIRONMENT_VARIABLES INVALID_NETNS "
-                "INVALID_NETWORK_CONFIG IO_FAILURE LIMITED_CONNECTIVITY PLUGIN_NOT_AVAILABLE TRY_AGAIN_LATER "
-                "UNKNOWN UNKNOWN_CONTAINER UNSUPPORTED_FIELD CNIError ConfigError DeadlineExceeded"
-            ),
+            "cni.spec.errors": "CNIError ConfigError DeadlineExceeded",
             "cni.spec.ip": "CIDR IP",
             "cni.spec.result": "DNS IPConfig Interface Result Route",
             "cni.spec.version": "PluginInfo",

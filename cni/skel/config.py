@@ -49,13 +49,18 @@ if TYPE_CHECKING:
 else:
     V = A = None
 
-    class _Typed:
-        """Configurations have given values and constants as attributes, which take precedence over this descriptor."""
+    class Subscriptable:
+        """A stand-in for Generic: `typing` is expensive to import, and only type checkers use it."""
 
         __slots__ = ()
 
         def __class_getitem__(cls, types):
             return cls
+
+    class _Typed(Subscriptable):
+        """Configurations have given values and constants as attributes, which take precedence over this descriptor."""
+
+        __slots__ = ()
 
         def __get__(self, conf, owner):
             if conf is None:

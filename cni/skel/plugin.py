@@ -41,16 +41,9 @@ if TYPE_CHECKING:
         """A base class: plugins are generic in the table of their configuration."""
 
 else:
+    from cni.skel.config import Subscriptable as _Of
+
     C = None
-
-    class _Of:
-        """A stand-in for Generic: `typing` is expensive to import, and only type checkers use it."""
-
-        __slots__ = ()
-
-        def __class_getitem__(cls, item):
-            return cls
-
 
 # Variables that a verb requires: (name, verbs, check of the value), in the order in which problems are reported.
 # CNI_COMMAND is required by the verb "", which is the one that a missing CNI_COMMAND names.

@@ -23,16 +23,9 @@ if TYPE_CHECKING:
         """A base class: requests are generic in the table of their configuration."""
 
 else:
+    from cni.skel.config import Subscriptable as _Of
+
     C = None
-
-    class _Of:
-        """A stand-in for Generic: `typing` is expensive to import, and only type checkers use it."""
-
-        __slots__ = ()
-
-        def __class_getitem__(cls, item):
-            return cls
-
 
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 

@@ -358,13 +358,5 @@ def _on_disk(step: Callable[Concatenate[str, P], T], path: str, *args: P.args, *
 
 
 plugin = Plugin(
-    "flannel",
-    config=Conf,
-    add=add,
-    delete=delete,
-    check=check,
-    gc=gc,
-    status=status,
-    rules=rules,
-    place="interface",
+    "flannel", config=Conf, add=add, delete=delete, check=check, gc=gc, status=status, rules=rules, place="interface"
 )
