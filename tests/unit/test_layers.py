@@ -63,7 +63,7 @@ def parse(path: Path) -> ast.AST:
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(tree):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
+            child = ast.Module(child.orelse, [])  # noqa: PLW2901
         yield child
         yield from _executed(child)
 
@@ -143,6 +143,7 @@ def made(root: Path, module: str, text: str) -> tuple[str, Path]:
         ("cni_plugins.main.tap", "try:\n    import cni.runtime\nexcept ImportError:\n    pass\n", ["cni.runtime"]),
         ("cni.node.pools", "from cni import __version__, _core\nfrom cni.node import rules\nimport json\n", []),
         ("cni.node.pools", "if TYPE_CHECKING:\n    from cni.cli import terminal\n", []),
+        ("cni.node.pools", "if TYPE_CHECKING:\n    x = 1\nelse:\n    from cni import cli\n", ["cni.cli"]),
         ("cni.__main__", "from cni.cli.main import main\n", []),
         ("cni_plugins.main.tap", "from cni import _nftables\nfrom cni.skel.plugin import Plugin\n", []),
     ],
