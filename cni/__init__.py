@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from cni.runtime.conf import inject as inject
     from cni.runtime.conf import load_network_list as load_network_list
     from cni.runtime.conf import load_plugin as load_plugin
-    from cni.runtime.exec import Exec as Exec
-    from cni.runtime.exec import InProcess as InProcess
+    from cni.runtime.executors import Exec as Exec
+    from cni.runtime.executors import InProcess as InProcess
     from cni.runtime.operations import CNI as CNI
     from cni.runtime.operations import CheckNotSupported as CheckNotSupported
     from cni.runtime.operations import PluginFailed as PluginFailed
@@ -82,7 +82,7 @@ else:
                 "NetworkConfigList NoConfigsFound NotFound PluginConfig config_files inject load_network_list "
                 "load_plugin"
             ),
-            "cni.runtime.exec": "Exec InProcess",
+            "cni.runtime.executors": "Exec InProcess",
             "cni.runtime.operations": "CNI CheckNotSupported PluginFailed",
             "cni.spec.errors": "CNIError ConfigError DeadlineExceeded",
             "cni.spec.ip": "CIDR IP",

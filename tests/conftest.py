@@ -256,10 +256,10 @@ def call(request: pytest.FixtureRequest) -> Iterator[Call]:
 
 @contextlib.contextmanager
 def _forking(_: pytest.FixtureRequest) -> Iterator[Call]:
-    """By a fresh process, forked from one that has everything imported (see forker.py)."""
+    """By a fresh process, forked from one that has everything imported (see fork_server.py)."""
     path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("forker.py"))],
+        [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

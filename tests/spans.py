@@ -1,4 +1,4 @@
-"""What cni/trace.py writes, read by OpenTelemetry's own messages: every field is one of theirs, of its type."""
+"""Read the spans of cni/system/tracing.py with OpenTelemetry's own messages: each field is one of theirs."""
 
 from __future__ import annotations
 

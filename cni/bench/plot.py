@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
-from cni.bench import figures
+from cni.bench import distribution
 from cni.bench.measure import Setting, Times
 from cni.bench.report import Report
 
@@ -62,7 +62,7 @@ def cumulative(title: str, times: Sequence[Times]) -> Figure:
     with rc_context(_STYLE):
         figure, axes = _figure(title, "milliseconds", "calls that took at most so long")
         for measured in times:
-            axes.ecdf([seconds * _MILLI for seconds in figures.calls(measured)], label=measured.subject)
+            axes.ecdf([seconds * _MILLI for seconds in distribution.calls(measured)], label=measured.subject)
         axes.set(xscale="log", xmargin=0)
         _label(axes.xaxis)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -74,7 +74,7 @@ def by_concurrency(title: str, times: Sequence[Times]) -> Figure:
     """Draw the medians by the number of calls at once."""
     medians: dict[str, dict[str, float]] = {}
     for measured in sorted(times, key=lambda times: times.setting.concurrency):
-        median = figures.percentile(figures.calls(measured), 50) * _MILLI
+        median = distribution.percentile(distribution.calls(measured), 50) * _MILLI
         medians.setdefault(measured.subject, {})[str(measured.setting.concurrency)] = median
     with rc_context(_STYLE):
         figure, axes = _figure(title, "calls at once", "median, milliseconds")

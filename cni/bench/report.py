@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
-from cni.bench import Failed, figures, measure
+from cni.bench import Failed, distribution, measure
 from cni.bench.measure import CHURN, Options, Setting, Soak, Times
 from cni.node import scratch
 
@@ -43,12 +43,12 @@ class Report:
         """Return the subjects' times in a setting."""
         return [times for times in self.times if times.setting == setting]
 
-    def comparisons(self, times: Times) -> Iterator[tuple[str, figures.Spread, figures.Spread | None]]:
+    def comparisons(self, times: Times) -> Iterator[tuple[str, distribution.Spread, distribution.Spread | None]]:
         """Yield the label of each base with times in the same setting, and the ratios of calls and of whole rounds."""
         for label in self.bases:
             base = self._by.get((times.setting, label))
             if base and base is not times:
-                yield label, figures.ratio(times, base), figures.wall_ratio(times, base)
+                yield label, distribution.ratio(times, base), distribution.wall_ratio(times, base)
 
     def growth(self, times: Times) -> float | None:
         """Return the ratio of the median to that with the fewest attachments alive; None for the latter."""
@@ -56,8 +56,8 @@ class Report:
         first = Setting(setting.verb, setting.concurrency, min(self.options.density))
         if setting == first:
             return None
-        return statistics.median(figures.calls(times)) / statistics.median(
-            figures.calls(self._by[first, times.subject])
+        return statistics.median(distribution.calls(times)) / statistics.median(
+            distribution.calls(self._by[first, times.subject])
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -108,11 +108,11 @@ class Report:
         return rows
 
     def _cells(self, times: Times, has_rounds: bool) -> Iterator[str]:
-        seconds = figures.calls(times)
+        seconds = distribution.calls(times)
         for percent in (50, 90, 99):
-            yield f"{figures.percentile(seconds, percent) * _MILLI:.2f}"
+            yield f"{distribution.percentile(seconds, percent) * _MILLI:.2f}"
         if has_rounds:
-            rate = figures.per_second(times)
+            rate = distribution.per_second(times)
             yield "" if rate is None else f"{rate:.1f}"
         comparisons = {label: (calls, walls) for label, calls, walls in self.comparisons(times)}
         for label in self.bases:
@@ -122,7 +122,7 @@ class Report:
                 yield _spread(walls)
 
     def _times_as_dict(self, times: Times) -> dict[str, Any]:
-        seconds = figures.calls(times)
+        seconds = distribution.calls(times)
         comparisons = {
             label: {"calls": asdict(calls), **({"walls": asdict(walls)} if walls else {})}
             for label, calls, walls in self.comparisons(times)
@@ -130,8 +130,8 @@ class Report:
         return {
             **asdict(times.setting),
             "subject": times.subject,
-            **{f"p{percent}": figures.percentile(seconds, percent) for percent in (50, 90, 99)},
-            "perSecond": figures.per_second(times),
+            **{f"p{percent}": distribution.percentile(seconds, percent) for percent in (50, 90, 99)},
+            "perSecond": distribution.per_second(times),
             "ratios": comparisons,
             "growth": self.growth(times),
             "walls": times.walls,
@@ -200,7 +200,7 @@ def _verdict(soak: Soak) -> str:
     return f"lost: {', '.join(lost(soak))}" if lost(soak) else "nothing is lost"
 
 
-def _spread(spread: figures.Spread | None) -> str:
+def _spread(spread: distribution.Spread | None) -> str:
     return f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})" if spread else ""
 
 

@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. Return 1 if the agent cannot listen."""
-    from cni.agent import service
+    from cni.agent import daemon
 
     try:
-        service.serve(Address(os.path.abspath(arguments.socket)), arguments.metrics)
+        daemon.serve(Address(os.path.abspath(arguments.socket)), arguments.metrics)
     except OSError as error:
         print(f"cni agent: {error}", file=sys.stderr)
         return 1

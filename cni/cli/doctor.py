@@ -11,8 +11,8 @@ from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.cli.terminal import say
 from cni.doctor.examination import TOPICS, examine
 from cni.doctor.finding import Finding
+from cni.node.formatting import counted
 from cni.node.severity import ERROR, NOTE, OK, WARNING
-from cni.node.text import counted
 
 _INDENT = 10
 _MARKS = {ERROR: ("error", "bold red"), WARNING: ("warning", "yellow"), NOTE: ("note", "cyan"), OK: ("ok", "green")}

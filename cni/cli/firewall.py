@@ -7,9 +7,9 @@ import json
 import sys
 
 from cni.cli.arguments import add_cache_argument, cache_dirs
-from cni.node import rules
-from cni.node.rules import AttachmentRules
-from cni.node.text import counted
+from cni.node import firewall_rules
+from cni.node.firewall_rules import AttachmentRules
+from cni.node.formatting import counted
 from cni.spec.errors import CNIError
 
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore the rules. Return 0, or 1 if any could not be restored."""
-    reload = rules.examine if arguments.dry_run else rules.restore
+    reload = firewall_rules.examine if arguments.dry_run else firewall_rules.restore
     try:
         attachments = reload(cache_dirs(arguments), _warn)
     except (CNIError, OSError) as error:

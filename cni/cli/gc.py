@@ -8,8 +8,8 @@ import sys
 
 from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.node.collect import collect
-from cni.node.leftovers import GRACE, LIVE, STALE, Leftovers
-from cni.node.text import counted
+from cni.node.formatting import counted
+from cni.node.staleness import GRACE, LIVE, STALE, Leftovers
 from cni.spec.errors import CNIError
 
 

@@ -18,7 +18,7 @@ from cni.node.attachments import (
     Attached,
     View,
 )
-from cni.node.text import counted, port_text
+from cni.node.formatting import counted, port_text
 
 if TYPE_CHECKING:
     from rich.console import Console

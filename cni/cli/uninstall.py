@@ -16,7 +16,7 @@ from cni.cli.arguments import add_cache_argument, cache_dirs
 from cni.cli.install import add_shared_arguments, carry_out
 from cni.install import executables, units
 from cni.install.steps import Step
-from cni.node.leftovers import Remembered
+from cni.node.staleness import Remembered
 from cni.spec.errors import CNIError
 
 _MAX_NAMED = 5  # attachments in a message

@@ -10,11 +10,11 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from cni.cli.terminal import say
-from cni.node.text import counted
+from cni.node.formatting import counted
 from cni.runtime.conf import DEFAULT_CONF_DIR, conf_dir, plugin_path
+from cni.validate.conflicts import Node, check
 from cni.validate.findings import Finding
 from cni.validate.network import Network
-from cni.validate.together import Node, check
 
 if TYPE_CHECKING:
     from cni.validate.plan import Plan

@@ -9,10 +9,10 @@ from cni.doctor.finding import Finding, NodeState
 from cni.doctor.forwarding import ACCEPT, DROP, PERHAPS, Nftables, Packet, of_iptables
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
-from cni.node import rules
+from cni.node import firewall_rules
 from cni.node.attachments import Attached, View
+from cni.node.formatting import counted
 from cni.node.severity import ERROR, NOTE, OK, WARNING
-from cni.node.text import counted
 from cni.runtime.conf import NetworkConfigList
 from cni.spec.errors import CNIError
 from cni.spec.ip import IP
@@ -168,7 +168,7 @@ def _flushed(node: NodeState) -> Iterator[Finding]:
     if node.view is None:
         return
     folders = sorted({attached.remembered.folder for attached in node.view.attached})
-    for attachment in rules.examine(folders, lambda _: None):
+    for attachment in firewall_rules.examine(folders, lambda _: None):
         missing = attachment.missing
         if missing and not attachment.failure:
             yield Finding(

@@ -11,7 +11,7 @@ from cni.invoke import exec as invoke
 from cni.invoke import launcher, registry
 from cni.node.severity import ERROR, NOTE, OK, WARNING
 from cni.spec.errors import CNIError
-from cni.validate.together import NO_NETWORKS, Node, check
+from cni.validate.conflicts import NO_NETWORKS, Node, check
 
 
 def check_plugins(node: NodeState) -> Iterator[Finding]:

@@ -11,9 +11,9 @@ from cni.doctor.finding import Finding, NodeState
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
 from cni.node.attachments import View, cnitool
-from cni.node.leftovers import STALE, UNKNOWN
+from cni.node.formatting import counted
 from cni.node.severity import ERROR, NOTE, OK, WARNING
-from cni.node.text import counted
+from cni.node.staleness import STALE, UNKNOWN
 from cni.node.topology import MISSING, Topology
 from cni.spec.errors import CNIError
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from cni.explain.catalog import PLACES, CatalogEntry
+from cni.explain.common_keys import GIVEN, capabilities, table_of
 from cni.explain.examples import examples_of
-from cni.explain.tables import GIVEN, capabilities, table_of
 from cni.skel.config import Config, Field, Settings
 
 # Keys that every plugin has and no page repeats, and keys that only plugins with an interface use.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cni.explain.catalog import CatalogEntry
-from cni.explain.tables import GIVEN, ListConf, capabilities, field_of, table_of
+from cni.explain.common_keys import GIVEN, ListConf, capabilities, field_of, table_of
 from cni.skel.config import Config, Field, Settings
 from cni.spec import version
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from cni.install.steps import Remove, Step, Write, leftovers
 from cni.invoke import launcher, registry
-from cni.node.leftovers import Remembered
 from cni.node.pools import Warn
+from cni.node.staleness import Remembered
 from cni.runtime.cache import ResultCache
 from cni.runtime.conf import conf_dir, load_networks
 from cni.spec.errors import CNIError

@@ -1,6 +1,6 @@
 """The attachments of this node: as the runtimes' caches have them, as the kernel has them, and how the two differ.
 
-They are gathered once, with the verdicts of leftovers.py, for the commands that show them: ``cni list``,
+They are gathered once, with the verdicts of staleness.py, for the commands that show them: ``cni list``,
 ``cni graph``, ``cni doctor``. Nothing is changed.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 
 from cni._core import Link, Netlink
 from cni.kernel.netns import NetNS, NetNSNotFound
-from cni.node.leftovers import GRACE, STALE, Leftovers, Remembered
+from cni.node.formatting import port_text
 from cni.node.pools import Pool, Warn
 from cni.node.severity import ERROR, WARNING
-from cni.node.text import port_text
+from cni.node.staleness import GRACE, STALE, Leftovers, Remembered
 from cni.runtime.cache import ResultCache
 from cni.runtime.conf import NetworkConfigList, plugin_path
 from cni.skel.config import Config, Settings

@@ -1,4 +1,4 @@
-"""Garbage collection: delete stale attachments, and release stale reservations (leftovers.py says which are stale).
+"""Garbage collection: delete stale attachments, and release stale reservations (staleness.py says which are stale).
 
 An attachment is deleted as by its runtime: DEL of the network's plugins, with the configuration of the ADD, so that
 rules go as well as addresses. Reservations that are left after that are released in host-local's store, under its lock,
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from cni.node.leftovers import LIVE, STALE, Leftovers, Remembered, Reserved
 from cni.node.pools import Pool, Warn
+from cni.node.staleness import LIVE, STALE, Leftovers, Remembered, Reserved
 from cni.runtime import CNI, Exec, InProcess, RuntimeConf
 from cni.runtime.conf import plugin_path
 from cni.spec.errors import CNIError

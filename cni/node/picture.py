@@ -11,7 +11,7 @@ from textwrap import wrap
 from xml.sax.saxutils import escape
 
 from cni.node.attachments import BROKEN, GONE, HEALTHY, IMPAIRED, Attached
-from cni.node.text import counted
+from cni.node.formatting import counted
 from cni.node.topology import DOWN, MISSING, UNUSED, UP, Container, Segment, Topology, Uplink, lines, published
 
 _SIZE = 12.0  # pixels, of a letter's height

@@ -9,7 +9,7 @@ from typing import Any
 
 from cni._core import Link
 from cni.node.attachments import BROKEN, GONE, HEALTHY, IMPAIRED, Attached, View
-from cni.node.text import port_text
+from cni.node.formatting import port_text
 
 UP, DOWN, MISSING, UNUSED = "up", "down", "gone", "not in use yet"
 

@@ -15,7 +15,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from cni.runtime.exec import Exec
+from cni.runtime.executors import Exec
 from cni.runtime.operations import CNI, _to_stderr
 
 TYPE_CHECKING = False

@@ -15,7 +15,7 @@ from cni.invoke import exec as invoke
 from cni.runtime.attachment import Attachment, RuntimeConf
 from cni.runtime.cache import DEFAULT_FOLDER, ResultCache
 from cni.runtime.conf import inject
-from cni.runtime.exec import Exec
+from cni.runtime.executors import Exec
 from cni.spec import names, version
 from cni.spec.errors import (
     INCOMPATIBLE_CNI_VERSION,

@@ -1,4 +1,4 @@
-"""Delegation to the IPAM plugin, and the configuration of an interface by its result."""
+"""For interface plugins: ask the configuration's IPAM plugin for addresses, and configure the link with them."""
 
 from __future__ import annotations
 

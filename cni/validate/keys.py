@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cni.explain.tables import table_of
+from cni.explain.common_keys import table_of
 from cni.node.severity import ERROR, WARNING
 from cni.skel.config import Field, Settings
 from cni.spec import gojson

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cni.explain.catalog import CatalogEntry, plugins
-from cni.explain.tables import capabilities
+from cni.explain.common_keys import capabilities
 from cni.runtime.conf import (
     FOLDER_EXTENSIONS,
     LIST_EXTENSIONS,

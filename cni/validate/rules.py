@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 from cni.explain.catalog import CatalogEntry, plugins
-from cni.explain.tables import ListConf, together
+from cni.explain.common_keys import ListConf, together
 from cni.invoke import exec as invoke
 from cni.node.severity import WARNING
 from cni.runtime.conf import FOLDER_EXTENSIONS, PluginConfig, config_files, inject

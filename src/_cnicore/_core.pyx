@@ -19,7 +19,7 @@ from includes.core cimport *
 from posix import fspath, strerror
 
 include "text.pxi"
-include "observer.pxi"
+include "tracing.pxi"
 include "netns.pxi"
 include "files.pxi"
 include "addresses.pxi"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni.node.text import counted
+from cni.node.formatting import counted
 
 if TYPE_CHECKING:
     from tests.conftest import Node

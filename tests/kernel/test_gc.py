@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.kernel.netns import NetNS
-from cni.node import leftovers, namespaces
+from cni.node import namespaces, staleness
 from cni.node.collect import collect
 from tests.waiting import until
 
@@ -355,7 +355,7 @@ def test_what_changes_between_judging_and_doing_stays(host: Host, ended: Node, m
     remove(ended)
     monkeypatch.setenv("NETCONFPATH", str(host.conf))
     warned: list[str] = []
-    node = leftovers.Leftovers([str(host.cache)], 600, trusted=False, warn=warned.append)
+    node = staleness.Leftovers([str(host.cache)], 600, trusted=False, warn=warned.append)
     assert [each.verdict for each in (*node.attachments, *node.reservations)] == ["stale"] * 3
     host.reserve(50, "c9\r\neth0", age=0)
     os.utime(host.pool / address)

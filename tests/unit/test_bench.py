@@ -15,8 +15,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from cni.bench import Failed, figures, measure, parallel, plot, report
-from cni.bench.figures import Spread
+from cni.bench import Failed, distribution, measure, parallel, plot, report
+from cni.bench.distribution import Spread
 from cni.bench.measure import CHURN, Options, Setting, Soak, Times
 from cni.bench.network import BUILT_IN, Network
 from cni.bench.worker import Spec, usage_of
@@ -51,29 +51,29 @@ def times(subject: str, *rounds: list[float], walls: list[float] | None = None, 
     ],
 )
 def test_percentiles(values: list[float], percent: float, expected: float) -> None:
-    assert figures.percentile(values, percent) == pytest.approx(expected)
+    assert distribution.percentile(values, percent) == pytest.approx(expected)
 
 
 def test_there_is_no_percentile_of_nothing() -> None:
     with pytest.raises(ValueError):
-        figures.percentile([], 50)
+        distribution.percentile([], 50)
 
 
 def test_who_takes_turns_is_compared_pair_by_pair() -> None:
     # The machine became ten times slower in the middle, for both.
     ours = times("ours", [2.0, 2.0, 20.0, 20.0])
     theirs = times("theirs", [1.0, 1.0, 10.0, 10.0])
-    assert figures.ratio(ours, theirs) == Spread(2, 2, 2)
-    assert figures.wall_ratio(ours, theirs) is None
-    assert figures.per_second(ours) is None
+    assert distribution.ratio(ours, theirs) == Spread(2, 2, 2)
+    assert distribution.wall_ratio(ours, theirs) is None
+    assert distribution.per_second(ours) is None
 
 
 def test_rounds_are_compared_by_their_medians_and_as_a_whole() -> None:
     ours = times("ours", [1.0, 2.0, 9.0], [4.0, 4.0, 4.0], walls=[6.0, 8.0], concurrency=4)
     theirs = times("theirs", [1.0, 1.0, 1.0], [2.0, 1.0, 3.0], walls=[2.0, 2.0], concurrency=4)
-    assert figures.ratio(ours, theirs) == Spread(2, 2, 2)
-    assert figures.wall_ratio(ours, theirs) == Spread(3.25, 3.5, 3.75)
-    assert figures.per_second(theirs) == 1.5
+    assert distribution.ratio(ours, theirs) == Spread(2, 2, 2)
+    assert distribution.wall_ratio(ours, theirs) == Spread(3.25, 3.5, 3.75)
+    assert distribution.per_second(theirs) == 1.5
 
 
 # ---- turns ----

@@ -14,8 +14,8 @@ import pytest
 
 from cni.cli.main import main
 from cni.explain import catalog, schema
+from cni.explain.common_keys import DNSConf, RouteConf, capabilities, table_of
 from cni.explain.examples import all_examples, examples_of, plugins_in
-from cni.explain.tables import DNSConf, RouteConf, capabilities, table_of
 from cni.skel.config import Config, Field, ListOf, Object, Text
 from cni.skel.plugin import Plugin
 from cni.spec.errors import CNIError

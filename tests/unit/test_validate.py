@@ -14,7 +14,7 @@ import pytest
 from cni.cli.main import main
 from cni.explain import catalog
 from cni.explain.examples import all_examples
-from cni.validate import together
+from cni.validate import conflicts
 from cni.validate.document import Document, Malformed
 from cni.validate.findings import closest
 
@@ -458,7 +458,7 @@ def test_plugins_that_are_not_there(folder: Folder, tmp_path: Path, monkeypatch:
         {"type": "bridge", "ipam": {"type": "host-lokal"}}, {"type": "portmapp"}, {"type": "tuning"},
         {"type": "whereabouts"}, {"type": "xyz"},
     )  # fmt: skip
-    monkeypatch.setattr(together.Node, "check", lambda *_: None)  # this machine's routes are not the test's
+    monkeypatch.setattr(conflicts.Node, "check", lambda *_: None)  # this machine's routes are not the test's
     assert folder.lines("--json") == [
         f"error: plugins[0].type: {programs}/bridge is not executable",
         f'error: plugins[0].ipam.type: there is no plugin "host-lokal" in CNI_PATH ({programs}); "host-local" is probably meant',

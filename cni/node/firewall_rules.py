@@ -20,8 +20,8 @@ from cni.invoke import registry
 from cni.netfilter.iptables import Iptables
 from cni.netfilter.nftables import Nft
 from cni.netfilter.ruleset import Present, Ruleset
-from cni.node.leftovers import Remembered
 from cni.node.pools import Warn
+from cni.node.staleness import Remembered
 from cni.runtime.attachment import RuntimeConf
 from cni.runtime.cache import ResultCache
 from cni.runtime.conf import NetworkConfigList, conf_dir, load_networks, plugin_path
