@@ -1,7 +1,8 @@
 """The agent itself: threads that each serve one connection at a time, and no state that a restart would lose.
 
 Limits: connections by the number of threads, running calls by slots, a request by its size and by the time that it may
-take to arrive. Calls that exceed a limit are left to their launchers.
+take to arrive. A call that exceeds a limit is declined, as is one that sees other files or another installation: its
+launcher then runs the plugin itself.
 """
 
 from __future__ import annotations
