@@ -106,7 +106,8 @@ def status(request: Request[Conf]) -> None:
 def validate(request: Request[Conf]) -> None:
     """Raise CNIError unless the configuration names a device, or has the capability by which the runtime does."""
     conf = request.config
-    if not (_is_named_by_link(conf) or conf.pciBusID or conf.capabilities.get(RuntimeConf.deviceID.key)):
+    by_id = conf.pciBusID or conf.runtimeConfig.deviceID or conf.capabilities.get(RuntimeConf.deviceID.key)
+    if not (_is_named_by_link(conf) or by_id):
         raise CNIError(_NO_DEVICE_NAMED)
     ipam.require_ipam_before_0_3_0(request)
 
@@ -303,7 +304,7 @@ def _rename_returned(request: Request[Conf]) -> None:
             node.batch().link_set(link.index, name=_original_name(link), alias="").commit()
         except (CNIError, OSError) as error:
             # Not an error: the container's namespace is gone, and a repeated DEL could not do better.
-            request.log(f"failed to restore the name of {link.name}, which is back from {request.netns}: {error}")
+            request.log(f"failed to restore the name of {link.name}, which is back from its container: {error}")
 
 
 def _returned(conf: Conf, node: Netlink) -> Link | None:

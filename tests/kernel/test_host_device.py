@@ -665,7 +665,7 @@ def test_a_device_that_has_come_back_to_find_its_name_taken(network: Network) ->
     network.node.run(["ip", "link", "add", "nic0", "type", "bridge"])
     network.delete("")
     assert link(network.node, "eth0")["ifalias"] == "nic0"
-    assert "eth0 is back" in network.log
+    assert "failed to restore the name of eth0, which is back from its container: " in network.log
 
 
 # ---- CHECK, GC, STATUS ----

@@ -229,7 +229,7 @@ def test_clients_that_say_nothing(site: Site) -> None:
         before = [len(list((process / kind).iterdir())) for kind in ("task", "fd")]
         for _ in range(16):
             opened.enter_context(Address(site.unix).connect(LIMIT))
-        until(lambda: queued(site) <= 16 - metrics._AT_ONCE, "the agent to accept as many as it has threads for them")
+        until(lambda: queued(site) <= 16 - metrics._THREADS, "the agent to accept as many as it has threads for them")
         after = [len(list((process / kind).iterdir())) for kind in ("task", "fd")]
         assert (after[0] - before[0], after[1] - before[1] <= 4) == (0, True)
         assert site.call("ADD", site.node.container()).returncode == 0
