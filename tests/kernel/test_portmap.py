@@ -19,7 +19,7 @@ from cni.netfilter.naming import chain_name
 from cni.netfilter.ruleset import Present, Ruleset
 from cni.spec.errors import PLUGIN_NOT_AVAILABLE
 from cni_plugins.meta.portmap import conntrack, plugin
-from tests.waiting import LIMIT
+from tests.waiting import LIMIT, until
 
 from .conftest import Attachment, Network, Refused
 
@@ -389,13 +389,19 @@ class Talk:
         self.socket = traffic.socket(client, family, socket.SOCK_DGRAM)
         self.socket.connect((NODE[family], 8080))
 
-    def answer(self, seconds: float = LIMIT) -> str:
-        self.socket.settimeout(seconds)
-        self.socket.send(b"who")
+        self.socket.settimeout(WAIT)
+
+    def ask(self) -> str:
         try:
+            self.socket.send(b"who")
             return self.socket.recv(100).decode()
-        except OSError:
+        except ConnectionRefusedError:
+            return "refused"
+        except TimeoutError:
             return ""
+
+    def hears(self, answer: str) -> None:
+        until(lambda: self.ask() == answer, f"the answer {answer!r}")
 
 
 def say_who(traffic: Traffic, attachment: Attachment, family: int, name: str) -> Callable[[], None]:
@@ -418,16 +424,14 @@ def test_a_udp_client_follows_its_port(
     """It never stops sending, so its connection would never end by itself."""
     net, talk = network(), Talk(traffic, client, family)
     udp = mapping(8080, 53, "udp")
-    assert talk.answer(WAIT) == ""  # nobody's yet; and the kernel has a connection to the node now
+    talk.hears("refused")  # nobody's yet; and the kernel has a connection to the node now
     with ThreadPoolExecutor() as pool:
         for name in ("one", "two"):
             attachment = net.attach(**ports(udp))
             pool.submit(say_who(traffic, attachment, family, name))
-            assert talk.answer() == name
+            talk.hears(name)
             free(attachment, udp)
-            with pytest.raises(OSError, match="refused"):  # the node itself answers again
-                talk.socket.send(b"who")
-                talk.socket.recv(10)
+            talk.hears("refused")  # the node itself answers again
 
 
 def test_connections_are_deleted_by_protocol_and_port(node: Node, client: Node, traffic: Traffic) -> None:
