@@ -1,4 +1,4 @@
-"""How much a problem matters: the severities that the examination of a node and the validation of networks share."""
+"""The severities of problems, which the examination of a node and the validation of networks share."""
 
 ERROR = "error"  # something does not work
 WARNING = "warning"  # something may not work, or not for long

@@ -65,7 +65,7 @@ def of(network: Network) -> Plan:
 
 
 class _Node:
-    """What plugins may look for on this node, as far as the configuration names it."""
+    """The objects of this node that plugins may look for, as far as the configuration names them."""
 
     def __init__(self, network: Network) -> None:
         config = network.load()
