@@ -1,4 +1,4 @@
-"""The subjects of a measurement: plugins run in three ways, the bare kernel requests in two, and the start of an interpreter.
+"""The subjects of a measurement: plugins in three ways, the bare kernel requests in two, an interpreter's start.
 
 A subject lives on a node of its own (worker.py), and does ADD, CHECK and DEL for an attachment. It returns the seconds
 that this took, without what the benchmark does before and after.

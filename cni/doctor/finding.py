@@ -36,8 +36,9 @@ class Finding:
 
 
 class NodeState:
-    """The state of the node that the checks examine, gathered once. `view` is None if it could not be gathered, for the reason `failure`.
+    """The state of the node that the checks examine, gathered once.
 
+    `view` is None if it could not be gathered, for the reason `failure`.
     `types` are the plugins that the networks name, each with these networks; `warnings` came up in gathering.
     """
 
