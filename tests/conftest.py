@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.invoke import launcher
-from cni.kernel.netns import NetNS
 from tests.waiting import LIMIT, is_listening, until
 
 if TYPE_CHECKING:
@@ -307,17 +306,10 @@ def _asking(request: pytest.FixtureRequest) -> Iterator[Call]:
 
 @contextlib.contextmanager
 def _calling(_: pytest.FixtureRequest) -> Iterator[Call]:
-    """By the plugin within this process, for a caller in another network namespace."""
+    """By the plugin within this process."""
+    from tests.networks import call_here
 
-    def call(module: str, netns: str, environ: dict[str, str], config: str) -> dict[str, Any]:
-        plugin = importlib.import_module(module).plugin
-        logged: list[str] = []
-        with NetNS.open(netns) as host:
-            outcome = plugin.serve(environ, config.encode, logged.append, host)
-        stderr = "".join(f"{text}\n" for text in logged)
-        return {"status": outcome.status, "stdout": outcome.stdout, "stderr": stderr}
-
-    yield call
+    yield call_here
 
 
 # What the interpreter starts with, and what costs next to nothing: C modules.

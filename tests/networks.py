@@ -5,6 +5,7 @@ The conftest.py of either has what is here, fixtures included.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import subprocess
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cni.kernel.netns import NetNS
 from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Network:
     def __init__(self, node: Node, call: Call, plugins: Path, state: Path, config: Json) -> None:
         self.node = node
         self.call = call
+        self.plugins = plugins
         self.paths = [str(plugins)]
         self.state = state
         self.config: Json = {"cniVersion": "1.1.0", "name": "net", **config}
@@ -101,9 +104,15 @@ class Network:
         return Attachment(self, container or self.node.container(), **names)
 
     def attach(self, container: Node | None = None, **keys: Any) -> Attachment:
-        made = self.attachment(container)
-        made.add(**keys)
-        return made
+        attachment = self.attachment(container)
+        attachment.add(**keys)
+        return attachment
+
+    def by_executable(self, module: str, netns: str, environ: dict[str, str], config: str) -> Json:
+        """Serve a call by a process on the node, which sees the node's mounts. Assign it to `call`."""
+        program = str(self.plugins / json.loads(config)["type"])
+        done = self.node.run([program], config, environ, check=False)
+        return {"status": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
     def status(self) -> None:
         assert self.run("STATUS", {}) is None
@@ -111,6 +120,13 @@ class Network:
     def gc(self, *valid: Attachment) -> None:
         attachments = [{"containerID": one.id, "ifname": one.ifname} for one in valid]
         assert self.run("GC", {}, **{"cni.dev/valid-attachments": attachments}) is None
+
+    def leaves_nothing(self, *containers: Node) -> None:
+        """No link, address file or masquerade rule of any attachment is left, on the node or in these containers."""
+        assert not [name for name in links(self.node) if name.startswith("veth")]
+        for container in containers:
+            assert links(container) == {"lo"}
+        assert (self.reserved, self.masquerading) == (set(), [])
 
     @property
     def reserved(self) -> set[str]:
@@ -143,31 +159,44 @@ class Attachment:
             "CNI_NETNS": netns or container.path,
             "CNI_ARGS": args,
         }
+        self.keys: Json = {}
         self.result: Json = {}
 
     def add(self, **keys: Any) -> Json:
-        self.result = self.network.run("ADD", self.environ, **keys)
+        """The keys are added to the network's configuration, for the attachment's later calls as well."""
+        self.keys.update(keys)
+        self.result = self.network.run("ADD", self.environ, **self.keys)
         return self.result
 
     def check(self, **keys: Any) -> None:
         """As the runtime does it: with the result of ADD."""
-        assert self.network.run("CHECK", self.environ, **{"prevResult": self.result, **keys}) is None
+        assert self.network.run("CHECK", self.environ, **{**self.keys, "prevResult": self.result, **keys}) is None
 
     def delete(self, **environ: str) -> None:
-        previous = self.result or None
-        assert self.network.run("DEL", {**self.environ, **environ}, prevResult=previous) is None
+        keys = {**self.keys, "prevResult": self.result or None}
+        assert self.network.run("DEL", {**self.environ, **environ}, **keys) is None
 
     def refused(self, verb: str, **keys: Any) -> str:
         """The message of the error that a call with these keys in its configuration ends with."""
         previous = {"prevResult": self.result} if verb == "CHECK" else {}
         with pytest.raises(Refused) as refused:
-            self.network.run(verb, self.environ, **{**previous, **keys})
+            self.network.run(verb, self.environ, **{**self.keys, **previous, **keys})
         return str(refused.value)
 
     @property
     def link(self) -> Any:
         """`ip -details link` of it; None where there is none."""
         return next((link for link in self.container.ip("link") if link["ifname"] == self.ifname), None)
+
+    @property
+    def mac(self) -> str:
+        return str(self.link["address"])
+
+    @property
+    def port(self) -> str:
+        """The name of a pair's other end, which is on the node."""
+        index = self.link["link_index"]
+        return next(str(link["ifname"]) for link in self.network.node.ip("link") if link["ifindex"] == index)
 
     @property
     def netns(self) -> str:
@@ -218,6 +247,21 @@ def doomed() -> Iterator[Callable[[Node], None]]:
     yield take_away
     for container in gone:  # for it to be closed once more
         subprocess.run(["ip", "netns", "add", container.name], check=True)
+
+
+def call_here(module: str, netns: str, environ: dict[str, str], config: str) -> Json:
+    """Serve a call in this process, for a caller in another network namespace."""
+    plugin = importlib.import_module(module).plugin
+    logged: list[str] = []
+    with NetNS.open(netns) as host:
+        outcome = plugin.serve(environ, config.encode, logged.append, host)
+    return {"status": outcome.status, "stdout": outcome.stdout, "stderr": "".join(f"{text}\n" for text in logged)}
+
+
+def link(node: Node, name: str) -> Json:
+    """`ip -details link` of a link."""
+    (found,) = node.ip("link", "show", "dev", name)
+    return dict(found)
 
 
 def links(node: Node) -> set[str]:
