@@ -17,6 +17,8 @@ from cni.kernel.netns import NetNS
 from cni_plugins.main.bridge import plugin
 from tests.waiting import LIMIT
 
+from .conftest import Network, addresses, links, module_of, pings
+
 if TYPE_CHECKING:
     from tests.conftest import Call, Node
 
@@ -24,54 +26,39 @@ Json = dict[str, Any]
 BACKENDS = ["no masquerading", "iptables", "nftables"]
 
 
-class Network:
+class Churned(Network):
     """A bridge network on a node, with 64 addresses of each family."""
 
     def __init__(self, node: Node, call: Call, plugins: Path, state: Path, backend: str) -> None:
-        self.node = node
-        self.call = call
-        self.plugins = plugins
-        self.state = state
-        ranges = [
-            [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.10", "rangeEnd": "10.1.2.73"}],
-            [{"subnet": "2001:db8:1::/64", "rangeStart": "2001:db8:1::10", "rangeEnd": "2001:db8:1::4f"}],
-        ]
-        config: Json = {
-            "cniVersion": "1.1.0",
-            "name": "net",
-            "type": "bridge",
-            "bridge": "br0",
-            "isDefaultGateway": True,
-            "ipam": {"type": "host-local", "ranges": ranges, "dataDir": str(state)},
-        }
+        super().__init__(node, call, plugins, state, {"type": "bridge", "bridge": "br0", "isDefaultGateway": True})
+        self.ipam(
+            ranges=[
+                [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.10", "rangeEnd": "10.1.2.73"}],
+                [{"subnet": "2001:db8:1::/64", "rangeStart": "2001:db8:1::10", "rangeEnd": "2001:db8:1::4f"}],
+            ]
+        )
         if backend in BACKENDS[1:]:
-            config |= {"ipMasq": True, "ipMasqBackend": backend}
-        self.config = json.dumps(config)
+            self.config.update(ipMasq=True, ipMasqBackend=backend)
         self.config_file = state.parent / "net.conf"
-        self.config_file.write_text(self.config)
+        self.config_file.write_text(json.dumps(self.config))
 
     def environ(self, command: str, container: Node, id: str) -> dict[str, str]:
-        return {
-            "CNI_COMMAND": command,
-            "CNI_CONTAINERID": id,
-            "CNI_NETNS": container.path,
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": str(self.plugins),
-        }
+        attachment = self.attachment(container, id=id)
+        return {**attachment.environ, "CNI_COMMAND": command, "CNI_PATH": str(self.plugins)}
 
-    def run(self, command: str, container: Node, id: str = "c", **more: int) -> Json:
+    def answer(self, command: str, container: Node, id: str = "c", **more: int) -> Json:
         """In a forked process."""
         environ = self.environ(command, container, id)
-        return self.call("cni_plugins.main.bridge", self.node.path, environ, self.config, **more)
+        return self.call(module_of("bridge"), self.node.path, environ, json.dumps(self.config), **more)
 
     def add(self, container: Node, id: str = "c") -> list[str]:
         """The addresses."""
-        done = self.run("ADD", container, id)
+        done = self.answer("ADD", container, id)
         assert done["status"] == 0, done
         return [ip["address"] for ip in json.loads(done["stdout"])["ips"]]
 
     def delete(self, container: Node, id: str = "c") -> None:
-        done = self.run("DEL", container, id)
+        done = self.answer("DEL", container, id)
         assert (done["status"], done["stdout"]) == (0, ""), done
 
     def start(self, command: str, container: Node, id: str = "c") -> subprocess.Popen[str]:
@@ -86,17 +73,9 @@ class Network:
             )
 
     @property
-    def reserved(self) -> set[str]:
-        return {path.name for path in self.state.glob("net/*") if path.name[0].isdigit()}
-
-    @property
     def left_over(self) -> list[str]:
         """Every link, address file and rule of an attachment."""
-        links = [link["ifname"] for link in self.node.ip("link") if link["ifname"].startswith("veth")]
-        chains = [line for version in (4, 6) for line in self.node.iptables_save(version) if "CNI-" in line]
-        rules = [entry["rule"] for entry in self.node.nft_ruleset() if "rule" in entry]
-        comments = [rule["comment"] for rule in rules if rule["chain"] == "masq_checks"]
-        return [*links, *self.reserved, *chains, *comments]
+        return [name for name in links(self.node) if name.startswith("veth")] + [*self.reserved, *self.masquerading]
 
 
 @pytest.fixture
@@ -105,12 +84,12 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def network(node: Node, call: Call, plugins: Path, tmp_path: Path, backend: str) -> Network:
-    return Network(node, call, plugins, tmp_path / "state", backend)
+def network(node: Node, call: Call, plugins: Path, tmp_path: Path, backend: str) -> Churned:
+    return Churned(node, call, plugins, tmp_path / "state", backend)
 
 
 @pytest.mark.slow
-def test_200_in_a_row(network: Network) -> None:
+def test_200_in_a_row(network: Churned) -> None:
     container = network.node.container()
     given = []
     for _ in range(200):
@@ -122,14 +101,14 @@ def test_200_in_a_row(network: Network) -> None:
     assert network.left_over == []
 
 
-def test_a_process_that_serves_many_calls_keeps_nothing_open(network: Network) -> None:
+def test_a_process_that_serves_many_calls_keeps_nothing_open(network: Churned) -> None:
     container = network.node.container()
     opened = []
     with NetNS.open(network.node.path) as host:
         for _ in range(10):
             for command in ("ADD", "DEL"):
                 environ = network.environ(command, container, "c")
-                invoke.call(plugin, network.config.encode(), environ, host=host)
+                invoke.call(plugin, json.dumps(network.config).encode(), environ, host=host)
             opened.append(len(os.listdir("/proc/self/fd")))
     assert opened[1:] == opened[:-1]
     assert network.left_over == []
@@ -137,7 +116,7 @@ def test_a_process_that_serves_many_calls_keeps_nothing_open(network: Network) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS, indirect=True)
-def test_64_at_once(network: Network) -> None:
+def test_64_at_once(network: Churned) -> None:
     containers = {f"c{number}": network.node.container() for number in range(64)}
 
     def all_at_once(command: str) -> list[str]:
@@ -154,33 +133,30 @@ def test_64_at_once(network: Network) -> None:
     ports = {link["ifname"] for link in network.node.ip("link", "show", "master", "br0")}
     assert ports == {result["interfaces"][1]["name"] for result in results}
     for container, result in zip(containers.values(), results, strict=True):
-        (eth0,) = container.ip("address", "show", "dev", "eth0")
-        found = {f"{a['local']}/{a['prefixlen']}" for a in eth0["addr_info"] if a["scope"] == "global"}
-        assert found == {ip["address"] for ip in result["ips"]}
+        assert addresses(container, "eth0") == {ip["address"] for ip in result["ips"]}
     first, last = (list(containers.values())[number] for number in (0, -1))
-    assert first.run(["ping", "-n", "-c1", f"-W{LIMIT}", results[-1]["ips"][0]["address"].partition("/")[0]])
-    assert last.run(["ping", "-n", "-c1", f"-W{LIMIT}", "10.1.2.1"])
+    assert pings(first, results[-1]["ips"][0]["address"].partition("/")[0])
+    assert pings(last, "10.1.2.1")
 
-    refused = network.run("ADD", network.node.container(), "one-too-many")
+    refused = network.answer("ADD", network.node.container(), "one-too-many")
     assert "no IP addresses available in range set" in json.loads(refused["stdout"])["msg"]
 
     assert all_at_once("DEL") == [""] * 64
     assert network.left_over == []
-    assert {link["ifname"] for container in containers.values() for link in container.ip("link")} == {"lo"}
+    assert all(links(container) == {"lo"} for container in containers.values())
 
 
-def assert_that_del_makes_it_good(network: Network, container: Node, moment: str) -> None:
+def assert_that_del_makes_it_good(network: Churned, container: Node, moment: str) -> None:
     network.delete(container)
     assert network.left_over == [], moment
-    assert [link["ifname"] for link in container.ip("link")] == ["lo"], moment
-    addresses = network.add(container)
-    assert len(addresses) == 2, moment
+    assert links(container) == {"lo"}, moment
+    assert len(network.add(container)) == 2, moment
     network.delete(container)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
-def test_the_executable_killed_at_any_moment(network: Network) -> None:
+def test_the_executable_killed_at_any_moment(network: Churned) -> None:
     container = network.node.container()
     moments, killed = 30, 0
     while killed <= moments / 3:  # anew where the machine has become faster than it was
@@ -196,7 +172,7 @@ def test_the_executable_killed_at_any_moment(network: Network) -> None:
     assert network.left_over == []
 
 
-def shortest_add(network: Network, container: Node) -> float:
+def shortest_add(network: Churned, container: Node) -> float:
     """Return the seconds that the fastest of three ADDs took."""
     durations = []
     for _ in range(3):
@@ -207,15 +183,15 @@ def shortest_add(network: Network, container: Node) -> float:
     return min(durations)
 
 
-def moments_of_an_add(network: Network, container: Node, number: int) -> range:
+def moments_of_an_add(network: Churned, container: Node, number: int) -> range:
     """That many lines out of all that an ADD comes to."""
-    lines: int = network.run("ADD", container, die_at=-1)["lines"]
+    lines: int = network.answer("ADD", container, die_at=-1)["lines"]
     network.delete(container)
     return range(0, lines, lines // number)
 
 
-def killed_at(network: Network, container: Node, line: int, lines: int) -> None:
-    status = network.run("ADD", container, die_at=line)["status"]
+def killed_at(network: Churned, container: Node, line: int, lines: int) -> None:
+    status = network.answer("ADD", container, die_at=line)["status"]
     # What there is to wait for differs, and with it the number of lines: the last ones may not be reached.
     assert status == -signal.SIGKILL or (status == 0 and line > lines / 2)
     assert_that_del_makes_it_good(network, container, f"killed at line {line} of {lines}")
@@ -223,7 +199,7 @@ def killed_at(network: Network, container: Node, line: int, lines: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
-def test_killed_between_any_two_lines_that_change_something(network: Network) -> None:
+def test_killed_between_any_two_lines_that_change_something(network: Churned) -> None:
     container = network.node.container()
     network.add(container)  # the bridge's making has its own lines
     network.delete(container)
@@ -234,7 +210,7 @@ def test_killed_between_any_two_lines_that_change_something(network: Network) ->
 
 
 @pytest.mark.slow
-def test_killed_while_the_bridge_is_made(network: Network) -> None:
+def test_killed_while_the_bridge_is_made(network: Churned) -> None:
     container = network.node.container()
     moments = moments_of_an_add(network, container, 30)
     for line in moments:

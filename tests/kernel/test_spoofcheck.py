@@ -16,8 +16,10 @@ from cni.spec.errors import CNIError
 from cni_plugins.main.bridge import spoofcheck
 from tests.waiting import LIMIT
 
+from .conftest import Attachment, Network, links, pings
+
 if TYPE_CHECKING:
-    from tests.conftest import Call, Node
+    from tests.conftest import Node
 
 Json = dict[str, Any]
 
@@ -288,153 +290,106 @@ def test_many_at_once(node: Node) -> None:
 # ---- by the plugin ----
 
 
-class Network:
-    """A bridge network without addresses of the node's."""
-
-    def __init__(self, node: Node, call: Call, plugins: Path, state: Path) -> None:
-        self.node = node
-        self.call = call
-        self.plugins = plugins
-        self.config: Json = {
-            "cniVersion": "1.0.0",
-            "name": "net",
-            "type": "bridge",
-            "bridge": "br0",
-            "macspoofchk": True,
-            "ipam": {"type": "host-local", "dataDir": str(state), "subnet": "10.1.2.0/24"},
-        }
-
-    def run(self, verb: str, container: Node, id: str = "", **keys: Any) -> Any:
-        environ = {
-            "CNI_COMMAND": verb,
-            "CNI_PATH": str(self.plugins),
-            "CNI_CONTAINERID": id or container.name,
-            "CNI_NETNS": container.path,
-            "CNI_IFNAME": "eth0",
-        }
-        done = self.call("cni_plugins.main.bridge", self.node.path, environ, json.dumps({**self.config, **keys}))
-        answer = json.loads(done["stdout"] or "null")
-        assert done["status"] == bool(answer and "code" in answer), done
-        return answer
-
-    def run_go(self, verb: str, container: Node, go_plugins: Path, **keys: Any) -> Any:
-        environ = {
-            "CNI_COMMAND": verb,
-            "CNI_PATH": str(go_plugins),
-            "CNI_CONTAINERID": container.name,
-            "CNI_NETNS": container.path,
-            "CNI_IFNAME": "eth0",
-        }
-        config = json.dumps({**self.config, **keys})
-        return json.loads(self.node.run([str(go_plugins / "bridge")], config, environ).stdout or "null")
-
-
 @pytest.fixture
-def network(node: Node, call: Call, plugins: Path, tmp_path: Path) -> Network:
-    return Network(node, call, plugins, tmp_path / "state")
+def network(make_network: Callable[..., Network]) -> Network:
+    return make_network(type="bridge", bridge="br0", macspoofchk=True)
 
 
-def rules_of(container: Node, result: Json) -> list[Json]:
-    _, port, inside = result["interfaces"]
-    return protected(port["name"], inside["mac"], container.name, "eth0")
+def by_go(network: Network, go_plugins: Path) -> Network:
+    """The network, served by the Go plugins."""
+    network.plugins, network.paths = go_plugins, [str(go_plugins)]
+    network.call = network.by_executable
+    return network
 
 
-def pings(source: Node, result: Json, seconds: float = LIMIT) -> bool:
-    address = result["ips"][0]["address"].partition("/")[0]
-    return source.run(["ping", "-n", "-c1", f"-W{seconds}", address], check=False).returncode == 0
+def rules_of(*attachments: Attachment) -> list[Json]:
+    rules = []
+    for attachment in attachments:
+        _, port, inside = attachment.result["interfaces"]
+        rules += protected(port["name"], inside["mac"], attachment.id, "eth0")
+    return rules
 
 
 @pytest.mark.parametrize("spoofcheck", [False, True])
 def test_what_comes_from_another_mac(network: Network, spoofcheck: bool) -> None:
     network.config["macspoofchk"] = spoofcheck
-    one, other = network.node.container(), network.node.container()
-    result, others = network.run("ADD", one), network.run("ADD", other)
-    assert pings(one, others)
-    assert pings(other, result)
-    own = result["interfaces"][2]["mac"]
-    for mac, passes in (("02:00:00:00:00:66", not spoofcheck), (own, True)):
-        one.run(["ip", "link", "set", "eth0", "address", mac])
-        one.run(["ip", "neigh", "flush", "dev", "eth0"])
-        other.run(["ip", "neigh", "flush", "dev", "eth0"])
-        assert pings(one, others, LIMIT if passes else 0.3) == passes
+    one, other = network.attach(), network.attach()
+    assert pings(one.container, other.address(4))
+    assert pings(other.container, one.address(4))
+    for mac, passes in (("02:00:00:00:00:66", not spoofcheck), (one.mac, True)):
+        one.container.run(["ip", "link", "set", "eth0", "address", mac])
+        for end in (one, other):
+            end.container.run(["ip", "neigh", "flush", "dev", "eth0"])
+        assert pings(one.container, other.address(4), LIMIT if passes else 0.3) == passes
     # The other's MAC is no better.
-    one.run(["ip", "link", "set", "eth0", "address", others["interfaces"][2]["mac"]])
-    learned = network.node.run(["bridge", "fdb", "show", "dev", result["interfaces"][1]["name"]]).stdout
+    one.container.run(["ip", "link", "set", "eth0", "address", other.mac])
+    learned = network.node.run(["bridge", "fdb", "show", "dev", one.port]).stdout
     assert ("02:00:00:00:00:66" in learned) == (not spoofcheck)
 
 
 @pytest.mark.parametrize("layer", [2, 3])
 def test_an_attachments_life(network: Network, layer: int) -> None:
     if layer == 2:
-        del network.config["ipam"]
-    one, other = network.node.container(), network.node.container()
-    results = {container: network.run("ADD", container) for container in (one, other)}
-    assert found(network.node) == sorted_objects(BASE + rules_of(one, results[one]) + rules_of(other, results[other]))
-    assert network.run("CHECK", one, prevResult=results[one]) is None
-    network.node.nft(f"flush chain bridge nat cni-br-iface-{one.name}-eth0-mac")
-    assert "may spoof its MAC" in network.run("CHECK", one, prevResult=results[one])["msg"]
-    assert network.run("CHECK", other, prevResult=results[other]) is None
+        network.config["ipam"] = {}
+    one, other = network.attach(), network.attach()
+    assert found(network.node) == sorted_objects(BASE + rules_of(one, other))
+    one.check()
+    network.node.nft(f"flush chain bridge nat cni-br-iface-{one.id}-eth0-mac")
+    assert "may spoof its MAC" in one.refused("CHECK")
+    other.check()
     for _ in range(2):
-        assert network.run("DEL", one) is None
-        assert found(network.node) == sorted_objects(BASE + rules_of(other, results[other]))
+        one.delete()
+        assert found(network.node) == sorted_objects(BASE + rules_of(other))
 
 
 def test_the_mac_that_is_asked_for(network: Network) -> None:
-    container = network.node.container()
-    result = network.run("ADD", container, args={"cni": {"mac": "02:00:00:00:00:42"}})
-    assert result["interfaces"][2]["mac"] == "02:00:00:00:00:42"
-    assert found(network.node) == sorted_objects(BASE + rules_of(container, result))
+    one = network.attach(args={"cni": {"mac": "02:00:00:00:00:42"}})
+    assert one.result["interfaces"][2]["mac"] == "02:00:00:00:00:42"
+    assert found(network.node) == sorted_objects(BASE + rules_of(one))
 
 
 def test_an_add_that_fails(network: Network) -> None:
-    network.config["ipam"]["routes"] = [{"dst": "192.0.2.0/24", "gw": "198.51.100.1"}]
-    assert network.run("ADD", network.node.container())["code"]
+    network.ipam(subnet="10.1.2.0/24", routes=[{"dst": "192.0.2.0/24", "gw": "198.51.100.1"}])
+    network.attachment().refused("ADD")
     assert found(network.node) == sorted_objects(BASE)
-    assert {link["ifname"] for link in network.node.ip("link")} == {"lo", "br0"}
+    assert links(network.node) == {"lo", "br0"}
 
 
 def test_an_add_that_nftables_refuses(network: Network) -> None:
-    container = network.node.container()
-    answer = network.run("ADD", container, id="c" * 250)
-    assert answer["msg"].startswith("failed to setup spoof-check: ")
+    one = network.attachment(id="c" * 250)
+    assert one.refused("ADD").startswith("failed to setup spoof-check: ")
     assert network.node.nft_ruleset() == []
-    assert {link["ifname"] for link in network.node.ip("link")} == {"lo", "br0"}
-    assert network.run("DEL", container, id="c" * 250) is None
+    assert links(network.node) == {"lo", "br0"}
+    one.delete()
 
 
 def test_del_when_the_link_is_gone(network: Network) -> None:
-    container = network.node.container()
-    network.run("ADD", container)
-    container.run(["ip", "link", "delete", "eth0"])
-    assert network.run("DEL", container) is None
+    one = network.attach()
+    one.container.run(["ip", "link", "delete", "eth0"])
+    one.delete()
     assert found(network.node) == sorted_objects(BASE)
 
 
 def test_gc(network: Network) -> None:
-    valid, leaked, gone = (network.node.container() for _ in range(3))
-    results = {container: network.run("ADD", container) for container in (valid, leaked, gone)}
-    gone.run(["ip", "link", "delete", "eth0"])
-    network.config["cniVersion"] = "1.1.0"
-    network.config["cni.dev/valid-attachments"] = [{"containerID": valid.name, "ifname": "eth0"}]
-    assert network.run("GC", gone) is None
+    valid, leaked, gone = (network.attach() for _ in range(3))
+    gone.container.run(["ip", "link", "delete", "eth0"])
+    network.gc(valid)
     # What still has its link may be another network's, and goes with its own DEL.
-    kept = [entry for container in (valid, leaked) for entry in rules_of(container, results[container])]
-    assert found(network.node) == sorted_objects(BASE + kept)
+    assert found(network.node) == sorted_objects(BASE + rules_of(valid, leaked))
 
 
 # ---- with the Go plugin ----
 
 
 def test_go_and_we_make_the_same(
-    make_node: Callable[[], Node], call: Call, plugins: Path, go_plugins: Path, tmp_path: Path
+    make_node: Callable[[], Node], make_network: Callable[..., Network], go_plugins: Path
 ) -> None:
     rulesets = []
     for go in (False, True):
-        network = Network(make_node(), call, plugins, tmp_path / f"{go}")
-        container = network.node.container()
-        result = network.run_go("ADD", container, go_plugins) if go else network.run("ADD", container)
-        _, port, inside = result["interfaces"]
-        names = {container.name: "ID", port["name"]: "PORT", inside["mac"]: "MAC"}
+        network = make_network(on=make_node(), type="bridge", bridge="br0", macspoofchk=True, cniVersion="1.0.0")
+        one = (by_go(network, go_plugins) if go else network).attach()
+        _, port, inside = one.result["interfaces"]
+        names = {one.id: "ID", port["name"]: "PORT", inside["mac"]: "MAC"}
         text = json.dumps(found(network.node))
         for name, word in names.items():
             text = text.replace(name, word)
@@ -442,14 +397,15 @@ def test_go_and_we_make_the_same(
     assert rulesets[0] == rulesets[1]
 
 
-def test_each_checks_and_removes_the_others(network: Network, go_plugins: Path) -> None:
-    network.config["isGateway"] = True  # else the Go plugin's CHECK takes the bridge's changing MAC for a fault
-    one, other = network.node.container(), network.node.container()
-    ours = network.run("ADD", one)
-    theirs = network.run_go("ADD", other, go_plugins)
-    assert network.run("CHECK", other, prevResult=theirs) is None
-    network.run_go("CHECK", one, go_plugins, prevResult=ours)
-    network.run_go("DEL", one, go_plugins)
-    assert found(network.node) == sorted_objects(BASE + rules_of(other, theirs))
-    assert network.run("DEL", other) is None
-    assert found(network.node) == sorted_objects(BASE)
+def test_each_checks_and_removes_the_others(make_network: Callable[..., Network], go_plugins: Path) -> None:
+    # Without isGateway the Go plugin's CHECK takes the bridge's changing MAC for a fault.
+    config: Json = {"type": "bridge", "bridge": "br0", "macspoofchk": True, "isGateway": True, "cniVersion": "1.0.0"}
+    ours, theirs = make_network(**config), by_go(make_network(**config), go_plugins)
+    one, other = ours.attach(), theirs.attach()
+    one.network, other.network = theirs, ours
+    other.check()
+    one.check()
+    one.delete()
+    assert found(ours.node) == sorted_objects(BASE + rules_of(other))
+    other.delete()
+    assert found(ours.node) == sorted_objects(BASE)
