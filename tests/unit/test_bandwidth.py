@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import pytest
 
 from cni.spec import version
+from cni.spec.errors import CNIError
 from cni.spec.ip import CIDR
+from cni.spec.result import Result
 from cni_plugins.meta.bandwidth import plugin
 from cni_plugins.meta.bandwidth.bucket import Bucket
 from cni_plugins.meta.bandwidth.tc import Filter
@@ -96,18 +97,17 @@ def test_filters_of_two_protocols_do_not_share_a_priority() -> None:
 # ---- configurations ----
 
 
-def run(verb: str, config: Json, spec: str = "1.1.0") -> tuple[int, Json]:
-    """Exit code and answer, of a container that is not there."""
-    environ = {
-        "CNI_COMMAND": verb,
-        "CNI_CONTAINERID": "c",
-        "CNI_NETNS": "/run/netns/none",
-        "CNI_IFNAME": "eth0",
-        "CNI_PATH": "/none",
-    }
+def call(verb: str, config: Json, spec: str = "1.1.0") -> Result | None:
+    """Serve a call for a container that is not there."""
     whole = {"cniVersion": spec, "name": "net", "type": "bandwidth", **config}
-    outcome = plugin.serve(environ, json.dumps(whole).encode, print)
-    return outcome.status, json.loads(outcome.stdout or "{}")
+    return plugin.call(verb, whole, netns="/run/netns/none", path=["/none"])
+
+
+def refusal(verb: str, config: Json, spec: str = "1.1.0", code: int = 999) -> str:
+    with pytest.raises(CNIError) as error:
+        call(verb, config, spec)
+    assert error.value.code == code
+    return error.value.msg
 
 
 def previous(spec: str) -> Json:
@@ -137,8 +137,7 @@ REFUSED: dict[str, tuple[Json, str]] = {
 def test_what_cannot_be_is_refused(case: str, where: str, verb: str) -> None:
     limits, message = REFUSED[case]
     config = limits if where == "static" else {"runtimeConfig": {"bandwidth": limits}}
-    status, answer = run(verb, {**config, "prevResult": previous("1.1.0")})
-    assert (status, answer["code"], answer["msg"]) == (1, 999, message)
+    assert refusal(verb, {**config, "prevResult": previous("1.1.0")}) == message
 
 
 @pytest.mark.parametrize(
@@ -157,13 +156,13 @@ def test_what_cannot_be_is_refused(case: str, where: str, verb: str) -> None:
     ],
 )
 def test_wrong_values_are_named(config: Json, message: str) -> None:
-    assert run("ADD", config) == (1, {"code": 999, "msg": f"failed to parse network configuration: {message}"})
+    assert refusal("ADD", config) == f"failed to parse network configuration: {message}"
 
 
 def test_it_has_to_be_chained() -> None:
     for config in ({}, {"ingressRate": 8000, "ingressBurst": 8000}):
-        assert run("ADD", config)[1]["msg"] == "must be called as chained plugin"
-        assert run("CHECK", config)[1]["msg"] == "must be called as a chained plugin"
+        assert refusal("ADD", config) == "must be called as chained plugin"
+        assert refusal("CHECK", config) == "must be called as a chained plugin"
 
 
 @pytest.mark.parametrize("spec", version.since("0.3.0"))
@@ -180,14 +179,14 @@ def test_it_has_to_be_chained() -> None:
 )
 def test_without_limits_the_result_goes_through(limits: Json, spec: str) -> None:
     config = {**limits, "prevResult": previous(spec)}
-    status, answer = run("ADD", config, spec)
-    assert (status, answer["interfaces"]) == (0, INTERFACES)
+    result = call("ADD", config, spec)
+    assert result
+    assert result.encode(spec)["interfaces"] == INTERFACES
     if version.at_least(spec, "0.4.0"):
-        status, answer = run("CHECK", config, spec)
-        assert (status, answer) == (0, {})
+        call("CHECK", config, spec)
 
 
 @pytest.mark.parametrize("spec", ["0.1.0", "0.2.0"])
 def test_versions_that_know_no_chains_are_refused(spec: str) -> None:
-    status, answer = run("ADD", {"ingressRate": 8000, "ingressBurst": 8000}, spec)
-    assert (status, answer["code"], answer["msg"]) == (1, 1, "incompatible CNI versions")
+    limits = {"ingressRate": 8000, "ingressBurst": 8000}
+    assert refusal("ADD", limits, spec, code=1) == "incompatible CNI versions"

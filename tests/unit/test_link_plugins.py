@@ -9,7 +9,9 @@ import pytest
 
 from cni.invoke import launcher
 from cni.kernel import hwaddr
+from cni.skel.plugin import Plugin
 from cni.spec import version
+from cni.spec.errors import CNIError
 from cni.spec.ip import CIDR
 from cni.spec.result import IPConfig
 
@@ -22,25 +24,19 @@ HEAD = {"cniVersion": "1.1.0", "name": "net", "ipam": {"type": "host-local"}}
 NOWHERE = 'failed to open netns "/nowhere": '
 
 
-def run(name: str, verb: str, config: dict[str, Any]) -> Any:
-    """What the plugin prints; None if that is nothing."""
-    plugin = launcher.load(f"cni_plugins.main.{name}:plugin")
-    environ = {
-        "CNI_COMMAND": verb,
-        "CNI_CONTAINERID": "c",
-        "CNI_NETNS": "/nowhere",
-        "CNI_IFNAME": "eth0",
-        "CNI_PATH": "/nowhere",
-    }
-    text = json.dumps({**HEAD, **CONFIGS[name], **config})
-    outcome = plugin.serve(environ, text.encode, print)
-    answer = json.loads(outcome.stdout or "null")
-    assert outcome.status == int(answer is not None and "code" in answer)
-    return answer
+def plugin(name: str) -> Plugin[Any]:
+    return launcher.load(f"cni_plugins.main.{name}:plugin")
 
 
-def message(name: str, verb: str, config: dict[str, Any]) -> str:
-    return str(run(name, verb, config)["msg"])
+def call(name: str, verb: str, config: dict[str, Any]) -> None:
+    plugin(name).call(verb, {**HEAD, **CONFIGS[name], **config}, netns="/nowhere", path=["/nowhere"])
+
+
+def message(name: str, verb: str, config: dict[str, Any], code: int | None = None) -> str:
+    with pytest.raises(CNIError) as refusal:
+        call(name, verb, config)
+    assert code in (None, refusal.value.code)
+    return refusal.value.msg
 
 
 WRONG = [
@@ -73,8 +69,7 @@ def test_vlan_needs_a_master(verb: str) -> None:
 
 
 def test_status_of_vlan_needs_ipam() -> None:
-    answer = run("vlan", "STATUS", {"ipam": {}})
-    assert (answer["code"], answer["msg"]) == (50, "no plugin name provided")
+    assert message("vlan", "STATUS", {"ipam": {}}, code=50) == "no plugin name provided"
 
 
 @pytest.mark.parametrize("verb", ["ADD", "CHECK", "STATUS"])
@@ -85,7 +80,7 @@ def test_dummy_needs_ipam(verb: str) -> None:
 @pytest.mark.parametrize("verb", ["DEL", "GC"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_add_needs_is_not_needed_to_clean_up(name: str, verb: str) -> None:
-    assert run(name, verb, {"ipam": {}, "master": ""}) is None
+    call(name, verb, {"ipam": {}, "master": ""})
 
 
 @pytest.mark.parametrize("verb", ["ADD", "CHECK"])
@@ -112,7 +107,8 @@ def test_the_modes_of_ipvlan(mode: str | None) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_versions(name: str) -> None:
-    assert run(name, "VERSION", {})["supportedVersions"] == list(version.ALL)
+    answer = plugin(name).serve({"CNI_COMMAND": "VERSION"}, lambda: b"", print).stdout
+    assert json.loads(answer)["supportedVersions"] == list(version.ALL)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
