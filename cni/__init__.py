@@ -39,37 +39,25 @@ def lazy_names(
 
 
 if TYPE_CHECKING:
-    from cni.kernel.netns import NetNS as NetNS
-    from cni.kernel.netns import NetNSNotFound as NetNSNotFound
-    from cni.kernel.netns import NotANetNS as NotANetNS
+    # fmt: off
+    from cni.kernel.netns import NetNS as NetNS, NetNSNotFound as NetNSNotFound, NotANetNS as NotANetNS
     from cni.runtime.aio import AsyncCNI as AsyncCNI
-    from cni.runtime.attachment import Attachment as Attachment
-    from cni.runtime.attachment import RuntimeConf as RuntimeConf
+    from cni.runtime.attachment import Attachment as Attachment, RuntimeConf as RuntimeConf
     from cni.runtime.cache import ResultCache as ResultCache
-    from cni.runtime.conf import NetworkConfigList as NetworkConfigList
-    from cni.runtime.conf import NoConfigsFound as NoConfigsFound
-    from cni.runtime.conf import NotFound as NotFound
-    from cni.runtime.conf import PluginConfig as PluginConfig
-    from cni.runtime.conf import config_files as config_files
-    from cni.runtime.conf import inject as inject
-    from cni.runtime.conf import load_network_list as load_network_list
-    from cni.runtime.conf import load_plugin as load_plugin
-    from cni.runtime.executors import Exec as Exec
-    from cni.runtime.executors import InProcess as InProcess
-    from cni.runtime.operations import CNI as CNI
-    from cni.runtime.operations import CheckNotSupported as CheckNotSupported
-    from cni.runtime.operations import PluginFailed as PluginFailed
-    from cni.spec.errors import CNIError as CNIError
-    from cni.spec.errors import ConfigError as ConfigError
-    from cni.spec.errors import DeadlineExceeded as DeadlineExceeded
-    from cni.spec.ip import CIDR as CIDR
-    from cni.spec.ip import IP as IP
-    from cni.spec.result import DNS as DNS
-    from cni.spec.result import Interface as Interface
-    from cni.spec.result import IPConfig as IPConfig
-    from cni.spec.result import Result as Result
-    from cni.spec.result import Route as Route
+    from cni.runtime.conf import (
+        NetworkConfigList as NetworkConfigList, NoConfigsFound as NoConfigsFound, NotFound as NotFound,
+        PluginConfig as PluginConfig, config_files as config_files, inject as inject,
+        load_network_list as load_network_list, load_plugin as load_plugin,
+    )
+    from cni.runtime.executors import Exec as Exec, InProcess as InProcess
+    from cni.runtime.operations import CNI as CNI, CheckNotSupported as CheckNotSupported, PluginFailed as PluginFailed
+    from cni.spec.errors import CNIError as CNIError, ConfigError as ConfigError, DeadlineExceeded as DeadlineExceeded
+    from cni.spec.ip import CIDR as CIDR, IP as IP
+    from cni.spec.result import (
+        DNS as DNS, Interface as Interface, IPConfig as IPConfig, Result as Result, Route as Route,
+    )
     from cni.spec.version import PluginInfo as PluginInfo
+    # fmt: on
 else:
     __getattr__, __dir__ = lazy_names(
         globals(),

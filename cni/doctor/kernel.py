@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from cni._core import Netlink, NetlinkError, u8, u16, u32
 from cni.doctor.finding import Finding, NodeState
@@ -43,6 +44,7 @@ class Place:
         self.kernel = kernel
 
 
+@dataclass(frozen=True)
 class Feature:
     """A feature that plugins need. `probe` raises OSError or CNIError if it is missing.
 
@@ -50,24 +52,13 @@ class Feature:
     only with certain settings, `keys` are these, and `value` is their value (None: anything but the default).
     """
 
-    def __init__(
-        self,
-        name: str,
-        plugins: tuple[str, ...],
-        option: str,
-        probe: Callable[[Place], object],
-        alias: str = "",
-        *,
-        keys: tuple[str, ...] = (),
-        value: str | None = None,
-    ) -> None:
-        self.name = name
-        self.plugins = plugins
-        self.option = option
-        self.probe = probe
-        self.alias = alias
-        self.keys = keys
-        self.value = value
+    name: str
+    plugins: tuple[str, ...]
+    option: str
+    probe: Callable[[Place], object]
+    alias: str = ""
+    keys: tuple[str, ...] = ()
+    value: str | None = None
 
     def needed_by(self, node: NodeState) -> list[str]:
         """Return the networks that need it."""

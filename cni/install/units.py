@@ -112,39 +112,25 @@ def agent(folder: Path, metrics: Address | None = None) -> list[Write]:
     if metrics:
         words += [_METRICS, str(metrics)]
     command = " ".join(map(_word, words))
-    socket = _SOCKET.format(
-        description="Socket of the CNI agent",
-        documentation="man:cni-agent(1)",
-        path=DEFAULT_SOCKET,
-        backlog=256,
-    )
-    service = _SERVICE.format(
-        name=AGENT,
-        description="CNI agent: serves the calls of network plugins from one warm process",
-        documentation="man:cni-agent(1)",
-        service=_AGENT_SERVICE.format(command=command),
-        capabilities=f"{_OWN_CAPABILITIES}\n{_FOREIGN_CAPABILITIES}",
-        memory="1G",
-    )
+    about = "CNI agent: serves the calls of network plugins from one warm process"
+    names = {"name": AGENT, "documentation": "man:cni-agent(1)"}
+    socket = _SOCKET.format(**names, description="Socket of the CNI agent", path=DEFAULT_SOCKET, backlog=256)
+    service = _AGENT_SERVICE.format(command=command)
+    capabilities = f"{_OWN_CAPABILITIES}\n{_FOREIGN_CAPABILITIES}"
+    service = _SERVICE.format(**names, description=about, service=service, capabilities=capabilities, memory="1G")
     return _files(folder, AGENT, socket, service, command)
 
 
 def dhcp_daemon(folder: Path, plugins: Path) -> list[Write]:
     """Return the units of the daemon ``plugins``/dhcp, named as Go's, as files in ``folder``."""
     command = f"{_word(os.path.abspath(plugins / 'dhcp'))} daemon"
-    socket = _SOCKET.format(
-        description="Socket of the CNI plugin dhcp's daemon",
-        documentation="man:cni-install(1)",
-        path="/run/cni/dhcp.sock",
-        backlog=1024,
-    )
+    about = "Daemon of the CNI plugin dhcp: acquires, renews and releases leases"
+    names = {"name": DHCP, "documentation": "man:cni-install(1)"}
+    description = "Socket of the CNI plugin dhcp's daemon"
+    socket = _SOCKET.format(**names, description=description, path="/run/cni/dhcp.sock", backlog=1024)
+    service = _DHCP_SERVICE.format(command=command)
     service = _SERVICE.format(
-        name=DHCP,
-        description="Daemon of the CNI plugin dhcp: acquires, renews and releases leases",
-        documentation="man:cni-install(1)",
-        service=_DHCP_SERVICE.format(command=command),
-        capabilities=_OWN_CAPABILITIES,
-        memory="512M",
+        **names, description=about, service=service, capabilities=_OWN_CAPABILITIES, memory="512M"
     )
     return _files(folder, DHCP, socket, service, command)
 
