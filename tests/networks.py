@@ -77,6 +77,18 @@ class Network:
         self.ipam_program(f"echo $CNI_COMMAND >>{log}\n[ $CNI_COMMAND != ADD ] || echo '{answer}'")
         return log
 
+    def ipam_looks_for_link(self, name: str, **result: Any) -> Path:
+        """Addresses come from a program of this name with this answer. Returns where it notes its verbs, and whether
+        the container has a link eth0 meanwhile.
+        """
+        log, answer = self.state.with_name("verbs"), json.dumps({"cniVersion": "1.1.0", **result})
+        self.ipam_program(
+            'nsenter --net=$CNI_NETNS ip -o link show eth0 >/dev/null 2>&1 && there=" over the link"\n'
+            f"echo \"$CNI_COMMAND$there\" >>{log}\n[ $CNI_COMMAND != ADD ] || echo '{answer}'",
+            name,
+        )
+        return log
+
     def run(self, verb: str, environ: dict[str, str], **keys: Any) -> Any:
         """What the (last) plugin prints for a call on the node; an error is raised, what it logs is kept."""
         head = {key: self.config[key] for key in ("cniVersion", "name")}
@@ -118,7 +130,7 @@ class Network:
         assert self.run("STATUS", {}) is None
 
     def gc(self, *valid: Attachment) -> None:
-        attachments = [{"containerID": one.id, "ifname": one.ifname} for one in valid]
+        attachments = [{"containerID": attachment.id, "ifname": attachment.ifname} for attachment in valid]
         assert self.run("GC", {}, **{"cni.dev/valid-attachments": attachments}) is None
 
     def leaves_nothing(self, *containers: Node) -> None:
@@ -265,7 +277,7 @@ def link(node: Node, name: str) -> Json:
 
 
 def links(node: Node) -> set[str]:
-    return {one["ifname"] for one in node.ip("link")}
+    return {link["ifname"] for link in node.ip("link")}
 
 
 def addresses(node: Node, name: str) -> set[str]:

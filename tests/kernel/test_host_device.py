@@ -40,14 +40,14 @@ def network(make_network: Callable[..., Network], node: Node) -> Network:
 
 
 @pytest.fixture
-def one(network: Network) -> Attachment:
+def attachment(network: Network) -> Attachment:
     return network.attachment()
 
 
 @pytest.fixture
-def with_sys(one: Attachment, node: Node) -> Network:
-    """The network of `one`, by executables that see a /sys that the test makes, and no namespaces of a later time."""
-    network = one.network
+def with_sys(attachment: Attachment, node: Node) -> Network:
+    """The network of `attachment`, by executables that see a /sys that the test makes, and no namespaces of a later time."""
+    network = attachment.network
     for folder in ("/sys/bus", "/sys/devices"):
         node.hide(folder)
     del network.config["device"]
@@ -78,56 +78,50 @@ def test_the_plugins_name(plugins: Path) -> None:
     assert (plugins / "host-device").exists()
 
 
-def test_both_names_are_in_use_on_the_other_side(network: Network, one: Attachment, node: Node) -> None:
+def test_both_names_are_in_use_on_the_other_side(network: Network, attachment: Attachment, node: Node) -> None:
     node.run(["ip", "link", "add", "eth0", "type", "bridge"])
-    one.container.run(["ip", "link", "add", "nic0", "type", "bridge"])
-    one.add()
-    assert link(one.container, "eth0")["address"] == MAC
-    one.check()
-    one.delete()
+    attachment.container.run(["ip", "link", "add", "nic0", "type", "bridge"])
+    attachment.add()
+    assert link(attachment.container, "eth0")["address"] == MAC
+    attachment.check()
+    attachment.delete()
     is_home(network, up=False)
     assert links(node) == {"lo", "eth0", "nic0"}
-    assert links(one.container) == {"lo", "nic0"}
+    assert links(attachment.container) == {"lo", "nic0"}
 
 
 def test_a_device_that_keeps_its_name(network: Network) -> None:
-    one = network.attachment(ifname="nic0")
-    one.add()
-    assert link(one.container, "nic0")["ifalias"] == "nic0"
-    one.check()
-    one.delete()
+    attachment = network.attachment(ifname="nic0")
+    attachment.add()
+    assert link(attachment.container, "nic0")["ifalias"] == "nic0"
+    attachment.check()
+    attachment.delete()
     is_home(network, up=False)
 
 
-def test_two_devices_of_one_container(network: Network, one: Attachment, node: Node) -> None:
+def test_two_devices_of_one_container(network: Network, attachment: Attachment, node: Node) -> None:
     node.run(["ip", "link", "add", "nic1", "type", "veth", "peer", "far1"])
-    one.add()
-    two = network.attachment(one.container, ifname="net1")
+    attachment.add()
+    two = network.attachment(attachment.container, ifname="net1")
     two.add(device="nic1")
-    assert [attachment.link["ifalias"] for attachment in (one, two)] == ["nic0", "nic1"]
+    assert (attachment.link["ifalias"], two.link["ifalias"]) == ("nic0", "nic1")
     two.delete()
-    assert links(one.container) == {"lo", "eth0"}
+    assert links(attachment.container) == {"lo", "eth0"}
     assert "nic1" in links(node)
 
 
-def test_without_ipam_the_configured_name_servers_are_not_reported(one: Attachment) -> None:
-    assert "dns" not in one.add(dns={"nameservers": ["192.0.2.53"]})
+def test_without_ipam_the_configured_name_servers_are_not_reported(attachment: Attachment) -> None:
+    assert "dns" not in attachment.add(dns={"nameservers": ["192.0.2.53"]})
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
-def test_wrong_types(one: Attachment, verb: str) -> None:
-    assert one.refused(verb, hwaddr=5) == "failed to load netconf: hwaddr: 5 is not a string"
+def test_wrong_types(attachment: Attachment, verb: str) -> None:
+    assert attachment.refused(verb, hwaddr=5) == "failed to load netconf: hwaddr: 5 is not a string"
 
 
-def test_what_dhcp_said_cannot_be_set_up(network: Network, one: Attachment) -> None:
-    notes = network.state.with_name("notes")
-    network.ipam_program(
-        'nsenter --net=$CNI_NETNS ip -o link show eth0 >/dev/null 2>&1 && there=" over the link"\n'
-        f'echo "$CNI_COMMAND$there" >>{notes}\n'
-        """[ $CNI_COMMAND != ADD ] || echo '{"cniVersion": "1.1.0", "ips": [{"address": "ff02::1/64"}]}'""",
-        "dhcp",
-    )
-    assert one.refused("ADD").startswith("add the address ff02::1/64 ")
+def test_what_dhcp_said_cannot_be_set_up(network: Network, attachment: Attachment) -> None:
+    notes = network.ipam_looks_for_link("dhcp", ips=[{"address": "ff02::1/64"}])
+    assert attachment.refused("ADD").startswith("add the address ff02::1/64 ")
     assert notes.read_text().splitlines() == ["ADD over the link", "DEL over the link"]
     is_home(network, up=True)
 
@@ -135,20 +129,20 @@ def test_what_dhcp_said_cannot_be_set_up(network: Network, one: Attachment) -> N
 # ---- finding the device ----
 
 
-def test_no_selector(network: Network, one: Attachment) -> None:
+def test_no_selector(network: Network, attachment: Attachment) -> None:
     del network.config["device"]
     nothing: list[Json] = [{}, {"device": "", "hwaddr": "", "kernelpath": "", "pciBusID": "", "runtimeConfig": {}}]
     for keys in nothing:
         message = 'specify either "device", "hwaddr", "kernelpath" or "pciBusID"'
-        assert one.refused("ADD", **keys) == message
+        assert attachment.refused("ADD", **keys) == message
 
 
 @pytest.mark.parametrize("hwaddr", ["02:00:00:00:00:01", "02-00-00-00-00-01", "0200.0000.0001"])
-def test_by_hwaddr(network: Network, one: Attachment, hwaddr: str) -> None:
+def test_by_hwaddr(network: Network, attachment: Attachment, hwaddr: str) -> None:
     del network.config["device"]
     network.config["hwaddr"] = hwaddr
-    assert one.add()["interfaces"][0]["mac"] == MAC
-    one.delete()
+    assert attachment.add()["interfaces"][0]["mac"] == MAC
+    attachment.delete()
     is_home(network, up=False)
 
 
@@ -169,21 +163,21 @@ WAYS: dict[str, tuple[str, str, Json]] = {
 
 @pytest.mark.parametrize(("folder", "below", "keys"), WAYS.values(), ids=WAYS)
 def test_by_its_place_in_sys(
-    with_sys: Network, one: Attachment, node: Node, folder: str, below: str, keys: Json
+    with_sys: Network, attachment: Attachment, node: Node, folder: str, below: str, keys: Json
 ) -> None:
     add_to_sys(node, f"{folder}{below}", "nic0")
     if folder == FOLDER:
         add_to_sys(node, folder, driver="mlx5_core")
     with_sys.config.update(keys)
-    result = one.add()
-    assert link(one.container, "eth0")["address"] == MAC
+    result = attachment.add()
+    assert link(attachment.container, "eth0")["address"] == MAC
     assert result["interfaces"][0].get("pciID") == (PCI if folder == FOLDER else None)
-    one.check()
-    one.delete()
+    attachment.check()
+    attachment.delete()
     is_home(with_sys, up=False)
 
 
-def test_of_several_selectors_the_first_counts(with_sys: Network, one: Attachment, node: Node) -> None:
+def test_of_several_selectors_the_first_counts(with_sys: Network, attachment: Attachment, node: Node) -> None:
     add_to_sys(node, FOLDER, "other2", driver="mlx5_core")
     add_to_sys(node, "/sys/devices/pci0", "other1")
     selectors = {"device": "nic0", "hwaddr": "02:00:00:00:00:aa", "kernelpath": "/sys/devices/pci0", "pciBusID": PCI}
@@ -191,10 +185,10 @@ def test_of_several_selectors_the_first_counts(with_sys: Network, one: Attachmen
         node.run(["ip", "link", "add", name, "type", "veth", "peer", f"{name}p"])
     node.run(["ip", "link", "set", "other1p", "address", selectors["hwaddr"]])
     for expected in ("nic0", "other1p", "other1", "other2"):
-        result = with_sys.run("ADD", one.environ, **selectors)
+        result = with_sys.run("ADD", attachment.environ, **selectors)
         assert result["interfaces"][0].get("pciID") == (PCI if expected == "other2" else None)
-        assert link(one.container, "eth0")["ifalias"] == expected
-        with_sys.run("DEL", one.environ, **selectors)
+        assert link(attachment.container, "eth0")["ifalias"] == expected
+        with_sys.run("DEL", attachment.environ, **selectors)
         selectors.pop(next(iter(selectors)))
 
 
@@ -215,169 +209,169 @@ NOT_FOUND: list[tuple[Json, str]] = [
 ]
 
 
-def test_what_cannot_be_found(with_sys: Network, one: Attachment, node: Node) -> None:
+def test_what_cannot_be_found(with_sys: Network, attachment: Attachment, node: Node) -> None:
     node.run(["mkdir", "-p", "/sys/devices/empty/net", "/sys/devices/away/net/nic7"])
     add_to_sys(node, "/sys/bus/pci/devices/0000:3b:00.7", driver="mlx5_core")
     with_sys.ipam(ranges=[V4])
     for keys, message in NOT_FOUND:
-        assert one.refused("ADD", **keys).startswith(message)
-        assert with_sys.run("DEL", one.environ, **keys) is None  # what was never there is taken back
+        assert attachment.refused("ADD", **keys).startswith(message)
+        assert with_sys.run("DEL", attachment.environ, **keys) is None  # what was never there is taken back
         assert with_sys.reserved == set()
     is_home(with_sys, up=True)
 
 
 @pytest.mark.parametrize("driver", ["vfio-pci", "uio_pci_generic", "igb_uio"])
-def test_a_device_for_dpdk(with_sys: Network, one: Attachment, node: Node, driver: str) -> None:
+def test_a_device_for_dpdk(with_sys: Network, attachment: Attachment, node: Node, driver: str) -> None:
     add_to_sys(node, FOLDER, driver=driver)
     with_sys.config["runtimeConfig"] = {"deviceID": PCI}
     with_sys.ipam(ranges=[V4, V6], **ROUTED)
-    result = one.add()
-    assert result["interfaces"] == [{"name": "eth0", "sandbox": one.container.path, "pciID": PCI}]
+    result = attachment.add()
+    assert result["interfaces"] == [{"name": "eth0", "sandbox": attachment.container.path, "pciID": PCI}]
     assert [(ip["address"], ip["interface"]) for ip in result["ips"]] == [("10.1.2.2/24", 0), ("2001:db8:1::2/64", 0)]
-    assert links(one.container) == {"lo"}
-    one.check()
-    one.delete()
+    assert links(attachment.container) == {"lo"}
+    attachment.check()
+    attachment.delete()
     is_home(with_sys, up=True)
-    one.delete()
+    attachment.delete()
 
 
-def test_a_device_for_dpdk_that_is_taken_out(with_sys: Network, one: Attachment, node: Node) -> None:
+def test_a_device_for_dpdk_that_is_taken_out(with_sys: Network, attachment: Attachment, node: Node) -> None:
     add_to_sys(node, FOLDER, driver="vfio-pci")
     with_sys.config["pciBusID"] = PCI
     with_sys.ipam(ranges=[V4])
-    one.add()
+    attachment.add()
     node.run(["rm", "-r", FOLDER])
     with pytest.raises(Refused, match="^error with host device: "):
-        one.check()
-    one.delete()
+        attachment.check()
+    attachment.delete()
     is_home(with_sys, up=True)
 
 
-def test_what_another_made_beside_a_device_for_dpdk(with_sys: Network, one: Attachment, node: Node) -> None:
+def test_what_another_made_beside_a_device_for_dpdk(with_sys: Network, attachment: Attachment, node: Node) -> None:
     add_to_sys(node, FOLDER, driver="vfio-pci")
     with_sys.config["pciBusID"] = PCI
-    one.add()
-    one.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
-    one.delete()
-    assert links(one.container) == {"lo", "eth0"}
+    attachment.add()
+    attachment.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
+    attachment.delete()
+    assert links(attachment.container) == {"lo", "eth0"}
 
 
-def test_dpdk_by_configuration(network: Network, one: Attachment) -> None:
-    result = one.add(DPDKMode=True)
-    assert result["interfaces"] == [{"name": "eth0", "sandbox": one.container.path}]
+def test_dpdk_by_configuration(network: Network, attachment: Attachment) -> None:
+    result = attachment.add(DPDKMode=True)
+    assert result["interfaces"] == [{"name": "eth0", "sandbox": attachment.container.path}]
     is_home(network, up=True)
     network.config["DPDKMode"] = True
-    one.check()
-    one.delete()
+    attachment.check()
+    attachment.delete()
     is_home(network, up=True)
 
 
 # ---- when ADD fails ----
 
 
-def test_the_same_add_twice(network: Network, one: Attachment) -> None:
+def test_the_same_add_twice(network: Network, attachment: Attachment) -> None:
     network.ipam(ranges=[V4])
-    one.add()
+    attachment.add()
     with pytest.raises(Refused, match="^failed to find host device: Link not found$") as refusal:
-        network.run("ADD", one.environ)
+        network.run("ADD", attachment.environ)
     assert refusal.value.details == 'the host has no "nic0"; a container may have it already'
-    one.check()
+    attachment.check()
     network.status()  # though the device is in use
     assert network.reserved == {"10.1.2.2"}
 
 
 def test_a_name_that_is_taken_in_the_last_moment(
-    network: Network, one: Attachment, node: Node, monkeypatch: pytest.MonkeyPatch
+    network: Network, attachment: Attachment, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network.ipam(ranges=[V4])
-    one.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
+    attachment.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
     network.call = call_here
     monkeypatch.setattr(kernel_links, "refuse_existing", lambda *_: None)
     node.run(["ip", "link", "set", "nic0", "alias", "the way out"])
     with pytest.raises(Refused, match='^failed to move link "nic0" to become "eth0": .*file exists'):
-        one.add()
+        attachment.add()
     is_home(network, up=True, alias="the way out")
-    assert links(one.container) == {"lo", "eth0"}
+    assert links(attachment.container) == {"lo", "eth0"}
 
 
 @pytest.mark.parametrize("up", [True, False])
-def test_a_failure_after_the_move(network: Network, one: Attachment, node: Node, up: bool) -> None:
+def test_a_failure_after_the_move(network: Network, attachment: Attachment, node: Node, up: bool) -> None:
     network.ipam(ranges=[V4], routes=[{"dst": "192.0.2.0/24", "gw": "203.0.113.1"}])
     node.run(["ip", "link", "set", "nic0", "up" if up else "down", "alias", "the way out"])
     with pytest.raises(Refused, match="^add the route 192.0.2.0/24 via 203.0.113.1"):
-        one.add()
+        attachment.add()
     is_home(network, up=up, alias="the way out")
-    assert links(one.container) == {"lo"}
+    assert links(attachment.container) == {"lo"}
 
 
-def test_an_ipam_plugin_that_refuses(network: Network, one: Attachment, node: Node) -> None:
+def test_an_ipam_plugin_that_refuses(network: Network, attachment: Attachment, node: Node) -> None:
     network.ipam(ranges=[[{"subnet": "10.1.2.0/30"}]])
     network.state.joinpath("net").mkdir(parents=True)
     (network.state / "net" / "10.1.2.2").write_text("other\r\neth0")
     with pytest.raises(Refused, match="^failed to allocate for range 0: "):
-        one.add()
+        attachment.add()
     assert "UP" in link(node, "nic0")["flags"]
     assert network.reserved == {"10.1.2.2"}
-    one.delete()
+    attachment.delete()
     assert network.reserved == {"10.1.2.2"}
 
 
-def test_a_device_that_cannot_be_moved(network: Network, one: Attachment) -> None:
+def test_a_device_that_cannot_be_moved(network: Network, attachment: Attachment) -> None:
     network.ipam(ranges=[V4])
     with pytest.raises(Refused, match='^failed to move link "lo" to become "eth0": '):
-        network.run("ADD", one.environ, device="lo")
+        network.run("ADD", attachment.environ, device="lo")
     is_home(network, up=True)
 
 
 # ---- DEL ----
 
 
-def test_the_name_has_been_taken_on_the_node(network: Network, one: Attachment, node: Node) -> None:
-    one.add()
+def test_the_name_has_been_taken_on_the_node(network: Network, attachment: Attachment, node: Node) -> None:
+    attachment.add()
     node.run(["ip", "link", "add", "nic0", "type", "bridge"])
     for _ in range(2):
         with pytest.raises(
             Refused, match='^failed to move "eth0" back to the host: another device there has the name "nic0"$'
         ) as refusal:
-            one.delete()
+            attachment.delete()
         assert "rename or delete that, then repeat DEL" in refusal.value.details
-        device = link(one.container, "eth0")
+        device = link(attachment.container, "eth0")
         assert (device["ifalias"], "UP" in device["flags"]) == ("nic0", True)
     node.run(["ip", "link", "delete", "nic0"])
-    one.delete()
+    attachment.delete()
     is_home(network, up=False)
 
 
 @pytest.mark.parametrize("taken", [["nic0"], ["nic0", "eth0"]])
-def test_the_name_is_taken_on_the_node_in_the_last_moment(one: Attachment, node: Node, taken: list[str]) -> None:
-    one.add()
+def test_the_name_is_taken_on_the_node_in_the_last_moment(attachment: Attachment, node: Node, taken: list[str]) -> None:
+    attachment.add()
     for name in taken:
         node.run(["ip", "link", "add", name, "type", "bridge"])
-    with NetNS.open(node.path) as host, NetNS.open(one.container.path) as container:
+    with NetNS.open(node.path) as host, NetNS.open(attachment.container.path) as container:
         with container.netlink() as inside:
             device = inside.link("eth0")
         with pytest.raises(CNIError, match='^failed to move link "eth0" to become "nic0": '):
             host_device._move(device, container, host, "nic0", alias="")
-    device_after = link(one.container, "eth0")
+    device_after = link(attachment.container, "eth0")
     assert (device_after["address"], device_after["ifalias"], "UP" in device_after["flags"]) == (MAC, "nic0", True)
     assert links(node) == {"lo", *taken}
-    assert links(one.container) == {"lo", "eth0"}
+    assert links(attachment.container) == {"lo", "eth0"}
 
 
 @pytest.mark.parametrize(
     ("alias", "found"), [("", "alias is not set"), ("to the rack", 'its alias is "to the rack"'), ("a/b", "its alias")]
 )
-def test_a_link_that_add_has_not_put_there(network: Network, one: Attachment, alias: str, found: str) -> None:
+def test_a_link_that_add_has_not_put_there(network: Network, attachment: Attachment, alias: str, found: str) -> None:
     network.ipam(ranges=[V4])
-    one.add()
-    one.container.run(["ip", "link", "set", "eth0", "alias", alias])
+    attachment.add()
+    attachment.container.run(["ip", "link", "set", "eth0", "alias", alias])
     with pytest.raises(Refused) as refusal:
-        one.delete()
+        attachment.delete()
     assert str(refusal.value).startswith(f'failed to find original ifname for "eth0" ({found}')
-    assert links(one.container) == {"lo", "eth0"}
+    assert links(attachment.container) == {"lo", "eth0"}
     assert network.reserved == set()
-    one.container.run(["ip", "link", "set", "eth0", "alias", "nic0"])
-    one.delete()
+    attachment.container.run(["ip", "link", "set", "eth0", "alias", "nic0"])
+    attachment.delete()
     is_home(network, up=False)
 
 
@@ -390,12 +384,12 @@ else
 fi"""
 
 
-def test_both_fail_and_both_are_told(network: Network, one: Attachment, tmp_path: Path) -> None:
+def test_both_fail_and_both_are_told(network: Network, attachment: Attachment, tmp_path: Path) -> None:
     network.ipam_program(GIVES_BUT_DOES_NOT_TAKE)
-    one.add()
-    one.container.run(["ip", "link", "set", "eth0", "alias", ""])
+    attachment.add()
+    attachment.container.run(["ip", "link", "set", "eth0", "alias", ""])
     with pytest.raises(Refused, match='(?s)^failed to find original ifname for "eth0" .*no$'):
-        one.delete()
+        attachment.delete()
 
 
 # What the kernel does with a physical device when its namespace ends is done here by hand: no veth outlives that.
@@ -403,13 +397,13 @@ def test_both_fail_and_both_are_told(network: Network, one: Attachment, tmp_path
 @pytest.mark.parametrize("name", ["eth0", "dev12"])
 @pytest.mark.parametrize("netns", ["", "/run/netns/nowhere"])
 def test_a_device_that_the_kernel_has_brought_back(
-    network: Network, one: Attachment, node: Node, selector: Json, name: str, netns: str
+    network: Network, attachment: Attachment, node: Node, selector: Json, name: str, netns: str
 ) -> None:
     node.run(["ip", "link", "set", "nic0", "down"])
     node.run(["ip", "link", "set", "nic0", "name", name, "alias", "nic0"])
     network.config.update(selector)
     for _ in range(2):
-        one.delete(CNI_NETNS=netns)
+        attachment.delete(CNI_NETNS=netns)
         is_home(network, up=False)
 
 
@@ -427,7 +421,7 @@ NOT_OURS: dict[str, tuple[Json, list[str]]] = {
 
 @pytest.mark.parametrize(("selector", "properties"), NOT_OURS.values(), ids=NOT_OURS)
 def test_a_device_of_the_nodes_that_only_looks_like_it(
-    network: Network, one: Attachment, node: Node, selector: Json, properties: list[str]
+    network: Network, attachment: Attachment, node: Node, selector: Json, properties: list[str]
 ) -> None:
     node.run(["ip", "link", "set", "nic0", "down"])
     node.run(["ip", "link", "set", "nic0", *properties])
@@ -435,15 +429,17 @@ def test_a_device_of_the_nodes_that_only_looks_like_it(
     if "up" in properties:
         until(lambda: '"DOWN"' not in json.dumps(node.ip("link")), "the kernel to notice the carrier")
     before = node.ip("link")
-    one.delete(CNI_NETNS="/run/netns/nowhere")
+    attachment.delete(CNI_NETNS="/run/netns/nowhere")
     assert node.ip("link") == before
     assert network.log == ""
 
 
-def test_a_device_that_has_come_back_to_find_its_name_taken(network: Network, one: Attachment, node: Node) -> None:
+def test_a_device_that_has_come_back_to_find_its_name_taken(
+    network: Network, attachment: Attachment, node: Node
+) -> None:
     node.run(["ip", "link", "set", "nic0", "down"])
     node.run(["ip", "link", "set", "nic0", "name", "eth0", "alias", "nic0"])
     node.run(["ip", "link", "add", "nic0", "type", "bridge"])
-    one.delete(CNI_NETNS="")
+    attachment.delete(CNI_NETNS="")
     assert link(node, "eth0")["ifalias"] == "nic0"
     assert "failed to restore the name of eth0, which is back from its container: " in network.log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from itertools import combinations
@@ -126,58 +125,58 @@ def routes(container: Node, family: int) -> set[tuple[str, str | None]]:
 @pytest.mark.parametrize("spec", version.ALL)
 def test_life_of_an_attachment_in_every_version(network: InterfaceNetwork, families: list[int], spec: str) -> None:
     network.config["cniVersion"] = spec
-    one = network.attach()
-    assert one.result["cniVersion"] == spec
+    attachment = network.attach()
+    assert attachment.result["cniVersion"] == spec
     # What was reported is what there is.
-    assert len(one.addresses) == len(families)
-    assert addresses(one.container, "eth0") == set(one.addresses)
-    (eth0,) = one.container.ip("address", "show", "dev", "eth0")
+    assert len(attachment.addresses) == len(families)
+    assert addresses(attachment.container, "eth0") == set(attachment.addresses)
+    (eth0,) = attachment.container.ip("address", "show", "dev", "eth0")
     of_network = [address for address in eth0["addr_info"] if address["scope"] == "global"]
     assert not any(flag in address for address in of_network for flag in ("tentative", "dadfailed"))
     has_carrier = network.plugin != "tap"  # nobody has opened the device
-    assert {"UP", *["LOWER_UP"][:has_carrier]} <= set(one.link["flags"])
+    assert {"UP", *["LOWER_UP"][:has_carrier]} <= set(attachment.link["flags"])
     for family in families:
-        assert ("default", GATEWAY[family]) in routes(one.container, family)
-        assert not has_carrier or pings(one.container, GATEWAY[family])
+        assert ("default", GATEWAY[family]) in routes(attachment.container, family)
+        assert not has_carrier or pings(attachment.container, GATEWAY[family])
     if version.at_least(spec, "0.3.0"):
-        *others, own = one.result["interfaces"]
-        assert own == {"name": "eth0", "mac": one.mac, "sandbox": one.container.path}
+        *others, own = attachment.result["interfaces"]
+        assert own == {"name": "eth0", "mac": attachment.mac, "sandbox": attachment.container.path}
         assert len(others) == {"bridge": 2, "ptp": 1}.get(network.plugin, 0)
         for interface in others:
             name = interface["name"]
             assert interface == {"name": name, "mac": link(network.node, name)["address"]}
-        assert {ip["interface"] for ip in one.result["ips"]} == {len(others)}
+        assert {ip["interface"] for ip in attachment.result["ips"]} == {len(others)}
     if version.at_least(spec, "0.4.0"):
-        one.check()
+        attachment.check()
     else:
-        assert one.refused("CHECK") == "config version does not allow CHECK"
-    one.delete()
-    network.leaves_nothing(one.container)
-    one.delete()
-    network.leaves_nothing(one.container)
+        assert attachment.refused("CHECK") == "config version does not allow CHECK"
+    attachment.delete()
+    network.leaves_nothing(attachment.container)
+    attachment.delete()
+    network.leaves_nothing(attachment.container)
 
 
 @pytest.mark.parametrize("spec", ["0.1.0", "0.2.0"])
 def test_old_versions_refuse_two_addresses_of_a_family_in_add_and_del(network: InterfaceNetwork, spec: str) -> None:
     network.config["cniVersion"] = spec
     network.ipam(ranges=[V4, V6, [{"subnet": "2001:db8:2::/64"}]])
-    one = network.attachment()
+    attachment = network.attachment()
     for verb in ("ADD", "DEL"):
-        assert one.refused(verb) == f"CNI version {spec} does not support more than 1 address per family"
-    network.leaves_nothing(one.container)
+        assert attachment.refused(verb) == f"CNI version {spec} does not support more than 1 address per family"
+    network.leaves_nothing(attachment.container)
 
 
 def test_as_an_executable(network: InterfaceNetwork) -> None:
     network.call = network.by_executable
     network.dual_stack()
     network.masquerade("iptables")
-    one = network.attach()
-    assert addresses(one.container, "eth0") == set(one.addresses) == {"10.1.2.2/24", "2001:db8:1::2/64"}
+    attachment = network.attach()
+    assert addresses(attachment.container, "eth0") == set(attachment.addresses) == {"10.1.2.2/24", "2001:db8:1::2/64"}
     assert len(network.masquerading) == (8 if network.plugin in MASQUERADING else 0)
-    one.check()
+    attachment.check()
     network.status()
-    one.delete()
-    network.leaves_nothing(one.container)
+    attachment.delete()
+    network.leaves_nothing(attachment.container)
 
 
 def test_two_interfaces_of_one_container(network: InterfaceNetwork) -> None:
@@ -193,22 +192,22 @@ def test_two_interfaces_of_one_container(network: InterfaceNetwork) -> None:
 
 def test_a_namespace_without_ipv6_gets_it_back(network: InterfaceNetwork) -> None:
     network.dual_stack()
-    one = network.attachment()
+    attachment = network.attachment()
     for name in ("all", "default", "lo"):
-        setting(one.container, f"ipv6/conf/{name}/disable_ipv6", "1")
-    one.add()
-    assert addresses(one.container, "eth0") == set(one.addresses)
-    assert setting(one.container, "ipv6/conf/lo/disable_ipv6") == "0"
+        setting(attachment.container, f"ipv6/conf/{name}/disable_ipv6", "1")
+    attachment.add()
+    assert addresses(attachment.container, "eth0") == set(attachment.addresses)
+    assert setting(attachment.container, "ipv6/conf/lo/disable_ipv6") == "0"
 
 
 def test_addresses_are_announced_and_outlive_the_link_going_down(network: InterfaceNetwork) -> None:
     network.dual_stack()
-    one = network.attach()
+    attachment = network.attach()
     notices = {"bridge": ["ipv4/conf/eth0/arp_notify"], "ptp": []}
     for notice in notices.get(network.plugin, ["ipv4/conf/eth0/arp_notify", "ipv6/conf/eth0/ndisc_notify"]):
-        assert setting(one.container, notice) == "1"
-    one.container.run(["ip", "link", "set", "eth0", "down"])
-    assert addresses(one.container, "eth0") == set(one.addresses)
+        assert setting(attachment.container, notice) == "1"
+    attachment.container.run(["ip", "link", "set", "eth0", "down"])
+    assert addresses(attachment.container, "eth0") == set(attachment.addresses)
 
 
 def test_routes_with_everything_a_route_may_have(network: InterfaceNetwork) -> None:
@@ -222,20 +221,22 @@ def test_routes_with_everything_a_route_may_have(network: InterfaceNetwork) -> N
             {"dst": "2001:db8:e::/48", "gw": "2001:db8:1::9", "priority": 55},
         ],
     )
-    one = network.attach()
-    assert {route for route in routes(one.container, 4) if not route[0].startswith("10.1.2.")} == {
+    attachment = network.attach()
+    assert {route for route in routes(attachment.container, 4) if not route[0].startswith("10.1.2.")} == {
         ("192.0.2.0/24", "10.1.2.1"),
         ("198.51.100.0/24", "10.1.2.8"),
         ("198.51.100.0/24", "10.1.2.9"),
     }
-    assert {route for route in routes(one.container, 6) if not route[0].startswith(("fe80:", "2001:db8:1:"))} == {
+    assert {
+        route for route in routes(attachment.container, 6) if not route[0].startswith(("fe80:", "2001:db8:1:"))
+    } == {
         ("2001:db8:f::/48", "2001:db8:1::1"),
         ("2001:db8:e::/48", "2001:db8:1::9"),
     }
-    (special,) = one.container.ip("-4", "route", "show", "table", "1234")
+    (special,) = attachment.container.ip("-4", "route", "show", "table", "1234")
     assert (special["dst"], special["gateway"], special["metric"]) == ("203.0.113.0/24", "10.1.2.1", 77)
     assert {"mtu": 1300, "advmss": 1200} in special["metrics"]
-    one.check()
+    attachment.check()
 
 
 # ---- hardware addresses ----
@@ -253,16 +254,16 @@ def test_routes_with_everything_a_route_may_have(network: InterfaceNetwork) -> N
 )
 def test_hardware_addresses_follow_from_ip_addresses(network: InterfaceNetwork, ranges: list[Any], mac: str) -> None:
     network.ipam(ranges=ranges)
-    one = network.attach()
-    assert one.mac == one.result["interfaces"][-1]["mac"] == mac
+    attachment = network.attach()
+    assert attachment.mac == attachment.result["interfaces"][-1]["mac"] == mac
 
 
 @only("bridge", "ptp", "macvlan", "tap")
 def test_hardware_addresses_left_to_the_kernel(network: InterfaceNetwork) -> None:
-    one = network.attach(deterministicMAC=False)
-    assert one.mac == one.result["interfaces"][-1]["mac"]
-    assert not one.mac.startswith("0a:58:")
-    one.check()
+    attachment = network.attach(deterministicMAC=False)
+    assert attachment.mac == attachment.result["interfaces"][-1]["mac"]
+    assert not attachment.mac.startswith("0a:58:")
+    attachment.check()
 
 
 MACS = {
@@ -291,28 +292,28 @@ def test_a_mac_that_is_asked_for(network: InterfaceNetwork, given: list[str], la
         keys["args"] = {"cni": {"mac": MACS["args.cni"]}}
     if "capability" in given:
         keys["runtimeConfig"] = {"Mac": MACS["capability"].upper()}
-    one = network.attachment(args=args)
-    one.add(**keys)
-    assert one.mac == one.result["interfaces"][-1]["mac"] == MACS[given[-1]]
-    one.check()
+    attachment = network.attachment(args=args)
+    attachment.add(**keys)
+    assert attachment.mac == attachment.result["interfaces"][-1]["mac"] == MACS[given[-1]]
+    attachment.check()
 
 
 @only(*WITH_MAC)
 def test_no_mac(network: InterfaceNetwork) -> None:
     attempts = {"bridge": "failed to make veth pair", "tap": "failed to create tap"}
     attempt = attempts.get(network.plugin, "invalid args 02:zz for MAC addr")
-    one = network.attachment()
-    assert one.refused("ADD", runtimeConfig={"mac": "02:zz"}) == f"{attempt}: address 02:zz: invalid MAC address"
-    network.leaves_nothing(one.container)
+    attachment = network.attachment()
+    assert attachment.refused("ADD", runtimeConfig={"mac": "02:zz"}) == f"{attempt}: address 02:zz: invalid MAC address"
+    network.leaves_nothing(attachment.container)
 
 
 @only(*WITH_MAC)
 @pytest.mark.parametrize("capability", [{}, {"mac": "02:00:00:00:00:01"}])
 def test_unknown_arguments(network: InterfaceNetwork, capability: Json) -> None:
     """Whether or not they are looked into for a MAC."""
-    one = network.attachment(args="COLOR=blue")
-    assert one.refused("ADD", runtimeConfig=capability).startswith("ARGS: unknown args ")
-    network.leaves_nothing(one.container)
+    attachment = network.attachment(args="COLOR=blue")
+    assert attachment.refused("ADD", runtimeConfig=capability).startswith("ARGS: unknown args ")
+    network.leaves_nothing(attachment.container)
 
 
 # ---- without addresses, with those of a DHCP server, and name servers ----
@@ -323,24 +324,28 @@ def test_unknown_arguments(network: InterfaceNetwork, capability: Json) -> None:
 def test_layer_2(network: InterfaceNetwork, spec: str) -> None:
     network.config.update(cniVersion=spec, ipam={})
     network.masquerade("iptables")
-    one = network.attach()
-    assert one.addresses == []
-    assert one.result["interfaces"][-1] == {"name": "eth0", "mac": one.mac, "sandbox": one.container.path}
-    assert "UP" in one.link["flags"]
-    assert addresses(one.container, "eth0") == set()
+    attachment = network.attach()
+    assert attachment.addresses == []
+    assert attachment.result["interfaces"][-1] == {
+        "name": "eth0",
+        "mac": attachment.mac,
+        "sandbox": attachment.container.path,
+    }
+    assert "UP" in attachment.link["flags"]
+    assert addresses(attachment.container, "eth0") == set()
     if version.at_least(spec, "0.4.0"):
-        one.check()
-    one.delete()
-    network.leaves_nothing(one.container)
+        attachment.check()
+    attachment.delete()
+    network.leaves_nothing(attachment.container)
 
 
 @only(*WITHOUT_IPAM)
 @pytest.mark.parametrize("spec", [spec for spec in version.ALL if not version.at_least(spec, "0.3.0")])
 def test_layer_2_in_versions_that_cannot_say_it(network: InterfaceNetwork, spec: str) -> None:
     network.config.update(cniVersion=spec, ipam={})
-    one = network.attachment()
-    assert one.refused("ADD") == "cannot convert: no valid IP addresses"
-    network.leaves_nothing(one.container)
+    attachment = network.attachment()
+    assert attachment.refused("ADD") == "cannot convert: no valid IP addresses"
+    network.leaves_nothing(attachment.container)
 
 
 OVER_LINK = [
@@ -355,21 +360,15 @@ OVER_LINK = [
 @pytest.mark.parametrize(("network", "name", "asked"), OVER_LINK, indirect=["network"])
 def test_dhcp_alone_is_asked_over_the_link(network: InterfaceNetwork, name: str, asked: list[str]) -> None:
     """Of others the address is known before the link is made, and released when it is gone."""
-    notes = network.state.with_name("notes")
-    answer = json.dumps({"cniVersion": "1.1.0", "ips": [{"address": "10.1.2.77/24", "gateway": "10.1.2.1"}]})
-    network.ipam_program(
-        'nsenter --net=$CNI_NETNS ip -o link show eth0 >/dev/null 2>&1 && there=" over the link"\n'
-        f"echo \"$CNI_COMMAND$there\" >>{notes}\n[ $CNI_COMMAND != ADD ] || echo '{answer}'",
-        name,
-    )
-    one = network.attach()
-    assert addresses(one.container, "eth0") == {"10.1.2.77/24"}
-    assert one.mac == one.result["interfaces"][-1]["mac"]
-    assert network.plugin == "tap" or pings(one.container, GATEWAY[4])
-    one.check()
-    one.delete()
+    notes = network.ipam_looks_for_link(name, ips=[{"address": "10.1.2.77/24", "gateway": "10.1.2.1"}])
+    attachment = network.attach()
+    assert addresses(attachment.container, "eth0") == {"10.1.2.77/24"}
+    assert attachment.mac == attachment.result["interfaces"][-1]["mac"]
+    assert network.plugin == "tap" or pings(attachment.container, GATEWAY[4])
+    attachment.check()
+    attachment.delete()
     assert notes.read_text().splitlines() == asked
-    network.leaves_nothing(one.container)
+    network.leaves_nothing(attachment.container)
 
 
 @pytest.mark.parametrize(
@@ -391,11 +390,11 @@ def test_dns(network: InterfaceNetwork, tmp_path: Path, configured: Json | None,
     resolv_conf = tmp_path / "resolv.conf"
     resolv_conf.write_text("nameserver 192.0.2.53\ndomain file.example\nsearch a.example b.example\n")
     network.ipam(ranges=[V4], resolvConf=str(resolv_conf))
-    one = network.attach(dns=configured)
+    attachment = network.attach(dns=configured)
     expected = {key: value for key, value in (configured or {}).items() if value}
     if network.plugin in MASQUERADING and not counts:
         expected = {"nameservers": ["192.0.2.53"], "domain": "file.example", "search": ["a.example", "b.example"]}
-    assert {key: value for key, value in one.result.get("dns", {}).items() if value} == expected
+    assert {key: value for key, value in attachment.result.get("dns", {}).items() if value} == expected
 
 
 # ---- masquerading ----
@@ -422,25 +421,25 @@ def test_masqueraded_packets_get_an_answer(network: InterfaceNetwork, backend: s
     network.dual_stack(routes=list(DEFAULT.values()))
     plain = network.attach()
     network.config.update({"ipMasq": True, **({} if backend is None else {"ipMasqBackend": backend})})
-    one = network.attach()
+    attachment = network.attach()
     for address in ("192.0.2.2", "2001:db8:ffff::2"):
-        assert pings(one.container, address)
+        assert pings(attachment.container, address)
     assert not pings(plain.container, "192.0.2.2", 0.2)
     chains = [line for line in network.masquerading if line.startswith("iptables")]
     assert bool(chains) == (backend != "nftables")
-    assert all(chain_name("net", one.id) in line for line in chains)
-    assert all(one.id in line for line in network.masquerading if line not in chains)
-    one.check()
-    one.delete()
+    assert all(chain_name("net", attachment.id) in line for line in chains)
+    assert all(attachment.id in line for line in network.masquerading if line not in chains)
+    attachment.check()
+    attachment.delete()
     assert network.masquerading == []
     assert network.reserved == {plain.address(4), plain.address(6)}
 
 
 @only(*MASQUERADING)
 def test_an_unknown_backend(network: InterfaceNetwork) -> None:
-    one = network.attachment()
-    assert one.refused("ADD", ipMasq=True, ipMasqBackend="ebtables") == 'unknown ipmasq backend "ebtables"'
-    network.leaves_nothing(one.container)
+    attachment = network.attachment()
+    assert attachment.refused("ADD", ipMasq=True, ipMasqBackend="ebtables") == 'unknown ipmasq backend "ebtables"'
+    network.leaves_nothing(attachment.container)
 
 
 @only(*MASQUERADING)
@@ -457,10 +456,10 @@ def test_masquerading_that_fails(
     if backend == "nftables":  # of another type than what the chain is to be
         network.node.nft("add table inet cni_plugins_masquerade")
         network.node.nft("add chain inet cni_plugins_masquerade postrouting { type filter hook input priority 0 ; }")
-    one = network.attachment()
-    one.refused("ADD")
+    attachment = network.attachment()
+    attachment.refused("ADD")
     monkeypatch.undo()
-    network.leaves_nothing(one.container)
+    network.leaves_nothing(attachment.container)
 
 
 # ---- CHECK ----
@@ -637,21 +636,21 @@ def test_check_names_what_is_not_as_add_left_it(network: InterfaceNetwork, damag
             {"dst": "203.0.113.0/24", "table": 1234},
         ]
     )
-    one, other = network.attach(), network.attach()
-    one.check()
+    attachment, other = network.attach(), network.attach()
+    attachment.check()
     names = {
-        "inside": f"ip -n {one.container.name}",
-        "mac": one.mac,
+        "inside": f"ip -n {attachment.container.name}",
+        "mac": attachment.mac,
         "node": network.node.name,
         "other": other.container.name,
-        "port": one.port if network.plugin in MASQUERADING else "",
+        "port": attachment.port if network.plugin in MASQUERADING else "",
         "state": network.state,
     }
     network.node.run(["sh", "-ec", damage.format(**names)])
-    assert message.format(**names) in one.refused("CHECK")
+    assert message.format(**names) in attachment.refused("CHECK")
     if network.plugin == "host-device":
         return  # its DEL needs the alias
-    one.delete()
+    attachment.delete()
     other.delete()
     network.leaves_nothing(other.container)
 
@@ -659,10 +658,10 @@ def test_check_names_what_is_not_as_add_left_it(network: InterfaceNetwork, damag
 @only(*MASQUERADING)
 def test_check_of_nftables_masquerading(network: InterfaceNetwork) -> None:
     network.masquerade("nftables")
-    one = network.attach()
-    one.check()
+    attachment = network.attach()
+    attachment.check()
     network.node.nft("flush chain inet cni_plugins_masquerade masq_checks")
-    assert " is not masqueraded in network net as " in one.refused("CHECK")
+    assert " is not masqueraded in network net as " in attachment.refused("CHECK")
 
 
 @pytest.mark.parametrize(
@@ -676,10 +675,10 @@ def test_check_of_nftables_masquerading(network: InterfaceNetwork) -> None:
 def test_check_of_a_result_that_is_another(
     network: InterfaceNetwork, change: Callable[[list[Json]], list[Json] | None], message: str
 ) -> None:
-    one = network.attach()
-    interfaces = change(one.result["interfaces"])
-    previous = None if interfaces is None else {**one.result, "interfaces": interfaces}
-    assert one.refused("CHECK", prevResult=previous).startswith(message)
+    attachment = network.attach()
+    interfaces = change(attachment.result["interfaces"])
+    previous = None if interfaces is None else {**attachment.result, "interfaces": interfaces}
+    assert attachment.refused("CHECK", prevResult=previous).startswith(message)
 
 
 # ---- DEL ----
@@ -692,14 +691,14 @@ def test_del_releases_everything_but_nothing_of_others(
 ) -> None:
     network.masquerade(backend)
     network.dual_stack()
-    one, other = network.attach(), network.attach()
+    attachment, other = network.attach(), network.attach()
     rules = [rule for rule in network.masquerading if other.id in rule or chain_name("net", other.id) in rule]
     if way == "namespace gone":
-        doomed(one.container)
+        doomed(attachment.container)
     if way == "link gone":
-        one.container.run(["ip", "link", "delete", "eth0"])
+        attachment.container.run(["ip", "link", "delete", "eth0"])
     for _ in range(2):
-        one.delete(CNI_ARGS="no pairs", **({"CNI_NETNS": ""} if way == "no namespace" else {}))
+        attachment.delete(CNI_ARGS="no pairs", **({"CNI_NETNS": ""} if way == "no namespace" else {}))
         assert network.masquerading == rules
         assert network.reserved == {other.address(4), other.address(6)}
     other.check()
@@ -707,33 +706,33 @@ def test_del_releases_everything_but_nothing_of_others(
 
 def test_del_without_add(network: InterfaceNetwork) -> None:
     network.masquerade("iptables")
-    one = network.attachment()
+    attachment = network.attachment()
     before = links(network.node)
-    one.delete()
-    network.leaves_nothing(one.container)
+    attachment.delete()
+    network.leaves_nothing(attachment.container)
     assert links(network.node) == before
 
 
 def test_del_goes_on_past_failures_and_reports_them_all(network: InterfaceNetwork, tmp_path: Path) -> None:
     """The namespace's path leads to a file, and the address plugin is gone: the rules are removed all the same."""
     network.masquerade("nftables")
-    one = network.attach()
+    attachment = network.attach()
     file = tmp_path / "file"
     file.touch()
     network.paths = [str(tmp_path)]
     with pytest.raises(Refused) as refusal:
-        one.delete(CNI_NETNS=str(file))
+        attachment.delete(CNI_NETNS=str(file))
     assert "unknown FS magic" in str(refusal.value)
     assert 'failed to find plugin "host-local"' in str(refusal.value)
     assert network.masquerading == []
 
 
 def test_del_releases_the_addresses_though_the_namespace_is_none(network: InterfaceNetwork, tmp_path: Path) -> None:
-    one = network.attach()
+    attachment = network.attach()
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(Refused, match=r"^failed to open netns .*unknown FS magic"):
-        one.delete(CNI_NETNS=str(file))
+        attachment.delete(CNI_NETNS=str(file))
     assert network.reserved == set()
 
 
@@ -748,11 +747,11 @@ fi"""
 
 def test_del_removes_the_link_though_ipam_fails(network: InterfaceNetwork) -> None:
     network.ipam_program(GIVES_BUT_DOES_NOT_TAKE)
-    one = network.attach()
+    attachment = network.attach()
     with pytest.raises(Refused, match=r"no$") as refusal:
-        one.delete()
+        attachment.delete()
     assert refusal.value.code == 100
-    network.leaves_nothing(one.container)
+    network.leaves_nothing(attachment.container)
 
 
 # ---- ADD that fails ----
@@ -760,46 +759,46 @@ def test_del_removes_the_link_though_ipam_fails(network: InterfaceNetwork) -> No
 
 def test_an_address_outside_its_range(network: InterfaceNetwork) -> None:
     network.masquerade("iptables")
-    one = network.attachment()
+    attachment = network.attachment()
     message = "failed to allocate all requested IPs: 192.0.2.1"
-    assert one.refused("ADD", runtimeConfig={"ips": ["192.0.2.1"]}) == message
-    network.leaves_nothing(one.container)
+    assert attachment.refused("ADD", runtimeConfig={"ips": ["192.0.2.1"]}) == message
+    network.leaves_nothing(attachment.container)
 
 
 def test_no_such_namespace(network: InterfaceNetwork) -> None:
-    one = network.attachment(netns="/run/netns/nowhere")
-    assert one.refused("ADD").startswith('failed to open netns "/run/netns/nowhere": ')
+    attachment = network.attachment(netns="/run/netns/nowhere")
+    assert attachment.refused("ADD").startswith('failed to open netns "/run/netns/nowhere": ')
     network.leaves_nothing()
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
 def test_the_nodes_own_namespace(network: InterfaceNetwork, verb: str) -> None:
-    one = network.attachment(netns=network.node.path)
+    attachment = network.attachment(netns=network.node.path)
     before = network.held
-    assert one.refused(verb) == "plugin's netns and netns from CNI_NETNS should not be the same"
+    assert attachment.refused(verb) == "plugin's netns and netns from CNI_NETNS should not be the same"
     assert network.held == before
 
 
 @only("bridge", "ptp", "macvlan", "tap")
 def test_the_same_add_twice(network: InterfaceNetwork) -> None:
     network.masquerade("nftables")
-    one = network.attach()
+    attachment = network.attach()
     before = network.held
-    assert one.refused("ADD") == 'container interface name "eth0" already exists'
-    message = network.attachment(id=one.id).refused("ADD")  # from another namespace
+    assert attachment.refused("ADD") == 'container interface name "eth0" already exists'
+    message = network.attachment(id=attachment.id).refused("ADD")  # from another namespace
     assert message.startswith("failed to allocate for range 0: 10.1.2.2 has been allocated to ")
     assert message.endswith(", duplicate allocation is not allowed")
     assert network.held == before
-    one.check()
-    assert network.plugin == "tap" or pings(one.container, GATEWAY[4])
+    attachment.check()
+    assert network.plugin == "tap" or pings(attachment.container, GATEWAY[4])
 
 
 def test_an_interface_of_that_name(network: InterfaceNetwork) -> None:
-    one = network.attachment()
-    one.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
+    attachment = network.attachment()
+    attachment.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
     before = network.held
-    assert one.refused("ADD") == 'container interface name "eth0" already exists'
-    assert one.link["linkinfo"]["info_kind"] == "bridge"
+    assert attachment.refused("ADD") == 'container interface name "eth0" already exists'
+    assert attachment.link["linkinfo"]["info_kind"] == "bridge"
     assert network.held == before
 
 
@@ -831,12 +830,12 @@ def test_what_cannot_be_set_up_leaves_nothing(network: InterfaceNetwork, answer:
     first = network.attach()
     ipam = network.config["ipam"]
     log = network.ipam_answers(**answer)
-    one = network.attachment()
+    attachment = network.attachment()
     before = network.held
     with pytest.raises(Refused, match=message):
-        one.add()
+        attachment.add()
     assert log.read_text().split() == ["ADD", "DEL"]
-    assert links(one.container) == {"lo"}
+    assert links(attachment.container) == {"lo"}
     assert network.held == before
     network.config["ipam"] = ipam
     first.check()

@@ -27,27 +27,27 @@ def network(make_network: Callable[..., Network]) -> Network:
 
 
 @pytest.fixture
-def one(network: Network) -> Attachment:
+def attachment(network: Network) -> Attachment:
     return network.attachment()
 
 
-def info(one: Attachment) -> Json:
+def info(attachment: Attachment) -> Json:
     """What only TAP devices have."""
-    return dict(one.link["linkinfo"]["info_data"])
+    return dict(attachment.link["linkinfo"]["info_data"])
 
 
 # ---- ADD ----
 
 
-def test_what_is_made(network: Network, one: Attachment) -> None:
-    one.add()
-    assert one.link["linkinfo"]["info_kind"] == "tun"
-    assert (info(one)["type"], info(one)["persist"]) == ("tap", True)
+def test_what_is_made(network: Network, attachment: Attachment) -> None:
+    attachment.add()
+    assert attachment.link["linkinfo"]["info_kind"] == "tun"
+    assert (info(attachment)["type"], info(attachment)["persist"]) == ("tap", True)
     assert links(network.node) == {"lo"}
 
 
-def test_without_ipam_the_configured_name_servers_are_reported(one: Attachment) -> None:
-    assert one.add(ipam={}, dns={"nameservers": ["192.0.2.53"]})["dns"] == {"nameservers": ["192.0.2.53"]}
+def test_without_ipam_the_configured_name_servers_are_reported(attachment: Attachment) -> None:
+    assert attachment.add(ipam={}, dns={"nameservers": ["192.0.2.53"]})["dns"] == {"nameservers": ["192.0.2.53"]}
 
 
 # ---- frames ----
@@ -92,10 +92,10 @@ ping.wait()
 """
 
 
-def test_it_carries_frames(network: Network, one: Attachment) -> None:
+def test_it_carries_frames(network: Network, attachment: Attachment) -> None:
     network.ipam(ranges=[V4, V6])
-    one.add()
-    assert one.container.python(MACHINE).splitlines() == [
+    attachment.add()
+    assert attachment.container.python(MACHINE).splitlines() == [
         f"ARP request from {OURS}",
         "echo request to 02:00:00:00:00:99",
         "ping ended with 0",
@@ -120,58 +120,58 @@ for number, tap in enumerate(taps):
 """
 
 
-def opened(one: Attachment, *, times: int = 1, flags: int = 0, user: int = -1, group: int = -1) -> str:
+def opened(attachment: Attachment, *, times: int = 1, flags: int = 0, user: int = -1, group: int = -1) -> str:
     arguments = map(str, (times, flags, user, group))
-    done = one.container.run([sys.executable, "-c", OPENED, *arguments], check=False)
+    done = attachment.container.run([sys.executable, "-c", OPENED, *arguments], check=False)
     return done.stderr.strip() or "all"
 
 
-def test_queues(one: Attachment) -> None:
-    one.add(multiQueue=True)
-    assert info(one)["multi_queue"]
-    assert opened(one, times=3, flags=0x0100) == "all"
-    one.check()
-    assert one.refused("CHECK", multiQueue=False) == "Interface eth0 has multi_queue 1, not 0"
-    one.delete()
-    one.add(multiQueue=False)
-    assert not info(one)["multi_queue"]
-    assert opened(one, times=2) == "1 Device or resource busy"
+def test_queues(attachment: Attachment) -> None:
+    attachment.add(multiQueue=True)
+    assert info(attachment)["multi_queue"]
+    assert opened(attachment, times=3, flags=0x0100) == "all"
+    attachment.check()
+    assert attachment.refused("CHECK", multiQueue=False) == "Interface eth0 has multi_queue 1, not 0"
+    attachment.delete()
+    attachment.add(multiQueue=False)
+    assert not info(attachment)["multi_queue"]
+    assert opened(attachment, times=2) == "1 Device or resource busy"
 
 
-def test_a_header_for_offloading(one: Attachment) -> None:
+def test_a_header_for_offloading(attachment: Attachment) -> None:
     """The flags of path B of the reference; whoever opens the device says anew what it is to be."""
-    one.add()
-    assert (info(one)["pi"], info(one)["vnet_hdr"]) == (False, True)
-    assert opened(one, flags=0x4000) == "all"
-    assert opened(one, flags=0) == "all"
+    attachment.add()
+    assert (info(attachment)["pi"], info(attachment)["vnet_hdr"]) == (False, True)
+    assert opened(attachment, flags=0x4000) == "all"
+    assert opened(attachment, flags=0) == "all"
 
 
 @pytest.mark.parametrize("more", [{}, {"mtu": 1400, "mac": "02:00:00:00:00:01", "multiQueue": True}])
 @pytest.mark.parametrize("ids", [{}, {"owner": 1234}, {"group": 1235}, {"owner": 1234, "group": 1235}])
-def test_owner_and_group(network: Network, one: Attachment, ids: Json, more: Json) -> None:
+def test_owner_and_group(network: Network, attachment: Attachment, ids: Json, more: Json) -> None:
     keys = {**ids, **more}
-    one.add(**keys)
-    assert (info(one).get("user"), info(one).get("group")) == (ids.get("owner"), ids.get("group"))
-    one.check(**keys)
+    attachment.add(**keys)
+    assert (info(attachment).get("user"), info(attachment).get("group")) == (ids.get("owner"), ids.get("group"))
+    attachment.check(**keys)
     flags = 0x0100 if more else 0
     owner, group = ids.get("owner", 77), ids.get("group", 77)
     if ids:
-        assert opened(one, flags=flags, user=owner, group=group) == "all"
-        assert opened(one, flags=flags, user=78, group=78) == "0 Operation not permitted"
+        assert opened(attachment, flags=flags, user=owner, group=group) == "all"
+        assert opened(attachment, flags=flags, user=78, group=78) == "0 Operation not permitted"
     if more:
-        assert one.link["mtu"] == 1400
-        assert one.link["address"] == one.result["interfaces"][0]["mac"] == "02:00:00:00:00:01"
-    one.delete()
-    network.leaves_nothing(one.container)
+        assert attachment.link["mtu"] == 1400
+        assert attachment.link["address"] == attachment.result["interfaces"][0]["mac"] == "02:00:00:00:00:01"
+    attachment.delete()
+    network.leaves_nothing(attachment.container)
 
 
 @pytest.mark.parametrize("number", [0, 2**31, 2**32 - 2])
-def test_any_id(one: Attachment, number: int) -> None:
-    one.add(owner=number, group=number)
+def test_any_id(attachment: Attachment, number: int) -> None:
+    attachment.add(owner=number, group=number)
     names: dict[int, str | int] = {0: "root"}
-    assert info(one)["user"] == names.get(number, number)
-    assert info(one)["group"] == names.get(number, number)
-    one.check(owner=number, group=number)
+    assert info(attachment)["user"] == names.get(number, number)
+    assert info(attachment)["group"] == names.get(number, number)
+    attachment.check(owner=number, group=number)
 
 
 # ---- the MAC ----
@@ -179,59 +179,59 @@ def test_any_id(one: Attachment, number: int) -> None:
 # ---- a bridge in the container ----
 
 
-def test_a_port_of_a_bridge(network: Network, one: Attachment) -> None:
-    one.container.run(["ip", "link", "add", "br0", "type", "bridge"])
+def test_a_port_of_a_bridge(network: Network, attachment: Attachment) -> None:
+    attachment.container.run(["ip", "link", "add", "br0", "type", "bridge"])
     network.config["bridge"] = "br0"
-    one.add()
-    assert one.link["master"] == "br0"
-    one.check()
-    one.container.run(["ip", "link", "set", "eth0", "nomaster"])
-    assert one.refused("CHECK") == "Interface eth0 is not a port of bridge br0"
-    one.delete()
+    attachment.add()
+    assert attachment.link["master"] == "br0"
+    attachment.check()
+    attachment.container.run(["ip", "link", "set", "eth0", "nomaster"])
+    assert attachment.refused("CHECK") == "Interface eth0 is not a port of bridge br0"
+    attachment.delete()
     network.leaves_nothing()
-    assert links(one.container) == {"lo", "br0"}
+    assert links(attachment.container) == {"lo", "br0"}
 
 
-def test_no_bridge(network: Network, one: Attachment) -> None:
+def test_no_bridge(network: Network, attachment: Attachment) -> None:
     network.config["bridge"] = "br0"
     network.node.run(["ip", "link", "add", "br0", "type", "bridge"])  # not where it counts
-    assert one.refused("ADD") == "failed to get bridge br0: Link not found"
+    assert attachment.refused("ADD") == "failed to get bridge br0: Link not found"
     network.node.run(["ip", "link", "delete", "br0"])
-    network.leaves_nothing(one.container)
-    one.container.run(["ip", "link", "add", "br0", "type", "veth", "peer", "other"])
-    assert one.refused("ADD") == 'failed to get bridge br0: "br0" is not a bridge'
+    network.leaves_nothing(attachment.container)
+    attachment.container.run(["ip", "link", "add", "br0", "type", "veth", "peer", "other"])
+    assert attachment.refused("ADD") == 'failed to get bridge br0: "br0" is not a bridge'
     network.leaves_nothing()
-    assert links(one.container) == {"lo", "br0", "other"}
+    assert links(attachment.container) == {"lo", "br0", "other"}
 
 
 # ---- when ADD fails ----
 
 
 @pytest.mark.parametrize("kind", [["bridge"], ["tap"]])
-def test_a_taken_name(network: Network, one: Attachment, kind: list[str]) -> None:
+def test_a_taken_name(network: Network, attachment: Attachment, kind: list[str]) -> None:
     add = ["ip", "tuntap", "add", "eth0", "mode", "tap"] if kind == ["tap"] else ["ip", "link", "add", "eth0", "type"]
-    one.container.run(add if kind == ["tap"] else [*add, *kind])
-    before = one.container.ip("link")
-    assert one.refused("ADD") == 'container interface name "eth0" already exists'
-    assert one.container.ip("link") == before
+    attachment.container.run(add if kind == ["tap"] else [*add, *kind])
+    before = attachment.container.ip("link")
+    assert attachment.refused("ADD") == 'container interface name "eth0" already exists'
+    assert attachment.container.ip("link") == before
     network.leaves_nothing()
-    assert links(one.container) == {"lo", "eth0"}
+    assert links(attachment.container) == {"lo", "eth0"}
 
 
 @pytest.mark.parametrize("kind", ["bridge", "tap"])
 def test_a_name_that_is_taken_in_the_last_moment(
-    network: Network, one: Attachment, monkeypatch: pytest.MonkeyPatch, kind: str
+    network: Network, attachment: Attachment, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Of a TAP device, too, that could be opened: it is somebody else's."""
     network.call = call_here
     monkeypatch.setattr(kernel_links, "refuse_existing", lambda *_: None)
     words = {"bridge": ["link", "add", "eth0", "type", "bridge"], "tap": ["tuntap", "add", "eth0", "mode", "tap"]}
-    one.container.run(["ip", *words[kind]])
-    before = one.container.ip("link")
-    assert one.refused("ADD") == 'failed to create tap "eth0": the name is taken'
-    assert one.container.ip("link") == before
+    attachment.container.run(["ip", *words[kind]])
+    before = attachment.container.ip("link")
+    assert attachment.refused("ADD") == 'failed to create tap "eth0": the name is taken'
+    assert attachment.container.ip("link") == before
     network.leaves_nothing()
-    assert links(one.container) == {"lo", "eth0"}
+    assert links(attachment.container) == {"lo", "eth0"}
 
 
 @pytest.mark.parametrize(
@@ -245,11 +245,11 @@ def test_a_name_that_is_taken_in_the_last_moment(
         ({"owner": "root"}, 'failed to load netconf: owner: "root" is not an integer'),
     ],
 )
-def test_what_cannot_be(network: Network, one: Attachment, keys: Json, message: str) -> None:
+def test_what_cannot_be(network: Network, attachment: Attachment, keys: Json, message: str) -> None:
     with pytest.raises(Refused) as refusal:
-        one.add(**keys)
+        attachment.add(**keys)
     assert str(refusal.value).startswith(message)
-    network.leaves_nothing(one.container)
+    network.leaves_nothing(attachment.container)
 
 
 # ---- SELinux ----
@@ -258,10 +258,10 @@ CONTEXT = "system_u:system_r:container_t:s0:c1,c2"
 
 
 @pytest.mark.skipif(Path("/sys/fs/selinux/enforce").exists(), reason="this kernel has SELinux")
-def test_a_context_without_selinux(network: Network, one: Attachment) -> None:
+def test_a_context_without_selinux(network: Network, attachment: Attachment) -> None:
     with pytest.raises(Refused, match=f'^failed set socket label: selinuxContext is "{CONTEXT}", but SELinux is off$'):
-        one.add(selinuxContext=CONTEXT)
-    network.leaves_nothing(one.container)
+        attachment.add(selinuxContext=CONTEXT)
+    network.leaves_nothing(attachment.container)
 
 
 class SELinux:
@@ -293,42 +293,42 @@ def selinux(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return SELinux(tmp_path, monkeypatch)
 
 
-def test_a_context(network: Network, one: Attachment, selinux: SELinux) -> None:
+def test_a_context(network: Network, attachment: Attachment, selinux: SELinux) -> None:
     """The device is made by a process that starts with the context."""
     keys = {"owner": 2**32 - 2, "multiQueue": True, "mtu": 1400}
     network.config.update(selinuxContext=CONTEXT, **keys)
-    one.add()
+    attachment.add()
     assert selinux.happened == [f"label {CONTEXT}", f"run with {CONTEXT}", "label "]
-    assert one.link["mtu"] == 1400
-    assert one.link["address"] == OURS
-    assert (info(one)["user"], info(one)["multi_queue"]) == (2**32 - 2, True)
-    one.check(**keys)
-    one.delete()
-    network.leaves_nothing(one.container)
+    assert attachment.link["mtu"] == 1400
+    assert attachment.link["address"] == OURS
+    assert (info(attachment)["user"], info(attachment)["multi_queue"]) == (2**32 - 2, True)
+    attachment.check(**keys)
+    attachment.delete()
+    network.leaves_nothing(attachment.container)
 
 
 def test_a_context_where_the_process_fails(
-    network: Network, one: Attachment, selinux: SELinux, monkeypatch: pytest.MonkeyPatch
+    network: Network, attachment: Attachment, selinux: SELinux, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network.call = call_here
     monkeypatch.setattr(kernel_links, "refuse_existing", lambda *_: None)
-    one.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
+    attachment.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
     network.config["selinuxContext"] = CONTEXT
     with pytest.raises(Refused, match=f'^failed to create tap "eth0" in SELinux context {CONTEXT}: ') as refusal:
-        one.add()
+        attachment.add()
     assert refusal.value.details.endswith('failed to create tap "eth0": the name is taken')
     network.leaves_nothing()
-    assert links(one.container) == {"lo", "eth0"}
+    assert links(attachment.container) == {"lo", "eth0"}
 
 
 def test_a_context_that_the_kernel_refuses(
-    network: Network, one: Attachment, selinux: SELinux, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    network: Network, attachment: Attachment, selinux: SELinux, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tap, "_EXEC_LABEL", str(tmp_path / "missing"))
     network.config["selinuxContext"] = CONTEXT
     with pytest.raises(Refused, match=f'^failed set socket label: "{CONTEXT}": No such file or directory$'):
-        one.add()
-    network.leaves_nothing(one.container)
+        attachment.add()
+    network.leaves_nothing(attachment.container)
 
 
 # ---- DEL, CHECK, STATUS ----
@@ -343,28 +343,28 @@ time.sleep(3600)
 """
 
 
-def test_a_device_that_is_open_is_deleted(network: Network, one: Attachment) -> None:
-    one.add()
-    with one.container.start([sys.executable, "-c", HELD]) as machine:
+def test_a_device_that_is_open_is_deleted(network: Network, attachment: Attachment) -> None:
+    attachment.add()
+    with attachment.container.start([sys.executable, "-c", HELD]) as machine:
         assert machine.stdout
         machine.stdout.readline()
-        one.delete()
-        network.leaves_nothing(one.container)
+        attachment.delete()
+        network.leaves_nothing(attachment.container)
 
 
-def test_check_knows_another_device(one: Attachment) -> None:
-    one.add(ipam={}, mac="02:00:00:00:00:01", owner=5)
-    assert one.refused("CHECK", owner=6) == "Interface eth0 has owner 5, not 6"
-    assert one.refused("CHECK", group=6) == "Interface eth0 has group None, not 6"
-    one.delete()
-    one.container.run(["ip", "tuntap", "add", "eth0", "mode", "tun"])
+def test_check_knows_another_device(attachment: Attachment) -> None:
+    attachment.add(ipam={}, mac="02:00:00:00:00:01", owner=5)
+    assert attachment.refused("CHECK", owner=6) == "Interface eth0 has owner 5, not 6"
+    assert attachment.refused("CHECK", group=6) == "Interface eth0 has group None, not 6"
+    attachment.delete()
+    attachment.container.run(["ip", "tuntap", "add", "eth0", "mode", "tun"])
     with pytest.raises(Refused, match="^Interface eth0 Mac 02:00:00:00:00:01 doesn't match container Mac: "):
-        one.check()
-    one.result["interfaces"][0]["mac"] = ""
-    assert one.refused("CHECK") == "Interface eth0 has device type 1, not 2"
-    one.delete()
-    one.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
-    assert one.refused("CHECK") == "Error: Container interface eth0 not of type tun"
+        attachment.check()
+    attachment.result["interfaces"][0]["mac"] = ""
+    assert attachment.refused("CHECK") == "Interface eth0 has device type 1, not 2"
+    attachment.delete()
+    attachment.container.run(["ip", "link", "add", "eth0", "type", "bridge"])
+    assert attachment.refused("CHECK") == "Error: Container interface eth0 not of type tun"
 
 
 def test_status_where_the_kernel_makes_no_tap_devices(network: Network) -> None:
