@@ -68,11 +68,13 @@ clean:
 $(VENV)/.demo: $(SOURCES)
 	scripts/setup demo
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf build/lib*  # setuptools would install modules that are gone, from the last build
 	$(BIN)/pip install -q .
 	touch $@
 
 $(VENV)/.test: $(SOURCES)
 	scripts/setup test
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf build/lib*
 	$(BIN)/pip install -q '.[test,lint,docs,wheels]'
 	touch $@ $(VENV)/.demo
