@@ -175,9 +175,10 @@ class Attachment:
         self.result: Json = {}
 
     def add(self, **keys: Any) -> Json:
-        """The keys are added to the network's configuration, for the attachment's later calls as well."""
-        self.keys.update(keys)
-        self.result = self.network.run("ADD", self.environ, **self.keys)
+        """The keys are added to the network's configuration; if ADD succeeds, for the attachment's later calls too."""
+        all_keys = {**self.keys, **keys}
+        self.result = self.network.run("ADD", self.environ, **all_keys)
+        self.keys = all_keys
         return self.result
 
     def check(self, **keys: Any) -> None:

@@ -46,7 +46,7 @@ def attachment(network: Network) -> Attachment:
 
 @pytest.fixture
 def with_sys(attachment: Attachment, node: Node) -> Network:
-    """The network of `attachment`, by executables that see a /sys that the test makes, and no namespaces of a later time."""
+    """The network of `attachment`, by executables that see a /sys that the test makes; no further containers."""
     network = attachment.network
     for folder in ("/sys/bus", "/sys/devices"):
         node.hide(folder)
