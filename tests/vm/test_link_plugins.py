@@ -379,7 +379,7 @@ def test_check_tells_the_nodes_master_from_the_containers(network: Network) -> N
     network.node.run(["ip", "link", "add", "up7", "index", "7", "up", "type", "dummy"])
     one.add(master="up7")
     words = "Container interface eth0 does not have master up0"
-    assert one.refused("CHECK", linkInContainer=True) == words
+    assert one.refused("CHECK", master="up0", linkInContainer=True) == words
 
 
 @ON_MASTER
