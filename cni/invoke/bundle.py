@@ -7,7 +7,7 @@ a module is read when it is imported. Without the file, as in a tree that is bui
 
     8 bytes     the length of the head, little-endian
     the head    marshal: this module's own code, and the index: name -> (file, offset of its code, length, imports)
-    the rest    the modules' code, each as marshal writes it
+    the rest    the modules' code, each as marshal writes it; of a module without code nothing
 
 The launcher executes this module's own code from the file, with nothing imported (``src/launcher/boot.py``).
 """
@@ -107,7 +107,8 @@ class Finder:
 
     def _run(self, module: ModuleType, fd: int) -> None:
         _, offset, length, _ = self.index[module.__name__]
-        exec(marshal.loads(posix.pread(fd, length, offset)), vars(module))  # noqa: S102, S302 - the package's own
+        if length:
+            exec(marshal.loads(posix.pread(fd, length, offset)), vars(module))  # noqa: S102, S302 - the package's own
 
 
 def install(path: str, head: int, index: Index, folder: str) -> None:
@@ -126,6 +127,8 @@ def hot_files(folder: str) -> list[str]:
 
 def write(folder: str, names: Iterable[str]) -> None:
     """Write the bundle of the modules with these file names (``cni/skel/plugin.py``) below ``folder``."""
+    import ast
+
     files = {name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name for name in names}
     index: Index = {}
     rest = b""
@@ -133,7 +136,8 @@ def write(folder: str, names: Iterable[str]) -> None:
         tree = _lean(folder, file)
         # Not a package's own modules: they are imported into the package once it exists.
         needs = [need for need in _imported(tree) if need in files and not f"{need}.".startswith(f"{name}.")]
-        code = marshal.dumps(_compiled(tree, file))
+        # A package that is only a docstring has no code to read.
+        code = b"" if all(isinstance(node, ast.Expr) for node in tree.body) else marshal.dumps(_compiled(tree, file))
         index[name] = file, len(rest), len(code), tuple(dict.fromkeys([name.rpartition(".")[0], *needs]))
         rest += code
     own = "cni/invoke/bundle.py"
