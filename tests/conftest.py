@@ -97,7 +97,7 @@ class Node:
         return self.run(["nft", "-f", "-"], stdin=commands).stdout
 
     def nft_ruleset(self) -> list[dict[str, Any]]:
-        """What `nft -j list ruleset` finds, without handles."""
+        """Return what `nft -j list ruleset` finds, without handles."""
         objects = json.loads(self.run(["nft", "-j", "list", "ruleset"]).stdout)["nftables"]
         found = [entry for entry in objects if "metainfo" not in entry]
         for entry in found:
@@ -224,7 +224,7 @@ MODES = ("by a process", "by the agent", "in this process")
 
 
 def pytest_configure() -> None:
-    """What a shell has a job in the background ignore stays ignored in all that is started: tests send both."""
+    """Return what a shell has a job in the background ignore stays ignored in all that is started: tests send both."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)

@@ -107,7 +107,7 @@ class Lan:
 
     @property
     def log(self) -> str:
-        """What dnsmasq said."""
+        """Return what dnsmasq said."""
         path = self.tmp / "dnsmasq.log"
         return path.read_text(errors="replace") if path.exists() else ""
 

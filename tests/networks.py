@@ -90,7 +90,7 @@ class Network:
         return log
 
     def run(self, verb: str, environ: dict[str, str], **keys: Any) -> Any:
-        """What the (last) plugin prints for a call on the node; an error is raised, what it logs is kept."""
+        """Return what the (last) plugin prints for a call on the node; an error is raised, what it logs is kept."""
         head = {key: self.config[key] for key in ("cniVersion", "name")}
         plugins = [self.config, *({**head, **config} for config in self.chained)]
         if verb == "DEL":
@@ -217,7 +217,7 @@ class Attachment:
 
     @property
     def addresses(self) -> list[str]:
-        """What the result says, whatever its version."""
+        """Return what the result says, whatever its version."""
         ips = [self.result[key]["ip"] for key in ("ip4", "ip6") if key in self.result]
         return ips or [ip["address"] for ip in self.result.get("ips", [])]
 

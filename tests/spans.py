@@ -35,7 +35,7 @@ class Node:
 
     @property
     def failure(self) -> str:
-        """What it failed with, "" if it did not."""
+        """Return what it failed with, "" if it did not."""
         assert self.span.status.code in (Status.STATUS_CODE_UNSET, Status.STATUS_CODE_ERROR)
         assert bool(self.span.status.message) == (self.span.status.code == Status.STATUS_CODE_ERROR)
         return str(self.span.status.message)

@@ -49,7 +49,7 @@ class Command:
         self.output: list[str] = []
 
     def is_answered_by(self, output: str) -> bool:
-        """Whether that is the output shown: `...` stands for anything; no output shown, for any."""
+        """Return whether that is the output shown: `...` stands for anything; no output shown, for any."""
         if not self.output:
             return True
         pattern = "".join(map(_pattern, self.output))

@@ -1,4 +1,4 @@
-"""What pages need: the node that each is tried on, and what `needs: ...` in a page's front matter asks for."""
+"""Test what pages need: the node that each is tried on, and what `needs: ...` in a page's front matter asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page asks of crictl, asked of containerd: `crictl.py CRI.PY COMMAND ...`, where CRI.PY is the recipe's client.
+"""Answer a page's crictl from containerd: `crictl.py CRI.PY COMMAND ...`, where CRI.PY is the recipe's client.
 
 The same words, files and answers as crictl's own, as far as pages go.
 """

@@ -89,7 +89,7 @@ class Shell:
         )
 
     def run(self, commands: str, status: int = 0) -> str:
-        """What they print. Raises AssertionError if the last one ends with another status."""
+        """Return what they print. Raises AssertionError if the last one ends with another status."""
         assert self._bash.stdin
         mark = secrets.token_hex(8)
         self._bash.stdin.write(f"{{\n{commands}\n}} </dev/null\necho {mark} $?\n".encode())

@@ -1,4 +1,4 @@
-"""What is run and compared: a page that is wrong is found out."""
+"""Test what is run and compared: a page that is wrong is found out."""
 
 from __future__ import annotations
 

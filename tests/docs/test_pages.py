@@ -50,7 +50,7 @@ def test_page(desk: Desk, request: pytest.FixtureRequest) -> None:
 
 
 def problem(desk: Desk, block: Block) -> str:
-    """What is wrong with it, "" for nothing."""
+    """Return what is wrong with it, "" for nothing."""
     try:
         _try(desk, block)
     except Exception as error:

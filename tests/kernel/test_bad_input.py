@@ -1,4 +1,4 @@
-"""What comes in wrong goes out as an error on stdout, with exit code 1, and leaves nothing behind."""
+"""Test what comes in wrong goes out as an error on stdout, with exit code 1, and leaves nothing behind."""
 
 from __future__ import annotations
 

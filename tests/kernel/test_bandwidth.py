@@ -106,7 +106,7 @@ def previous(attachment: Attachment, spec: str = "1.1.0") -> Json:
 
 
 def untouched(attachment: Attachment) -> bool:
-    """Whether the node has its port as it was, and no ifb."""
+    """Return whether the node has its port as it was, and no ifb."""
     node, port = attachment.network.node, f"v-{attachment.ifname}"
     return (links(node), qdiscs(node, port), filters(node, port, "ffff:")) == ({"lo", port}, [], [])
 

@@ -404,7 +404,7 @@ def test_the_bridge_outlives_the_last_container(network: Network) -> None:
 
 
 def test_chained_the_result_is_its_own(network: Network) -> None:
-    """What the plugins before it made is neither touched nor told, as with Go."""
+    """Whatever the plugins before it made is neither touched nor told, as with Go."""
     first = network.attach()
     second = network.attachment(first.container, id=first.id, ifname="net1")
     second.add(prevResult=first.result)

@@ -146,7 +146,7 @@ def test_the_layout_of_iptables(make_firewall: Callable[..., Firewall], variant:
 
 
 def isolation(bridge: str, policy: str) -> list[list[str]]:
-    """What STAGE-1 and STAGE-2 have for a bridge."""
+    """Return what STAGE-1 and STAGE-2 have for a bridge."""
     among = [f"-A CNI-ISOLATION-STAGE-1 -i {bridge} -o {bridge} {comment(policy)} -j DROP"]
     stage_1 = [f"-A CNI-ISOLATION-STAGE-1 -i {bridge} ! -o {bridge} {comment(policy)} -j CNI-ISOLATION-STAGE-2"]
     stage_2 = [f"-A CNI-ISOLATION-STAGE-2 -o {bridge} {OF_ALL} -j DROP"]

@@ -177,7 +177,7 @@ def test_who_leads_is_interrupted(node: Node, host: NetNS, monkeypatch: pytest.M
 
 
 def test_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is made to lead just when it begins to wait leads once, and everybody is let go."""
+    """Whoever is made to lead just when it begins to wait leads once, and everybody is let go."""
     monkeypatch.setattr(group_delete._Worker, "delete", lambda self, batch: (time.sleep(0), self._free.put(self)))
     deleter = GroupDeleter()
     monkeypatch.setattr(deleter, "_await_kernel", lambda: None)
@@ -201,7 +201,7 @@ def test_many_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_agents_own_socket_stays_free(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for the kernel has a socket of its own: the thread that asked goes on, with the one that it keeps."""
+    """A deletion that waits for the kernel has a socket of its own; the thread that asked goes on with its own."""
     container = attach(node, 0)
     used: list[type] = []
     real = group_delete._delete_all
@@ -222,7 +222,7 @@ def refusing(error: BaseException) -> Callable[..., NoReturn]:
 
 
 def outcomes(deleter: GroupDeleter, host: NetNS, containers: list[Node]) -> list[BaseException | None]:
-    """What each of them was told, asked for side by side."""
+    """Return what each of them was told, asked for side by side."""
     with ExitStack() as stack, ThreadPoolExecutor(len(containers)) as threads:
         opened = [stack.enter_context(NetNS.open(container.path)) for container in containers]
         jobs = [threads.submit(deleter.delete, netns, "eth0", host) for netns in opened]

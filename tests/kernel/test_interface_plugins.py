@@ -96,7 +96,7 @@ class InterfaceNetwork(Network):
 
     @property
     def held(self) -> tuple[set[str], list[str], set[str]]:
-        """What attachments hold outside of their containers: addresses, rules, links."""
+        """Return what attachments hold outside of their containers: addresses, rules, links."""
         return self.reserved, self.masquerading, links(self.node) - {"br0"}
 
 
@@ -310,7 +310,7 @@ def test_no_mac(network: InterfaceNetwork) -> None:
 @only(*WITH_MAC)
 @pytest.mark.parametrize("capability", [{}, {"mac": "02:00:00:00:00:01"}])
 def test_unknown_arguments(network: InterfaceNetwork, capability: Json) -> None:
-    """Whether or not they are looked into for a MAC."""
+    """No matter whether or not they are looked into for a MAC."""
     attachment = network.attachment(args="COLOR=blue")
     assert attachment.refused("ADD", runtimeConfig=capability).startswith("ARGS: unknown args ")
     network.leaves_nothing(attachment.container)

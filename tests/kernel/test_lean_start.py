@@ -1,4 +1,4 @@
-"""What ADD and DEL really import, functions that import late included."""
+"""Test what ADD and DEL really import, functions that import late included."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Loopback:
         self.container.run(["ip", "link", "set", "lo", "down"])
 
     def run(self, command: str, spec: str = "1.1.0", netns: str | None = None, **keys: Any) -> Any:
-        """What is printed; the error's (code, message) where it fails."""
+        """Return what is printed; the error's (code, message) where it fails."""
         environ = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": "c1",

@@ -226,7 +226,7 @@ def test_teardown_and_gc_of_nothing_leave_no_trace(node: Node, libnftables: None
 
 
 def as_the_go_plugin(*rules: str) -> str:
-    """What the Go plugins (1.6 and later) send to nft for these rules of `masq_checks`."""
+    """Return what the Go plugins (1.6 and later) send to nft for these rules of `masq_checks`."""
     return f"""
         add table {TABLE} {{ comment "Masquerading for plugins from github.com/containernetworking/plugins" ; }}
         add chain {TABLE} masq_checks {{ comment "Masquerade traffic from certain IPs to any (non-multicast) IP \

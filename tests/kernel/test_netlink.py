@@ -86,7 +86,7 @@ def wires(netlink: Netlink) -> Iterator[Callable[[int], list[str]]]:
 
 
 def pyroute2(netns: NetNS, ask: Callable[[IPRoute], T]) -> T:
-    """What pyroute2 says in the namespace."""
+    """Return what pyroute2 says in the namespace."""
 
     def inside() -> T:
         with IPRoute() as peer:

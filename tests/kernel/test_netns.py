@@ -676,7 +676,7 @@ def test_aborts_where_the_way_back_is_barred(call: str, no_way_back: str) -> Non
 
 
 def test_threads_in_and_out_all_the_time() -> None:
-    """What one thread opens inside never shows in another thread's place."""
+    """Whatever one thread opens inside never shows in another thread's place."""
     spaces = [NetNS.create() for _ in range(4)]
     for number, netns in enumerate(spaces):
         netns.netlink().batch().link_create("bridge", f"br{number}").commit()

@@ -46,7 +46,7 @@ def mapping(host: int = 8080, container: int = 80, protocol: str = "tcp", **more
 
 
 def ports(*mappings: Json) -> Json:
-    """What ADD is called with."""
+    """Return what ADD is called with."""
     return {"runtimeConfig": {"portMappings": list(mappings)}}
 
 
@@ -698,7 +698,7 @@ def test_gc(network: Callable[..., Network], node: Node) -> None:
 
 
 def run_alone(node: Node, plugin: Path, verb: str, path: str, container: Node, **keys: Any) -> Json:
-    """What the executable prints where PATH is this."""
+    """Return what the executable prints where PATH is this."""
     config = {"cniVersion": "1.1.0", "name": "net", "type": "portmap", **keys}
     environ = {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c", "CNI_NETNS": container.path, "CNI_IFNAME": "eth0"}
     command = ["env", f"PATH={path}", str(plugin)]

@@ -65,7 +65,7 @@ def state(container: Node) -> list[Any]:
 
 
 def result(*addresses: str | tuple[str, str], ifname: str = "net1", **more: Any) -> Json:
-    """What the plugin before has made: addresses, or pairs of an address and its gateway, on an interface."""
+    """Return what the plugin before has made: addresses, or pairs of an address and its gateway, on an interface."""
     pairs = [(address, "") if isinstance(address, str) else address for address in addresses]
     ips = [{"address": address, "interface": 0, **({"gateway": gw} if gw else {})} for address, gw in pairs]
     return {"cniVersion": "1.1.0", "interfaces": [{"name": ifname, "sandbox": "/x"}], "ips": ips, **more}
@@ -138,7 +138,7 @@ def test_an_interface_that_has_the_default_routes(one: Attachment, container: No
 
 
 def test_two_addresses_have_a_table_each(one: Attachment, container: Node) -> None:
-    """What belongs to one of the networks goes with it, the rest with both."""
+    """Whatever belongs to one of the networks goes with it, the rest with both."""
     container.run(["ip", "address", "add", "192.168.101.209/24", "dev", "net1"])
     route(container, "198.51.100.0/24", "via", "192.168.101.7")
     route(container, "203.0.113.0/24", "dev", "net1")
@@ -650,7 +650,7 @@ def test_answers_leave_by_the_interface_that_they_are_from(
     net1 = second.attachment(container, ifname="net1")
 
     def ways(address: str) -> tuple[bool, bool]:
-        """Whether pings are answered by net1, and whether what is sent from there leaves by it."""
+        """Return whether pings are answered by net1, and whether what is sent from there leaves by it."""
         far.run(["ping", "-n", "-c", "1", "-i", "0.1", "-w", str(LIMIT), address])  # till neighbours are found
         before = packets_sent(container, "net1"), packets_sent(container, "eth0")
         far.run(["ping", "-n", "-c", "20", "-i", "0.002", "-W", "1", address])

@@ -89,7 +89,7 @@ def rule(chain: str, comment: str, *statements: Json) -> Json:
 
 
 def protected(port: str = PORT, mac: str = MAC, cid: str = CID, ifname: str = "net1") -> list[Json]:
-    """What there is for one attachment."""
+    """Return what there is for one attachment."""
     chain, comment = f"cni-br-iface-{cid}-{ifname}", f"macspoofchk-{cid}-{ifname}"
     return [
         {"chain": {"family": "bridge", "table": "nat", "name": chain}},
@@ -169,7 +169,7 @@ def test_teardown_of_nothing(node: Node) -> None:
     ],
 )
 def test_half_of_it(node: Node, damage: str) -> None:
-    """What is left is removed, or made whole."""
+    """Whatever is left is removed, or made whole."""
     setup(node)
     node.nft(damage)
     setup(node)

@@ -32,7 +32,7 @@ def attachment(network: Network) -> Attachment:
 
 
 def info(attachment: Attachment) -> Json:
-    """What only TAP devices have."""
+    """Return what only TAP devices have."""
     return dict(attachment.link["linkinfo"]["info_data"])
 
 

@@ -135,7 +135,7 @@ def test_what_fails_and_what_is_taken_back(watched: Watched, node: Node) -> None
 
 
 def test_a_delegate_that_is_a_process(make_network: Callable[..., Network], node: Node, tmp_path: Path) -> None:
-    """What it is told makes its own spans children of the step."""
+    """Whatever it is told makes its own spans children of the step."""
     network = make_network(type="bridge", bridge="cni0")
     network.ipam_answers(ips=[{"address": "10.1.2.3/24"}])
     program = network.state.with_name("programs") / "program"
@@ -289,7 +289,7 @@ class Noting:
 
 
 def test_words() -> None:
-    """What is asked of the kernel can be read; what it refuses as well."""
+    """Whatever is asked of the kernel can be read; what it refuses as well."""
     told = Noting()
     with NetNS.create() as netns, netns.netlink() as place:
         batch = (

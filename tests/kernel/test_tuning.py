@@ -33,7 +33,7 @@ def add_link(container: Node, name: str = "eth0") -> None:
 
 
 def state(attachment: Attachment) -> Json:
-    """What an interface has, as the configuration's keys."""
+    """Return what an interface has, as the configuration's keys."""
     link = attachment.link
     return {
         "mac": link["address"],

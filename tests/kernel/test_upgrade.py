@@ -53,7 +53,7 @@ class Release:
 
 
 class Service:
-    """What systemd does: it holds the socket, and starts and stops the agent."""
+    """A record of what systemd does: it holds the socket, and starts and stops the agent."""
 
     def __init__(self, node: Node, path: Path) -> None:
         path.parent.mkdir(mode=0o700)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """What a plugin said and ended with."""
+    """A record of what a plugin said and ended with."""
 
     def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
         self.status = done.returncode

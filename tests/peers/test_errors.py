@@ -1,4 +1,4 @@
-"""What is wrong is said as the reference says it: its code, message and exit status, and its details where it has any.
+"""Test that wrong input is reported as by the reference: code, message and exit status, and details where it has any.
 
 Where ours differ, the case says why, and what ours is.
 """

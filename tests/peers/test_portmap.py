@@ -62,7 +62,7 @@ def mapped(request: pytest.FixtureRequest, network: Callable[..., Network], node
 
 
 def left(node: Node) -> list[str]:
-    """What an attachment has left behind."""
+    """Return what an attachment has left behind."""
     return [rule for of_version in rules(node).values() for rule in of_version if "CNI-DN-" in rule]
 
 

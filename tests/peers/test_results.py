@@ -119,7 +119,7 @@ def assert_macs_follow(node: Node, container: Node, result: dict[str, Any]) -> N
 
 
 def state(node: Node, container: Node | None) -> dict[str, Any]:
-    """What the kernel has of the attachment, without what is random."""
+    """Return what the kernel has of the attachment, without what is random."""
     links = {link["ifname"]: link for link in node.ip("address")}
     seen: dict[str, Any] = {
         "forwarding": node.run(["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]).stdout.split(),

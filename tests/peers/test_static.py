@@ -55,7 +55,7 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
 
 
 def both(verb: str, go_plugins: Path, config: dict[str, Any], cni_args: str) -> tuple[Any, Any]:
-    """What ours and Go's say, as (exit status, stdout parsed)."""
+    """Return what ours and Go's say, as (exit status, stdout parsed)."""
     environ = {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_ARGS": cni_args}
     environ |= {"CNI_NETNS": "/does/not/exist", "CNI_PATH": "/does/not/exist"}
     text = json.dumps(config).encode()

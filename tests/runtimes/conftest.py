@@ -88,7 +88,7 @@ def mixed(plugins: Path, go_plugins: Path, tmp_path: Path) -> Path:
 
 
 class Call:
-    """What a runtime, or a plugin, asked of a plugin and was told."""
+    """A record of what a runtime, or a plugin, asked of a plugin and was told."""
 
     def __init__(self, line: str) -> None:
         record = json.loads(line)
@@ -128,7 +128,7 @@ def logged(recipes: Path, tmp_path: Path) -> Callable[[Path], Logged]:
 
 
 class State:
-    """What is left of attachments: seen by commands in the node, and in its /var/lib/cni."""
+    """A record of what is left of attachments: seen by commands in the node, and in its /var/lib/cni."""
 
     def __init__(self, run: Callable[..., str], folder: Path) -> None:
         self._run = run

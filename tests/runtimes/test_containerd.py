@@ -68,7 +68,7 @@ def test_ctr_run(
 def test_pods_reach_each_other(
     containerd: Callable[[Path, dict[str, Any]], Containerd], logged: Callable[[Path], Logged], plugins: Path
 ) -> None:
-    """What kubelet asks for, on bridge, host-local and loopback alone."""
+    """Whatever kubelet asks for, on bridge, host-local and loopback alone."""
     wrapped = logged(plugins)
     c = containerd(wrapped.folder, network("1.0.0"))
     web, web_ips, _ = c.cri("run", "web", "-c", SERVE).split()

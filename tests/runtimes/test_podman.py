@@ -80,7 +80,7 @@ def test_on_a_network_that_podman_made(
 
 
 def _assert_answers(plugins: Logged) -> None:
-    """What our plugins were asked, and that they answered as the specification has it."""
+    """Return what our plugins were asked, and that they answered as the specification has it."""
     for plugin in OURS:
         added, deleted = plugins.calls(plugin, "ADD"), plugins.calls(plugin, "DEL")
         assert len(added) == 6  # web's own, two neighbours', the second network, reload, restart
@@ -129,7 +129,7 @@ def test_a_full_range_is_podmans_error_and_leaves_nothing(podman: Callable[[Path
 
 
 def test_the_cache_of_gos_library(podman: Callable[[Path], Podman], plugins: Path, tmp_path: Path) -> None:
-    """What podman's libcni has written: we read it, and write the same."""
+    """Whatever podman's libcni has written: we read it, and write the same."""
     p = podman(plugins)
     define(p, network("0.4.0", ranges=[[{"subnet": "10.73.0.0/24"}]]))
     p.start("web", "own:ip=10.73.0.9")

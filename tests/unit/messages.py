@@ -79,7 +79,7 @@ SAMPLES = [(NEWLINK, LINK), (NEWADDR, ADDRESS_4), (NEWADDR, ADDRESS_6), (NEWROUT
 
 
 def of_this_kernel() -> list[tuple[int, bytes]]:
-    """What the kernel says now of links, addresses and routes."""
+    """Return what the kernel says now of links, addresses and routes."""
     found = []
     for kind in (18, 22, 26):
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:

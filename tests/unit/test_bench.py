@@ -395,7 +395,7 @@ def test_misuse(words: list[str], said: str, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def options(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Options, list[str]]]:
-    """What is measured for a command line, and what is compared with."""
+    """Return what is measured for a command line, and what is compared with."""
     found: list[tuple[Options, list[str]]] = []
 
     def instead(options: Options, bases: list[str], progress: object) -> None:

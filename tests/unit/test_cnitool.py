@@ -50,7 +50,7 @@ class Node:
         return NetworkConfigList.from_file(str(path))
 
     def debug(self, name: str = "debug", **behaviour: Any) -> dict[str, str]:
-        """What a plugin's configuration says to have this behaviour."""
+        """Return what a plugin's configuration says to have this behaviour."""
         path = self.folder / name
         path.write_text(json.dumps(behaviour))
         return {"debugFile": str(path)}
@@ -60,7 +60,7 @@ class Node:
         return content
 
     def log(self) -> dict[str, str]:
-        """What a plugin's configuration says to have its calls collected."""
+        """Return what a plugin's configuration says to have its calls collected."""
         (self.folder / "log").touch()
         return {"commandLog": str(self.folder / "log")}
 
@@ -384,7 +384,7 @@ class TestVerbs:
 
 
 class TestLibraryWithProcesses:
-    """What only a process shows of the runtime library."""
+    """Test what only a process shows of the runtime library."""
 
     rt = RuntimeConf("cid", NETNS, "eth0")
 

@@ -394,7 +394,7 @@ def test_imports_without_a_warning() -> None:
 
 
 class TestFaces:
-    """What the objects of the core and of `cni.kernel` say about themselves, and where they are imported from."""
+    """Test what the objects of the core and of `cni.kernel` say about themselves, and where they are imported from."""
 
     def test_netlink_and_batch(self) -> None:
         with kernel.Netlink() as netlink:

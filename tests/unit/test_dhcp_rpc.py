@@ -1,4 +1,4 @@
-"""What plugin and daemon say to each other, byte by byte as Go's do."""
+"""Test what plugin and daemon say to each other, byte by byte as Go's do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a firewall's rules come to for one packet, as the doctor reads them."""
+"""Test what a firewall's rules come to for one packet, as the doctor reads them."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_an_unknown_plugin(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_arguments_are_those_that_the_sources_ask_for() -> None:
-    """What is passed to cni_args() and what is told of CNI_ARGS."""
+    """Whatever is passed to cni_args() and what is told of CNI_ARGS."""
     for one in OURS:
         module = inspect.getmodule(one.plugin._handlers["ADD"])
         assert module

@@ -54,13 +54,13 @@ class Flannel:
         return calls.read_text().splitlines() if calls.exists() else []
 
     def given(self, name: str = "bridge") -> str:
-        """What the delegate got last."""
+        """Return what the delegate got last."""
         return (self.folder / f"{name}.stdin").read_text()
 
     def call(
         self, verb: str, container: str = "c", ifname: str = "eth0", environ: Json | None = None, **keys: Any
     ) -> Any:
-        """What is printed, parsed; an error is (code, msg, details)."""
+        """Return what is printed, parsed; an error is (code, msg, details)."""
         config = {"name": "net", "type": "flannel", "subnetFile": str(self.env), "dataDir": str(self.data), **keys}
         variables = {
             "CNI_COMMAND": verb,

@@ -28,7 +28,7 @@ FULL = "failed to allocate for range 0: no IP addresses available in range set: 
 
 
 class Answer:
-    """What one call ended with."""
+    """A record of what one call ended with."""
 
     def __init__(self, code: int, stdout: str, stderr: str) -> None:
         self.code = code

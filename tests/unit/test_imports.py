@@ -1,4 +1,4 @@
-"""What a plugin may import: it lives for milliseconds, and most of the standard library costs several."""
+"""Test what a plugin may import: it lives for milliseconds, and most of the standard library costs several."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def hot_modules() -> list[str]:
 
 
 def imported_by(module: str) -> set[str]:
-    """What a fresh interpreter, started as plugins start theirs, has after importing ``module``."""
+    """Return what a fresh interpreter, started as plugins start theirs, has after importing ``module``."""
     command = [sys.executable, "-I", "-S", "-E", "-c", PROGRAM, str(FOLDER), module]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT)
     return set(done.stdout.split())

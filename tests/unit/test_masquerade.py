@@ -1,4 +1,4 @@
-"""What is sent to the kernel; tests/kernel/test_masquerade.py looks at what becomes of it."""
+"""Test what is sent to the kernel; tests/kernel/test_masquerade.py looks at what becomes of it."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def serve(metrics: Metrics, error: CNIError | None = None, **call: str) -> None:
 
 
 def families(metrics: Metrics) -> dict[str, Metric]:
-    """What who reads it makes of it."""
+    """Return what who reads it makes of it."""
     text = generate_latest(metrics.registry).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 

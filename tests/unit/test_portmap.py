@@ -1,4 +1,4 @@
-"""What portmap asks of iptables and nftables; tests/kernel/test_portmap.py looks at what becomes of it."""
+"""Test what portmap asks of iptables and nftables; tests/kernel/test_portmap.py looks at what becomes of it."""
 
 from __future__ import annotations
 

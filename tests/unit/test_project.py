@@ -1,4 +1,4 @@
-"""What maintainers rely on: the release's checks, the change log's fragments, workflows, forms and hooks."""
+"""Test what maintainers rely on: the release's checks, the change log's fragments, workflows, forms and hooks."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def compact(result: Result, version: str) -> str:
 
 
 def sample() -> Result:
-    """What Go's static plugin was seen to print, see test_what_go_prints."""
+    """Return what Go's static plugin was seen to print, see test_what_go_prints."""
     return Result(
         ips=[
             IPConfig(CIDR.parse("10.1.2.3/24"), IP.parse("10.1.2.1")),

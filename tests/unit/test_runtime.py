@@ -748,7 +748,7 @@ class TestDeleteAll:
 
 
 class TestMisuse:
-    """What would otherwise be taken apart letter by letter, or fail later and elsewhere, is a TypeError at once."""
+    """A value that would be taken apart letter by letter, or fail later elsewhere, is a TypeError at once."""
 
     @pytest.mark.parametrize("kind", [CNI, AsyncCNI])
     @pytest.mark.parametrize("path", ["/opt/cni/bin", b"/opt/cni/bin", Path("/opt/cni/bin")])

@@ -23,7 +23,7 @@ PREVIOUS = {"cniVersion": "1.1.0", "interfaces": [{"name": "eth0"}], "ips": [{"a
 
 
 def run(verb: str, config: dict[str, Any], netns: str = "/nowhere") -> Any:
-    """What the plugin prints; None if that is nothing."""
+    """Return what the plugin prints; None if that is nothing."""
     environ = {"CNI_COMMAND": verb, "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_PATH": "/nowhere"}
     outcome = sbr.plugin.serve({**environ, "CNI_NETNS": netns}, json.dumps({**HEAD, **config}).encode, print)
     answer = json.loads(outcome.stdout or "null")

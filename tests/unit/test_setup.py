@@ -13,7 +13,7 @@ SETUP = Path(__file__).parents[2] / "scripts" / "setup"
 
 
 class Machine:
-    """What the script sees: nothing but a shell and these programs."""
+    """A record of what the script sees: nothing but a shell and these programs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

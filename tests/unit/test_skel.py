@@ -36,7 +36,7 @@ OWN_NETNS = "/proc/self/ns/net"
 
 
 class Answer:
-    """What a call ended with, and the requests that its handlers saw."""
+    """A record of what a call ended with, and the requests that its handlers saw."""
 
     def __init__(self, code: int, stdout: str, stderr: str, requests: list[Request]) -> None:
         self.code = code

@@ -61,7 +61,7 @@ class Calls:
 
     @property
     def lines(self) -> list[str]:
-        """What the log's lines say after the times."""
+        """Return what the log's lines say after the times."""
         found = [LINE.fullmatch(line) for line in self.log.splitlines()]
         return [match[1] for match in found if match]
 

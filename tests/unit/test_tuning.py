@@ -22,7 +22,7 @@ PREVIOUS = {"cniVersion": "1.1.0", "ips": [{"address": "10.1.2.3/24"}]}
 
 
 def run(verb: str, config: dict[str, Any] | str, **environ: str) -> tuple[Any, str]:
-    """What the plugin prints, parsed, and what it logs."""
+    """Return what the plugin prints, parsed, and what it logs."""
     logged: list[str] = []
     variables = {
         "CNI_COMMAND": verb,

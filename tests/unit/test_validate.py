@@ -41,13 +41,13 @@ class Folder:
         return self.write(file, {"cniVersion": "1.1.0", "name": "net", "plugins": plugins, **keys})
 
     def run(self, *words: str, status: int = 1) -> str:
-        """What it prints of the folder, or of the paths among the words; the folder's path is left out."""
+        """Return what it prints of the folder, or of the paths among the words; the folder's path is left out."""
         paths = [] if any(word.startswith("/") for word in words) else [str(self.path)]
         assert main(["validate", *words, *paths]) == status
         return self._capsys.readouterr().out.replace(f"{self.path}/", "")
 
     def findings(self, *words: str) -> list[Json]:
-        """What it finds; the exit code goes with it."""
+        """Return what it finds; the exit code goes with it."""
         paths = [] if any(word.startswith("/") for word in words) else [str(self.path)]
         status = main(["validate", "--json", *words, *paths])
         found: list[Json] = json.loads(self._capsys.readouterr().out.replace(f"{self.path}/", ""))["findings"]

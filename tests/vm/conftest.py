@@ -72,7 +72,7 @@ def _words(report: pytest.TestReport) -> str:
 
 
 def _outcome(request: pytest.FixtureRequest, guest: Callable[[Path, list[str]], Reports]) -> None:
-    """What a test here does outside the guest."""
+    """Return what a test here does outside the guest."""
     of_file = [item.nodeid for item in request.session.items if item.path == request.node.path]
     for report in guest(request.node.path, of_file)[request.node.nodeid]:
         if report["outcome"] == "skipped":

@@ -1,4 +1,4 @@
-"""What ipvlan, vlan and dummy have in common: one link, born in the container, with addresses from IPAM."""
+"""Test what ipvlan, vlan and dummy have in common: one link, born in the container, with addresses from IPAM."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def wire(container: Node, name: str, *addresses: str) -> Node:
 
 
 def previous(container: Node, ifname: str, *cidrs: str) -> Json:
-    """What the plugin that made the interface would have answered."""
+    """Return what the plugin that made the interface would have answered."""
     return {
         "cniVersion": "1.1.0",
         "interfaces": [{"name": ifname, "sandbox": container.path}],
@@ -372,7 +372,7 @@ def test_routes_of_other_tables_stay_there(eth0: Vrf) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("here", "everywhere"), [("0", "0"), ("1", "0"), ("1", "-1"), ("0", "1")])
 def test_addresses_are_kept_and_not_probed_again(network: Network, container: Node, here: str, everywhere: str) -> None:
-    """Whether the kernel keeps them over the change of tables or not."""
+    """No matter whether the kernel keeps them over the change of tables or not."""
     wire(container, "eth2")
     setting(container, "ipv6/conf/all/keep_addr_on_down", everywhere)
     setting(container, "ipv6/conf/eth2/keep_addr_on_down", here)

@@ -1,4 +1,4 @@
-"""What the tests of wheels share: everything is built once for all of pytest's workers, by whoever comes first."""
+"""Test what the tests of wheels share: everything is built once for all of pytest's workers, by whoever comes first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OLD_GLIBC = "manylinux_2_17"
 
 
 def run(*argv: str | Path, cwd: Path | None = None, **environ: str) -> str:
-    """What a program prints; a failure shows all it said."""
+    """Return what a program prints; a failure shows all it said."""
     done = subprocess.run(
         list(map(str, argv)),
         cwd=cwd,
@@ -79,7 +79,7 @@ class Workshop:
         return next(self.once("sdist", make).glob("cni-*.tar.gz"))
 
     def tree(self) -> Path:
-        """What is in the source distribution, with Cython's output, which is the same for all versions."""
+        """Return what is in the source distribution, with Cython's output, which is the same for all versions."""
 
         def make(folder: Path) -> None:
             with tarfile.open(self.sdist()) as archive:

@@ -94,7 +94,7 @@ class Box:
         return json.loads(self.sh(f"{command} --json", status))
 
     def terminal(self, command: str) -> str:
-        """What a command shows on a terminal."""
+        """Return what a command shows on a terminal."""
         ours, theirs = os.openpty()
         with self.start(f"TERM=xterm {command}", stdin=theirs, stdout=theirs):
             os.close(theirs)
@@ -117,7 +117,7 @@ class Box:
         self.podman("run", "-d", "--name", "front", "--network", "web", "-p", "8443:443", IMAGE, "sleep", "infinity")
 
     def doctor(self, status: int) -> dict[str, str]:
-        """What he complains of, and the cures."""
+        """Return what he complains of, and the cures."""
         found = self.json("cni doctor", status)["findings"]
         return {each["finding"]: each["cure"] for each in found if each["severity"] in ("error", "warning")}
 
@@ -155,7 +155,7 @@ def box(workshop: Workshop, recipes: Path) -> Iterator[Box]:
 
 
 def test_from_nothing_to_two_containers(workshop: Workshop, recipes: Path) -> None:
-    """What is to be done next is told at each step."""
+    """Whatever is to be done next is told at each step."""
     with boxed(workshop, recipes) as box:
         complaints = box.doctor(0)
         assert [text for text in complaints if text.startswith("no network is configured in /etc/cni/net.d")]
@@ -260,7 +260,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def commands(cure: str) -> list[str]:
-    """What a cure has one type: the lines after its first one, or what is after the last "then:"."""
+    """Return what a cure has one type: the lines after its first one, or what is after the last "then:"."""
     return cure.splitlines()[1:] or [cure.rpartition("then: ")[2]]
 
 

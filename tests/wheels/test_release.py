@@ -1,4 +1,4 @@
-"""What a release is to consist of."""
+"""Test what a release is to consist of."""
 
 from __future__ import annotations
 

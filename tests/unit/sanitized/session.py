@@ -1,4 +1,4 @@
-"""What the sanitized core is put through: damaged messages, a session with the kernel, one with a kernel that lies."""
+"""Put the sanitized core through damaged messages, a session with the kernel, and one with a kernel that lies."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def look(netlink: Netlink) -> None:
 
 
 def work() -> None:
-    """What an ADD and a DEL do, in namespaces of their own."""
+    """Return what an ADD and a DEL do, in namespaces of their own."""
     with NetNS.create() as node, NetNS.create() as container, node.netlink() as netlink:
         netlink.batch().link_create("bridge", "br0", up=True, data=[(5, _core.u32(0))]).commit()
         bridge = netlink.link("br0").index
